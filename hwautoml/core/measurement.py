@@ -1,0 +1,62 @@
+"""Measured latencies: raw samples, their median and its interval, and the conditions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from hwautoml.errors import InvalidValueError
+
+Json = object
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latencies of one artifact under fixed conditions.
+
+    ``samples_ms`` are per-inference times, one per round, drift-corrected when
+    ``drift_corrected`` says so. ``conditions`` holds machine, runtime and its version,
+    threads, batch, date, noise floor.
+    """
+
+    samples_ms: tuple[float, ...]
+    conditions: Mapping[str, Json] = field(default_factory=dict)
+    drift_corrected: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.samples_ms or not all(math.isfinite(s) and s > 0 for s in self.samples_ms):
+            raise InvalidValueError("a measurement needs positive, finite samples in ms")
+
+    @cached_property
+    def median_ms(self) -> float:
+        return float(np.median(self.samples_ms))
+
+    @cached_property
+    def interval_ms(self) -> tuple[float, float]:
+        """95 % confidence interval of the median, distribution-free (binomial order statistics).
+
+        With fewer than 6 samples no such interval exists and the range is returned.
+        """
+        ordered = np.sort(self.samples_ms)
+        n = len(ordered)
+        if n < 6:
+            return float(ordered[0]), float(ordered[-1])
+        half_width = 1.96 * math.sqrt(n) / 2  # normal approximation of Binomial(n, 1/2)
+        low = max(math.floor(n / 2 - half_width), 0)
+        high = min(math.ceil(n / 2 + half_width), n - 1)
+        return float(ordered[low]), float(ordered[high])
+
+    @cached_property
+    def p95_ms(self) -> float | None:
+        """None below 20 samples, where a 95th percentile would be the maximum by another name."""
+        return float(np.quantile(self.samples_ms, 0.95)) if len(self.samples_ms) >= 20 else None
+
+    @property
+    def deviation_ms(self) -> float:
+        """Standard deviation of the median, from its interval."""
+        low, high = self.interval_ms
+        return (high - low) / (2 * 1.96)

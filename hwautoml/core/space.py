@@ -1,0 +1,160 @@
+"""What can be built: choices, the space they span, and one architecture of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.errors import InvalidValueError, UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+
+Value = int | float | str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One decision: a name and its options, from cheapest to most expensive where that has a meaning."""
+
+    name: str
+    options: tuple[Value, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options or len(set(self.options)) != len(self.options):
+            raise InvalidValueError(f"choice {self.name!r} needs distinct options, got {self.options}")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One member of a space: a canonical value for every choice, in the space's order.
+
+    Two architectures that build the same network are equal, because values that do not
+    matter (the kernel of a block that is switched off) are set to a fixed option.
+    """
+
+    space: str
+    values: tuple[tuple[str, Value], ...]
+
+    @cached_property
+    def id(self) -> str:
+        """Stable 12-digit hexadecimal name: the same in every process and on every machine."""
+        text = json.dumps([self.space, self.values], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __getitem__(self, name: str) -> Value:
+        return self.as_dict[name]
+
+    @cached_property
+    def as_dict(self) -> dict[str, Value]:
+        return dict(self.values)
+
+
+class SearchSpace(ABC):
+    """A space declared as data (``choices``) plus what an architecture of it means.
+
+    ``name`` identifies the space with all its settings, such as ``mobile/v1/32x32x3/classes10``;
+    it is part of every architecture's id and of every run folder.
+    """
+
+    name: str
+    choices: tuple[Choice, ...]
+
+    @abstractmethod
+    def layers(self, architecture: Architecture) -> tuple[Layer, ...]:
+        """The fused groups a runtime executes for this architecture, first to last."""
+
+    @abstractmethod
+    def cost(self, layer: Layer) -> LayerCost:
+        """Analytic cost of one of this space's layers."""
+
+    @abstractmethod
+    def module(self, architecture: Architecture) -> torch.nn.Module:
+        """A plain, freshly initialised network: float NCHW in, logits (N, num_classes) out."""
+
+    @abstractmethod
+    def layer_module(self, layer: Layer) -> torch.nn.Module:
+        """One layer as a module of its own, for micro-benchmarks."""
+
+    @abstractmethod
+    def resolution(self, architecture: Architecture) -> int:
+        """Side of the square input in pixels."""
+
+    @abstractmethod
+    def all_layers(self) -> tuple[Layer, ...]:
+        """Every distinct layer that any member can contain, in a stable order."""
+
+    def canonical(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """``values`` with choices that have no effect set to a fixed option."""
+        return dict(values)
+
+    # What follows is the same for every space.
+
+    def architecture(self, values: Mapping[str, Value]) -> Architecture:
+        """Validate and canonicalise.
+
+        Raises:
+            UnknownNameError: a name is no choice of this space.
+            InvalidValueError: a choice is missing or its value is no option.
+        """
+        known = [choice.name for choice in self.choices]
+        for name in values:
+            if name not in known:
+                raise UnknownNameError("choice", name, known)
+        for choice in self.choices:
+            if choice.name not in values:
+                raise InvalidValueError(f"architecture of {self.name} lacks {choice.name!r}")
+            if values[choice.name] not in choice.options:
+                raise InvalidValueError(
+                    f"{choice.name} = {values[choice.name]!r} must be one of {choice.options} in {self.name}"
+                )
+        canonical = self.canonical(values)
+        return Architecture(self.name, tuple((c.name, canonical[c.name]) for c in self.choices))
+
+    def decode(self, indices: NDArray[np.integer]) -> Architecture:
+        """Option indices (num_choices,) to an architecture."""
+        return self.architecture({c.name: c.options[int(i)] for c, i in zip(self.choices, indices, strict=True)})
+
+    def encode(self, architecture: Architecture) -> NDArray[np.int64]:
+        """An architecture to its option indices (num_choices,)."""
+        return np.array([c.options.index(architecture[c.name]) for c in self.choices], dtype=np.int64)
+
+    @property
+    def num_options(self) -> NDArray[np.int64]:
+        """(num_choices,)"""
+        return np.array([len(choice.options) for choice in self.choices], dtype=np.int64)
+
+    @property
+    def size(self) -> int:
+        """Number of value combinations; an upper bound of the number of distinct networks."""
+        return math.prod(len(choice.options) for choice in self.choices)
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        return self.decode(rng.integers(0, self.num_options))
+
+    def smallest(self) -> Architecture:
+        return self.decode(np.zeros(len(self.choices), dtype=np.int64))
+
+    def largest(self) -> Architecture:
+        return self.decode(self.num_options - 1)
+
+    def total_cost(self, architecture: Architecture) -> LayerCost:
+        """Sums over the layers; peak activation memory is the largest layer's."""
+        costs = [self.cost(layer) for layer in self.layers(architecture)]
+        return LayerCost(
+            macs=sum(c.macs for c in costs),
+            parameters=sum(c.parameters for c in costs),
+            bytes_moved=sum(c.bytes_moved for c in costs),
+            peak_activation_bytes=max(c.peak_activation_bytes for c in costs),
+            num_kernels=sum(c.num_kernels for c in costs),
+        )
