@@ -1,0 +1,36 @@
+# Everything below makes its own virtual environment first; nothing needs to be activated.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:
+	@echo "make demo   find, train and ship a network for the built-in digits on this machine"
+	@echo "make test   lint, types, fast tests"
+	@echo "make lint   lint and types only"
+	@echo "make clean  remove the environment, caches and builds (never runs/)"
+
+# The stamp is written last, so that an interrupted installation is repeated.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else \
+		f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}; fix: make PYTHON=python3.11")'
+	@echo "installing into .venv (once; a few minutes, torch and TVM are large) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/hwautoml run digits --target cpu --latency-ms 0.3 --out runs/demo
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet . && echo "ruff: clean"
+	@$(BIN)/mypy
+
+test: lint
+	@$(BIN)/python -m pytest -q
+
+clean:
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find hwautoml tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
