@@ -1,0 +1,1 @@
+"""Search spaces declared as data; one file per space, found by name."""

@@ -1,0 +1,292 @@
+"""The ``mobile`` space: stages of blocks for square images from 8 to 224 pixels.
+
+Each stage chooses its block kind, depth and width; each block its kernel and expansion; the
+network its input resolution. Three kinds of blocks compete, because depthwise convolutions
+are cheap on some targets and slow on others, and only the target's latency table can tell:
+
+========== ============================================================ ==================
+kind       operations                                                   inner channels
+========== ============================================================ ==================
+mbconv     1x1 expand, kxk depthwise, 1x1 project (MobileNetV2, 2018)    e x in
+mbconv_se  the same with squeeze-and-excitation (MobileNetV3, 2019)      e x in
+fused      kxk dense expand, 1x1 project (EfficientNetV2, 2021)          e x in
+basic      kxk dense, kxk dense, shortcut (ResNet, 2015)                 e x out / 2
+========== ============================================================ ==================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.space import Architecture, Choice, SearchSpace, Value
+from hwautoml.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+KINDS = ("mbconv", "mbconv_se", "fused", "basic")
+# Dense blocks cost about in^2 k^2 e: larger kernels and expansions than these never pay.
+EXPANSIONS: dict[str, tuple[int, ...]] = {"mbconv": (1, 2, 4), "mbconv_se": (1, 2, 4), "fused": (1, 2), "basic": (1, 2)}
+DEPTHWISE_KINDS = ("mbconv", "mbconv_se")
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 224
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``stride`` applies to its first block; ``map_size`` is its output side at full resolution."""
+
+    index: int
+    stride: int
+    map_size: int
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    kernels: tuple[int, ...]
+
+    @property
+    def max_depth(self) -> int:
+        return self.depths[-1]
+
+
+@dataclass(frozen=True)
+class MobileSpace(SearchSpace):
+    """Raises InvalidValueError for an image size outside 8..224, channels not 1 or 3, or one class."""
+
+    image_size: int
+    channels: int
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if not MIN_IMAGE_SIZE <= self.image_size <= MAX_IMAGE_SIZE:
+            raise InvalidValueError(
+                f"image size {self.image_size} must be between {MIN_IMAGE_SIZE} and {MAX_IMAGE_SIZE}",
+                fix="--image-size 32",
+            )
+        if self.channels not in (1, 3):
+            raise InvalidValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        if self.num_classes < 2:
+            raise InvalidValueError(f"classification needs at least 2 classes, got {self.num_classes}")
+
+    @property
+    def family(self) -> str:
+        """What a latency table is made for: everything but the number of classes."""
+        return f"mobile/v1/{self.image_size}x{self.image_size}x{self.channels}"
+
+    @cached_property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.family}/classes{self.num_classes}"
+
+    @cached_property
+    def stem_width(self) -> int:
+        return 16 if self.image_size < 96 else 24
+
+    @cached_property
+    def stem_stride(self) -> int:
+        return 1 if self.image_size < 48 else 2
+
+    @cached_property
+    def resolutions(self) -> tuple[int, ...]:
+        size, grain = self.image_size, 2 if self.image_size < 24 else 4
+        fractions = (0.75, 1.0) if size < 24 else (0.75, 0.875, 1.0)
+        return tuple(sorted({size if f == 1.0 else max(round(size * f / grain) * grain, grain) for f in fractions}))
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        size = self.image_size
+        if size < 24:
+            widths, depths = ((16, 24), (32, 48), (48, 64)), ((1, 2),) * 3
+        elif size < 96:
+            widths, depths = ((16, 24), (32, 48), (64, 96), (96, 128)), ((1, 2), (1, 2, 3), (1, 2, 3), (1, 2))
+        else:
+            widths, depths = ((24, 32), (48, 64), (96, 128), (160, 224)), ((1, 2), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3))
+        stages, map_size = [], _strided(size, self.stem_stride)
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            stride = 1 if index == 0 and map_size <= 32 else 2
+            map_size = _strided(map_size, stride)
+            kernels = tuple(k for k, smallest in ((3, 0), (5, 8), (7, 14)) if map_size >= smallest)
+            stages.append(Stage(index, stride, map_size, width, depth, kernels))
+        return tuple(stages)
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:  # type: ignore[override]
+        choices = [Choice("resolution", self.resolutions)]
+        for stage in self.stages:
+            prefix = f"stage{stage.index}"
+            choices += [
+                Choice(f"{prefix}.kind", KINDS),
+                Choice(f"{prefix}.depth", stage.depths),
+                Choice(f"{prefix}.width", stage.widths),
+            ]
+            for block in range(stage.max_depth):
+                choices += [
+                    Choice(f"{prefix}.block{block}.kernel", stage.kernels),
+                    Choice(f"{prefix}.block{block}.expansion", EXPANSIONS["mbconv"]),
+                ]
+        return tuple(choices)
+
+    def canonical(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        result = dict(values)
+        for stage in self.stages:
+            prefix = f"stage{stage.index}"
+            kind = str(values[f"{prefix}.kind"])
+            for block in range(stage.max_depth):
+                kernel, expansion = f"{prefix}.block{block}.kernel", f"{prefix}.block{block}.expansion"
+                is_active = block < int(values[f"{prefix}.depth"])
+                if not is_active or kind not in DEPTHWISE_KINDS:
+                    result[kernel] = stage.kernels[0]
+                if not is_active:
+                    result[expansion] = EXPANSIONS[kind][0]
+                else:
+                    result[expansion] = min(int(values[expansion]), EXPANSIONS[kind][-1])
+        return result
+
+    def resolution(self, architecture: Architecture) -> int:
+        return int(architecture["resolution"])
+
+    def placed_layers(self, architecture: Architecture) -> tuple[tuple[str, Layer], ...]:
+        """(position, layer) first to last; the position names the weights a supernet shares."""
+        values = architecture.as_dict
+        size, width = int(values["resolution"]), self.stem_width
+        placed = [("stem", _layer("stem", self.channels, size, width, 3, 1, self.stem_stride))]
+        size = _strided(size, self.stem_stride)
+        for stage in self.stages:
+            prefix = f"stage{stage.index}"
+            kind, out = str(values[f"{prefix}.kind"]), int(values[f"{prefix}.width"])
+            for block in range(int(values[f"{prefix}.depth"])):
+                stride = stage.stride if block == 0 else 1
+                kernel = int(values[f"{prefix}.block{block}.kernel"])
+                expansion = int(values[f"{prefix}.block{block}.expansion"])
+                placed.append((f"{prefix}_block{block}", _layer(kind, width, size, out, kernel, expansion, stride)))
+                size, width = _strided(size, stride), out
+        placed.append(("head", _layer("head", width, size, self.num_classes)))
+        return tuple(placed)
+
+    def layers(self, architecture: Architecture) -> tuple[Layer, ...]:
+        return tuple(layer for _, layer in self.placed_layers(architecture))
+
+    def all_layers(self) -> tuple[Layer, ...]:
+        layers: dict[Layer, None] = {}
+        for resolution in self.resolutions:
+            layers.update(dict.fromkeys(self._layers_at(resolution)))
+        return tuple(layers)
+
+    def _layers_at(self, resolution: int) -> Iterator[Layer]:
+        yield _layer("stem", self.channels, resolution, self.stem_width, 3, 1, self.stem_stride)
+        size, in_widths = _strided(resolution, self.stem_stride), (self.stem_width,)
+        for stage in self.stages:
+            out_size = _strided(size, stage.stride)
+            for kind in KINDS:
+                kernels = stage.kernels if kind in DEPTHWISE_KINDS else stage.kernels[:1]
+                for kernel in kernels:
+                    for expansion in EXPANSIONS[kind]:
+                        for out in stage.widths:
+                            for width in in_widths:
+                                yield _layer(kind, width, size, out, kernel, expansion, stage.stride)
+                            if stage.max_depth > 1:
+                                yield _layer(kind, out, out_size, out, kernel, expansion, 1)
+            size, in_widths = out_size, stage.widths
+        for width in in_widths:
+            yield _layer("head", width, size, self.num_classes)
+
+    def shared_layers(self) -> dict[str, dict[str, Layer]]:
+        """Per position the largest layer of each kind of weights: what a supernet holds.
+
+        ``mbconv`` shares its weights with ``mbconv_se`` and is listed under the latter's name.
+        """
+        size = _strided(self.image_size, self.stem_stride)
+        shared = {"stem": {"stem": _layer("stem", self.channels, self.image_size, self.stem_width, 3, 1, self.stem_stride)}}
+        width = self.stem_width
+        for stage in self.stages:
+            out = stage.widths[-1]
+            for block in range(stage.max_depth):
+                stride = stage.stride if block == 0 else 1
+                shared[f"stage{stage.index}_block{block}"] = {
+                    kind: _layer(
+                        kind, width, size, out,
+                        stage.kernels[-1] if kind in DEPTHWISE_KINDS else stage.kernels[0], EXPANSIONS[kind][-1], stride,
+                    )
+                    for kind in KINDS if kind != "mbconv"
+                }
+                size, width = _strided(size, stride), out
+        shared["head"] = {"head": _layer("head", width, size, self.num_classes)}
+        return shared
+
+    def weights_kind(self, layer: Layer) -> str:
+        """Under which name of ``shared_layers`` the layer finds its weights."""
+        return "mbconv_se" if layer.kind == "mbconv" else layer.kind
+
+    def cost(self, layer: Layer) -> LayerCost:
+        return layer_cost(layer)
+
+    def layer_module(self, layer: Layer) -> nn.Module:
+        from hwautoml.spaces.blocks import build_block
+
+        return build_block(layer)
+
+    def module(self, architecture: Architecture) -> nn.Module:
+        from hwautoml.spaces.blocks import build_network
+
+        return build_network(self.placed_layers(architecture))
+
+
+def inner_channels(layer: Layer) -> int:
+    """Channels between the first and the last convolution of a block."""
+    if layer.kind == "basic":
+        return layer.expansion * layer.out_channels // 2
+    return layer.expansion * layer.in_channels
+
+
+def squeeze_channels(inner: int) -> int:
+    """Bottleneck of squeeze-and-excitation: a quarter, in multiples of 8 that vectorise well."""
+    return max(8, inner // 4 // 8 * 8)
+
+
+@lru_cache(maxsize=None)
+def _layer(
+    kind: str, in_channels: int, size: int, out: int, kernel: int = 1, expansion: int = 1, stride: int = 1
+) -> Layer:
+    """Cached: searches ask for the same few thousand layers a million times."""
+    return Layer(kind, in_channels, size, size, out, kernel, expansion, stride)
+
+
+def _strided(size: int, stride: int) -> int:
+    return -(-size // stride)
+
+
+@lru_cache(maxsize=None)
+def layer_cost(layer: Layer) -> LayerCost:
+    """Multiply-accumulates and fp32 traffic of a layer's convolutions, one kernel each."""
+    size, out_size = layer.height, _strided(layer.height, layer.stride)
+    inner, out, kernel, into = inner_channels(layer), layer.out_channels, layer.kernel_size, layer.in_channels
+    # (input channels per group, output channels, kernel, side of the output, side of the input, groups)
+    convs: list[tuple[int, int, int, int, int, int]]
+    if layer.kind == "stem":
+        convs = [(into, out, kernel, out_size, size, 1)]
+    elif layer.kind in DEPTHWISE_KINDS:
+        convs = [(into, inner, 1, size, size, 1)] if layer.expansion > 1 else []
+        convs.append((1, inner, kernel, out_size, size, inner))
+        if layer.kind == "mbconv_se":
+            convs += [(inner, squeeze_channels(inner), 1, 1, out_size, 1), (squeeze_channels(inner), inner, 1, 1, 1, 1)]
+        convs.append((inner, out, 1, out_size, out_size, 1))
+    elif layer.kind == "fused":
+        convs = [(into, inner, kernel, out_size, size, 1), (inner, out, 1, out_size, out_size, 1)]
+    elif layer.kind == "basic":
+        convs = [(into, inner, kernel, out_size, size, 1), (inner, out, kernel, out_size, out_size, 1)]
+        if layer.stride > 1 or into != out:
+            convs.append((into, out, 1, out_size, size, 1))
+    elif layer.kind == "head":
+        convs = [(into, out, 1, 1, size, 1)]
+    else:
+        raise InvalidValueError(f"layer kind {layer.kind!r} is not of the mobile space")
+    macs = parameters = moved = peak = 0
+    for per_group, outputs, k, o, i, groups in convs:
+        weights = per_group * outputs * k * k
+        activations = 4 * layer.batch * (per_group * groups * i * i + outputs * o * o)
+        macs += layer.batch * weights * o * o
+        parameters += weights + outputs
+        moved += activations + 4 * weights
+        peak = max(peak, activations)
+    return LayerCost(macs, parameters, moved, peak, len(convs))

@@ -1,0 +1,1 @@
+"""One weight-sharing network per space: training, scoring and cutting members out."""

@@ -1,0 +1,237 @@
+"""Training against the clock: a supernet by the sandwich rule, or one network alone.
+
+The learning rate follows the share of the time budget that has passed (one cycle: short
+warm-up, cosine to zero), so a run uses the time it was given, whatever the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwautoml.core.space import Architecture
+
+Batches = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
+"""One epoch of shuffled, augmented training batches: images (N, C, H, W) with values 0..255, labels (N,)."""
+
+StepLoss = Callable[[Tensor, Tensor], Tensor]
+"""Runs forward *and backward* on one batch (several, for a sandwich) and returns the loss for display."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """``peak_learning_rate`` is for a batch of 128 and scales linearly with ``batch_size``."""
+
+    batch_size: int = 128
+    peak_learning_rate: float = 0.2
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_share: float = 0.15
+    label_smoothing: float = 0.05
+    gradient_clip: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainProgress:
+    """``share`` of the time budget that has passed, 0..1."""
+
+    share: float
+    seconds: float
+    epochs: float
+    images: int
+    images_per_sec: float
+    loss: float
+
+
+@dataclass
+class TrainState:
+    """What must survive an interruption, besides the weights."""
+
+    seconds: float = 0.0
+    images: int = 0
+    steps: int = 0
+    momentum: dict[str, Tensor] | None = None
+
+
+class Sandwich(Protocol):
+    """The space's side of the sandwich rule."""
+
+    def largest(self) -> Architecture: ...
+    def smallest(self) -> Architecture: ...
+    def sample(self, rng: np.random.Generator) -> Architecture: ...
+
+
+def train(
+    network: nn.Module,
+    step: StepLoss,
+    batches: Batches,
+    *,
+    budget_sec: float,
+    settings: TrainSettings,
+    state: TrainState,
+    images_per_epoch: int,
+    on_progress: Callable[[TrainProgress], None] | None = None,
+    on_checkpoint: Callable[[TrainState], None] | None = None,
+    checkpoint_every_sec: float = 20.0,
+) -> TrainState:
+    """Train until ``state.seconds`` reaches ``budget_sec``; always at least one step.
+
+    ``on_checkpoint`` is called now and then, at the end, and when the user interrupts.
+    """
+    optimizer = _optimizer(network, settings)
+    _restore_momentum(optimizer, network, state.momentum)
+    generator = torch.Generator().manual_seed(settings.seed + state.steps)
+    peak = settings.peak_learning_rate * settings.batch_size / 128
+    before, started, saved = state.seconds, time.monotonic(), time.monotonic()
+    images_before = state.images
+    network.train()
+    try:
+        while state.steps == 0 or state.seconds < budget_sec:
+            for images, labels in batches(generator):
+                share = min(state.seconds / budget_sec, 1.0) if budget_sec > 0 else 1.0
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * one_cycle(share, settings.warmup_share)
+                optimizer.zero_grad(set_to_none=True)
+                loss = step(images, labels)
+                nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
+                optimizer.step()
+                now = time.monotonic()
+                state.seconds, state.steps, state.images = before + now - started, state.steps + 1, state.images + len(labels)
+                if on_progress is not None:
+                    speed = (state.images - images_before) / max(now - started, 1e-9)
+                    on_progress(
+                        TrainProgress(
+                            min(state.seconds / max(budget_sec, 1e-9), 1.0), state.seconds,
+                            state.images / images_per_epoch, state.images, speed, float(loss),
+                        )
+                    )
+                if on_checkpoint is not None and now - saved > checkpoint_every_sec:
+                    _save(optimizer, network, state, on_checkpoint)
+                    saved = time.monotonic()
+                if state.seconds >= budget_sec:
+                    break
+    finally:
+        # Also on Ctrl-C: an interrupted run goes on from its last step.
+        if on_checkpoint is not None:
+            _save(optimizer, network, state, on_checkpoint)
+    return state
+
+
+def supernet_step(
+    supernet: nn.Module, space: Sandwich, *, num_random: int, rng: np.random.Generator, settings: TrainSettings,
+    dtype: torch.dtype | None, resize: Callable[[Tensor, Architecture], Tensor], device: str,
+) -> StepLoss:
+    """One sandwich step with in-place distillation (BigNAS, Yu et al. 2020).
+
+    The largest sampled network learns from the labels, ``num_random`` random ones and the smallest
+    from the largest. The block kinds of "largest" and "smallest" are drawn anew, so that every
+    kind is trained at both ends.
+    """
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        largest = _with_random_kinds(space, space.largest(), rng)
+        teacher, loss = None, None
+        students = [space.sample(rng) for _ in range(num_random)] + [_with_random_kinds(space, space.smallest(), rng)]
+        for architecture in [largest, *students]:
+            with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+                logits = supernet(resize(images, architecture), architecture).float()
+            if teacher is None:
+                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                loss.backward()
+                teacher = logits.detach().softmax(1)
+            else:
+                F.cross_entropy(logits, teacher).backward()
+        assert loss is not None
+        return loss.detach()
+
+    return step
+
+
+def network_step(network: nn.Module, *, settings: TrainSettings, dtype: torch.dtype | None, device: str) -> StepLoss:
+    """Plain cross-entropy."""
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+            logits = network(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def one_cycle(share: float, warmup_share: float) -> float:
+    """Factor of the peak learning rate at ``share`` of the training: linear up, cosine down to zero."""
+    if share < warmup_share:
+        return 0.1 + 0.9 * share / warmup_share
+    return 0.5 * (1 + math.cos(math.pi * (share - warmup_share) / (1 - warmup_share)))
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """bfloat16 where the hardware multiplies it natively, else None (float32)."""
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else None
+
+
+def faster_dtype(make_step: Callable[[torch.dtype | None], StepLoss], images: Tensor, labels: Tensor) -> torch.dtype | None:
+    """float32 or bfloat16, whichever runs this very step faster; tiny maps gain nothing from bfloat16.
+
+    Gradients are thrown away; BatchNorm's running statistics move, which recalibration undoes.
+    """
+    candidate = autocast_dtype(images.device.type)
+    if candidate is None:
+        return None
+    seconds: dict[torch.dtype | None, float] = {}
+    for dtype in (None, candidate):
+        step = make_step(dtype)
+        step(images, labels)
+        started = time.monotonic()
+        step(images, labels)
+        seconds[dtype] = time.monotonic() - started
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _with_random_kinds(space: Sandwich, architecture: Architecture, rng: np.random.Generator) -> Architecture:
+    choices = getattr(space, "choices", ())
+    kinds = {c.name: c.options[rng.integers(len(c.options))] for c in choices if c.name.endswith(".kind")}
+    return space.architecture({**architecture.as_dict, **kinds})  # type: ignore[attr-defined]
+
+
+def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; no decay on norms and biases."""
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=True)
+
+
+def _save(
+    optimizer: torch.optim.SGD, network: nn.Module, state: TrainState, on_checkpoint: Callable[[TrainState], None]
+) -> None:
+    state.momentum = {
+        name: optimizer.state[p]["momentum_buffer"]
+        for name, p in network.named_parameters()
+        if optimizer.state[p].get("momentum_buffer") is not None
+    }
+    on_checkpoint(state)
+
+
+def _restore_momentum(optimizer: torch.optim.SGD, network: nn.Module, momentum: dict[str, Tensor] | None) -> None:
+    for name, p in network.named_parameters():
+        if momentum and name in momentum:
+            optimizer.state[p]["momentum_buffer"] = momentum[name].to(p.device).clone()
