@@ -1,0 +1,260 @@
+"""The Gaussian algebra behind a latency table: closed form, numpy only.
+
+Model (n observations, p parameters: one per layer entry and, last, the fixed overhead)::
+
+    y = X theta + eps          X (n, p) counts, the overhead's column is all ones
+    theta ~ N(mu, Sigma)       Sigma = D + F F^T, D diagonal, F (p, r), r << p
+    eps_i ~ N(0, sigma_i^2 / w_i)
+
+D holds how far each entry may be off on its own. F holds what entries share: one relative
+scale for all, one constant per layer (a layer inside a network saves or pays the same
+copies whatever its size), one relative scale per layer kind and one per feature-map size.
+
+Posterior in the dual (function-space) form, so that only an (n, n) system is solved
+(Rasmussen & Williams 2006, section 2.1; Sigma is never formed)::
+
+    K = X Sigma X^T + diag(sigma^2 / w) = L L^T,   G = Sigma X^T L^-T      (p, n)
+    theta | y ~ N(mu + G L^-1 (y - X mu),  Sigma - G G^T)
+
+Robustness: eps is Student-t with ``NU`` degrees of freedom, i.e. a scale mixture of normals
+fitted by EM, w_i = (nu + 1) / (nu + z_i^2) (Lange, Little & Taylor 1989). z_i is the
+leave-one-out residual, whose closed form (K^-1 r)_i / (K^-1)_ii sees through an observation
+that pulls the fit towards itself.
+
+Hyper-parameters (the scales of D, F and eps) maximise the marginal likelihood
+log N(y; X mu, K) (type-II maximum likelihood) plus a weak log-normal prior around their
+defaults, by coordinate search over a logarithmic grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwautoml.errors import InvalidValueError
+
+Array = NDArray[np.float64]
+
+NU = 4.0
+MIN_OBSERVATIONS_TO_FIT = 8
+NUM_ROBUST_ITERATIONS = 6
+_LOG_PRIOR_WIDTH = 1.2  # natural logarithm: a factor of 3 from the default costs half a nat
+_GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0])
+_NUM_SWEEPS = 2
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Standard deviations, each relative to the mean of what it applies to.
+
+    entry: of one layer alone · scale: of all layers together · constant: of the same number of
+    milliseconds on every layer (relative to the mean layer) · kind: of one kind's layers ·
+    size: of one feature-map size's layers · overhead: of the fixed overhead ·
+    residual: of a network's latency that no sum of layers explains.
+    """
+
+    entry: float = 0.10
+    scale: float = 0.15
+    constant: float = 0.10
+    kind: float = 0.10
+    size: float = 0.05
+    overhead: float = 0.50
+    residual: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name, value in self.as_dict().items():
+            if not 0 < value < 100:
+                raise InvalidValueError(f"hyper-parameter {name} must be in (0, 100), got {value!r}")
+
+    def as_dict(self) -> dict[str, float]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+MEASURED_DEFAULTS = Hyperparameters()
+# A roofline is right about the order of layers and wrong about the level, by a factor.
+ESTIMATED_DEFAULTS = Hyperparameters(
+    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, overhead=1.0, residual=0.03
+)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What does not depend on hyper-parameters.
+
+    ``mean`` (p,) and ``deviation`` (p,) in ms, the overhead last; ``loadings`` maps a
+    hyper-parameter's name to its factors (p, r) in ms at a scale of 1.
+    """
+
+    mean: Array
+    deviation: Array
+    loadings: Mapping[str, Array]
+
+    def own_variance(self, hyper: Hyperparameters) -> Array:
+        """D's diagonal (p,): the entry's stated deviation and the model's own, independent of each other."""
+        relative = np.full(len(self.mean), hyper.entry)
+        relative[-1] = hyper.overhead
+        return self.deviation**2 + (relative * self.mean) ** 2
+
+    def factors(self, hyper: Hyperparameters) -> Array:
+        """F (p, r)."""
+        return np.hstack([getattr(hyper, name) * loading for name, loading in self.loadings.items()])
+
+
+@dataclass(frozen=True)
+class Observations:
+    """``counts`` (n, p), ``latency_ms`` (n,), ``variance`` (n,) ms^2 known beforehand (repeated measuring)."""
+
+    counts: Array
+    latency_ms: Array
+    variance: Array
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """theta | y. ``gain`` is G (p, n); ``weights`` (n,) are 1 for trusted observations, near 0 for outliers."""
+
+    mean: Array
+    own_variance: Array
+    factors: Array
+    gain: Array
+    residual: float
+    weights: Array
+
+    def latent(self, counts: Array) -> tuple[Array, Array]:
+        """Mean (m,) ms and variance (m,) ms^2 of ``counts @ theta`` for counts (m, p), without the residual."""
+        prior = (counts**2) @ self.own_variance + ((counts @ self.factors) ** 2).sum(axis=1)
+        explained = ((counts @ self.gain) ** 2).sum(axis=1)
+        return counts @ self.mean, np.maximum(prior - explained, 0.0)
+
+    def predict(self, counts: Array) -> tuple[Array, Array]:
+        """Mean (m,) and standard deviation (m,) in ms of a measurement's true value."""
+        mean, variance = self.latent(counts)
+        return mean, np.sqrt(variance + (self.residual * mean) ** 2)
+
+    def covariance(self, counts: Array) -> Array:
+        """Latent covariance (m, m) ms^2 between the rows of counts (m, p)."""
+        shared, explained = counts @ self.factors, counts @ self.gain
+        return (counts * self.own_variance) @ counts.T + shared @ shared.T - explained @ explained.T
+
+    @cached_property
+    def num_observations(self) -> int:
+        return self.gain.shape[1]
+
+
+def structure(
+    mean: Array, deviation: Array, kinds: list[str], sizes: list[int], overhead: tuple[float, float]
+) -> Structure:
+    """Factors for entries with ``mean`` (k,), ``deviation`` (k,), one kind and one map size each; p = k + 1."""
+    level = float(mean.mean()) if len(mean) else 1.0
+    means = np.append(mean, 0.0)  # no shared factor moves the overhead
+    one_layer = np.append(np.full(len(mean), level), 0.0)
+    return Structure(
+        mean=np.append(mean, overhead[0]),
+        deviation=np.append(deviation, overhead[1]),
+        loadings={
+            "scale": means[:, None],
+            "constant": one_layer[:, None],
+            "kind": means[:, None] * _membership(kinds),
+            "size": means[:, None] * _membership(sizes),
+        },
+    )
+
+
+def _membership(labels: list[str] | list[int]) -> Array:
+    """One-hot (k + 1, number of distinct labels); the overhead's row is zero."""
+    names, index = np.unique(np.array(labels), return_inverse=True)
+    member = np.zeros((len(labels) + 1, len(names)))
+    member[np.arange(len(labels)), index] = 1.0
+    return member
+
+
+def noise_variance(prior: Structure, data: Observations, residual: float) -> Array:
+    """(n,) ms^2. Relative to the prior's figure at the level the observations are at (median ratio).
+
+    The measured value itself would give an outlier that is too low a tiny, trusted noise.
+    """
+    expected = data.counts @ prior.mean
+    level = float(np.median(data.latency_ms / np.maximum(expected, 1e-12))) if len(expected) else 1.0
+    return data.variance + (residual * level * expected) ** 2 + 1e-18
+
+
+def condition(prior: Structure, hyper: Hyperparameters, data: Observations, weights: Array) -> Posterior:
+    """The posterior for given weights (n,); with n = 0 it is the prior."""
+    own, factors, counts = prior.own_variance(hyper), prior.factors(hyper), data.counts
+    if not len(counts):
+        empty = np.zeros((len(prior.mean), 0))
+        return Posterior(prior.mean, own, factors, empty, hyper.residual, np.zeros(0))
+    cross = own[:, None] * counts.T + factors @ (factors.T @ counts.T)  # Sigma X^T (p, n)
+    kernel = counts @ cross + np.diag(noise_variance(prior, data, hyper.residual) / weights)
+    lower = np.linalg.cholesky(kernel)
+    gain = np.linalg.solve(lower, cross.T).T
+    mean = prior.mean + gain @ np.linalg.solve(lower, data.latency_ms - counts @ prior.mean)
+    return Posterior(mean, own, factors, gain, hyper.residual, weights)
+
+
+def posterior(prior: Structure, hyper: Hyperparameters, data: Observations) -> Posterior:
+    """Outlier-robust posterior."""
+    return condition(prior, hyper, data, _Evidence(prior, data).robust_weights(hyper))
+
+
+def fit_hyperparameters(prior: Structure, data: Observations, defaults: Hyperparameters) -> Hyperparameters:
+    """``defaults`` below MIN_OBSERVATIONS_TO_FIT observations; deterministic."""
+    if len(data.latency_ms) < MIN_OBSERVATIONS_TO_FIT:
+        return defaults
+    evidence, best = _Evidence(prior, data), defaults
+    for _ in range(_NUM_SWEEPS):
+        # Weights first: an outlier must not be explained by a large residual.
+        weights = evidence.robust_weights(best)
+        for field in fields(Hyperparameters):
+            default = getattr(defaults, field.name)
+            options = [replace(best, **{field.name: float(default * step)}) for step in _GRID_STEPS]
+            best = max(options, key=lambda option: evidence.log_posterior(option, defaults, weights))
+    return best
+
+
+class _Evidence:
+    """K as a sum of precomputed (n, n) matrices, one per hyper-parameter, so that a grid costs O(n^3) a point."""
+
+    def __init__(self, prior: Structure, data: Observations) -> None:
+        counts = data.counts
+        self._prior, self._data = prior, data
+        self._residuals = data.latency_ms - counts @ prior.mean
+        self._stated = (counts * prior.deviation**2) @ counts.T
+        entries, overhead = prior.mean**2, np.zeros_like(prior.mean)
+        overhead[-1], entries[-1] = entries[-1], 0.0
+        self._parts = {"entry": (counts * entries) @ counts.T, "overhead": (counts * overhead) @ counts.T}
+        for name, loading in prior.loadings.items():
+            shared = counts @ loading
+            self._parts[name] = shared @ shared.T
+
+    def kernel(self, hyper: Hyperparameters) -> Array:
+        """X Sigma X^T (n, n)."""
+        return self._stated + sum(getattr(hyper, name) ** 2 * part for name, part in self._parts.items())
+
+    def log_posterior(self, hyper: Hyperparameters, defaults: Hyperparameters, weights: Array) -> float:
+        noise = noise_variance(self._prior, self._data, hyper.residual)
+        lower = np.linalg.cholesky(self.kernel(hyper) + np.diag(noise / weights))
+        white = np.linalg.solve(lower, self._residuals)
+        likelihood = -0.5 * float(white @ white) - float(np.log(np.diag(lower)).sum())
+        default = defaults.as_dict()
+        shift = [np.log(value / default[name]) / _LOG_PRIOR_WIDTH for name, value in hyper.as_dict().items()]
+        return likelihood - 0.5 * float(np.square(shift).sum())
+
+    def robust_weights(self, hyper: Hyperparameters) -> Array:
+        """Student-t weights (n,) in (0, 1]."""
+        weights = np.ones(len(self._residuals))
+        if not len(weights):
+            return weights
+        noise, latent = noise_variance(self._prior, self._data, hyper.residual), self.kernel(hyper)
+        for _ in range(NUM_ROBUST_ITERATIONS):
+            inverse = np.linalg.inv(latent + np.diag(noise / weights))
+            left_out_variance = 1.0 / np.diag(inverse)
+            left_out_residual = (inverse @ self._residuals) * left_out_variance
+            # The variance an untainted observation would have, seen from all others.
+            clean = np.maximum(left_out_variance - noise / weights, 0.0) + noise
+            weights = np.minimum((NU + 1) / (NU + left_out_residual**2 / clean), 1.0)
+        return weights
