@@ -1,0 +1,119 @@
+"""Images that come as arrays: an .npz file, or scikit-learn's built-in digits."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hwautoml.datasets.decoding import fit_image, map_chunks
+from hwautoml.errors import DatasetError, MissingDependencyError
+
+NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x uint8 (N, H, W) or (N, H, W, 1 or 3), y (N,)"
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledArray:
+    """``images`` (N, H, W, C) uint8, ``labels`` (N,) int64 into ``classes``."""
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(repr((self.classes, self.images.shape)).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()[:16]
+
+
+def load_digits_array() -> LabelledArray:
+    """1,797 grey 8x8 handwritten digits; their values 0..16 are scaled to 0..255.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the built-in data set digits comes with scikit-learn, which is not installed",
+            fix="pip install scikit-learn",
+        ) from error
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return LabelledArray("digits", images, digits.target.astype(np.int64), tuple(str(i) for i in range(10)))
+
+
+def load_npz(path: Path) -> LabelledArray:
+    """``x`` uint8 (N, H, W) or (N, H, W, 1 or 3), ``y`` (N,) integers or texts.
+
+    Raises:
+        DatasetError: damaged, or any of the above does not hold.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = [name for name in ("x", "y") if name not in arrays]
+            if missing:
+                raise DatasetError(f"{path} lacks {' and '.join(missing)}; it has {list(arrays)}", fix=NPZ_FIX)
+            images, labels = arrays["x"], arrays["y"]
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise DatasetError(f"cannot read {path} as an .npz: {error}", fix=NPZ_FIX) from error
+    images = _check_images(path, images)
+    names, numbers = _check_labels(path, labels, len(images))
+    return LabelledArray(path.stem, images, numbers, names)
+
+
+def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if images.dtype != np.uint8:
+        raise DatasetError(f"x in {path} is {images.dtype}, not uint8 (0..255)", fix=NPZ_FIX)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        channels_first = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = "; move the channels last: x.transpose(0, 2, 3, 1)" if channels_first else ""
+        raise DatasetError(
+            f"x in {path} has shape {images.shape}; expected (N, H, W) or (N, H, W, 1 or 3){hint}", fix=NPZ_FIX
+        )
+    return images  # type: ignore[return-value]
+
+
+def _check_labels(
+    path: Path, labels: NDArray[np.generic], num_images: int
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    if labels.dtype.kind not in "iuU":
+        raise DatasetError(f"y in {path} is {labels.dtype}; expected integers or texts", fix=NPZ_FIX)
+    if labels.shape != (num_images,):
+        raise DatasetError(f"y in {path} has shape {labels.shape}; x has {num_images} images", fix=NPZ_FIX)
+    values, numbers = np.unique(labels, return_inverse=True)
+    if len(values) < 2:
+        raise DatasetError(f"{path} has one class only, {str(values[0])!r}", fix="add images of something else")
+    return tuple(str(value) for value in values), numbers.astype(np.int64)
+
+
+def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDArray[np.uint8]:
+    """(N, H, W, C) to (N, image_size, image_size, channels), the same way as image files."""
+    if images.shape[1:] == (image_size, image_size, channels):
+        return np.ascontiguousarray(images)
+    fitted = np.empty((len(images), image_size, image_size, channels), dtype=np.uint8)
+
+    def work(chunk: range) -> None:
+        for index in chunk:
+            pixels = images[index, :, :, 0] if images.shape[-1] == 1 else images[index]
+            fitted[index] = fit_image(Image.fromarray(np.ascontiguousarray(pixels)), image_size, channels)
+
+    map_chunks(work, len(images))
+    return fitted
+
+
+def native_sizes(images: NDArray[np.uint8]) -> Sequence[tuple[int, int]]:
+    """(width, height), once: they are all alike."""
+    return [(images.shape[2], images.shape[1])]

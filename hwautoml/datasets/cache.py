@@ -1,0 +1,71 @@
+"""Decoded pixels kept between runs: one uncompressed .npz per source and setting, written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from hwautoml.datasets.layout import LabelledFile
+from hwautoml.datasets.scan import Scan
+
+CACHE_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+
+def cache_file(
+    cache_dir: Path, origin: str, files: Sequence[LabelledFile], settings: dict[str, int | None]
+) -> Path:
+    """Where the scan of these files under these settings is kept; any change of a file gives another name."""
+    digest = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, origin, settings]).encode())
+    for entry in files:
+        digest.update(f"{entry.file.path}\0{entry.file.size_bytes}\0{entry.file.stamp}\n".encode())
+    return cache_dir / f"images-{digest.hexdigest()[:24]}.npz"
+
+
+def load_scan(path: Path) -> Scan | None:
+    """None when there is none, or when it is damaged (logged; it is then written anew)."""
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            return Scan(
+                image_size=facts["image_size"],
+                channels=facts["channels"],
+                pixels=arrays.get("pixels"),
+                sums=arrays["sums"],
+                checksums=arrays["checksums"],
+                reasons={int(index): reason for index, reason in facts["reasons"].items()},
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _log.warning("ignoring the damaged cache %s: %s", path, error)
+        return None
+
+
+def save_scan(path: Path, scan: Scan) -> None:
+    """A full disk or a read-only folder is logged, not raised: the cache only saves time."""
+    facts = {"image_size": scan.image_size, "channels": scan.channels, "reasons": dict(scan.reasons)}
+    arrays = {"facts": np.array(json.dumps(facts)), "sums": scan.sums, "checksums": scan.checksums}
+    if scan.pixels is not None:
+        arrays["pixels"] = scan.pixels
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("could not write the cache %s: %s", path, error)

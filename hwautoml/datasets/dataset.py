@@ -1,0 +1,40 @@
+"""The noun: labelled images of one size, split three ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwautoml.datasets.split import Split
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """A file that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset:
+    """Square uint8 images of ``classes`` (sorted by name; a label indexes them).
+
+    ``mean`` and ``std`` are per channel in [0, 1] units, from the training images. ``fingerprint`` identifies
+    the content (class names, file names, bytes): the same for a folder and a zip of it, on every machine.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    train: Split
+    val: Split
+    test: Split
+    skipped: tuple[SkippedImage, ...]
+    fingerprint: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)

@@ -1,0 +1,183 @@
+"""The room's verb: ``load_dataset``."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
+from hwautoml.datasets.cache import cache_file, load_scan, save_scan
+from hwautoml.datasets.dataset import ImageDataset, SkippedImage
+from hwautoml.datasets.decoding import Progress
+from hwautoml.datasets.layout import Layout, find_layout
+from hwautoml.datasets.pixels import MemoryPixels, PixelStore, StreamedPixels
+from hwautoml.datasets.scan import Scan, channel_sums, check_usable, default_image_size, probe_files, scan_files
+from hwautoml.datasets.sources import FileSource, open_source
+from hwautoml.datasets.split import Split
+from hwautoml.datasets.splitting import assign_splits, check_fractions
+from hwautoml.errors import DatasetError, InvalidValueError
+
+BUILT_IN = ("digits",)
+MAX_IMAGE_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class _Request:
+    image_size: int | None
+    channels: int | None
+    seed: int
+    val_fraction: float
+    test_fraction: float
+    in_memory_limit_bytes: int
+    cache_dir: Path | None
+    on_progress: Progress | None
+
+
+def load_dataset(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.2,
+    in_memory_limit_bytes: int = 2 * 1024**3,
+    cache_dir: Path | None = None,
+    on_progress: Progress | None = None,
+) -> ImageDataset:
+    """Labelled images from ``digits``, an image folder, a .zip of one, or an .npz (x, y).
+
+    A folder holds one sub-folder of images per class, at its top or inside ``train/`` (and ``val/``, ``test/``);
+    one wrapping folder is allowed. Missing splits are drawn from the training images, stratified, by ``seed``.
+    Images become squares of ``image_size`` pixels: the centre is cropped, then resized. By default that is the
+    native size when all are square, equal and at most 64; else 32 when the median short side is below 64, else 64.
+    ``channels`` (1 grey, 3 RGB) converts; by default it is what the images have. Sets of more than
+    ``in_memory_limit_bytes`` of pixels are decoded batch by batch; the others are kept in ``cache_dir``, when
+    given, for the next run. ``on_progress(done, total)`` counts decoded images.
+
+    Raises:
+        DatasetError: the images cannot be used; the message names the file or folder and what helps.
+        InvalidValueError: an argument is outside what is allowed.
+    """
+    check_fractions(val_fraction, test_fraction)
+    if channels not in (None, 1, 3):
+        raise InvalidValueError(f"channels must be 1 (grey), 3 (RGB) or None, got {channels!r}")
+    if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise InvalidValueError(f"image_size must be 1..{MAX_IMAGE_SIZE} pixels, got {image_size}")
+    request = _Request(
+        image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
+    )
+    if str(source) in BUILT_IN:
+        return _from_array(load_digits_array(), request)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DatasetError(
+            f"no such file or folder: {path}", fix=f"check the path, or use a built-in set: {', '.join(BUILT_IN)}"
+        )
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return _from_array(load_npz(path), request)
+    return _from_files(open_source(path), path.resolve(), request)
+
+
+def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
+    image_size = request.image_size or default_image_size(native_sizes(array.images))
+    channels = request.channels or array.images.shape[-1]
+    pixels = fit_images(array.images, image_size, channels)
+    sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
+    splits = assign_splits(
+        array.labels, [""] * len(array.labels), array.classes, origin=array.name, seed=request.seed,
+        val_fraction=request.val_fraction, test_fraction=request.test_fraction,
+    )  # fmt: skip
+    return _assemble(
+        array.name, array.classes, MemoryPixels(pixels), sums, array.labels, splits, (), array.fingerprint
+    )
+
+
+def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
+    layout = find_layout(source.listing(), source.origin)
+    scan = _scan(source, str(path), layout, request)
+    usable = check_usable(scan, layout.files, layout.classes, source)
+    labels = np.array([file.label for file in layout.files], dtype=np.int64)
+    splits = assign_splits(
+        labels[usable], [layout.files[i].split for i in usable], layout.classes, origin=source.origin,
+        seed=request.seed, val_fraction=request.val_fraction, test_fraction=request.test_fraction,
+    )  # fmt: skip
+    if scan.pixels is not None:
+        store: PixelStore = MemoryPixels(scan.pixels)
+    else:
+        paths = tuple(entry.file.path for entry in layout.files)
+        store = StreamedPixels(source, paths, scan.image_size, scan.channels)
+    skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
+    return _assemble(
+        path.stem, layout.classes, store, scan.sums, labels,
+        {split: usable[indices] for split, indices in splits.items()}, skipped, _fingerprint(layout, scan),
+    )  # fmt: skip
+
+
+def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) -> Scan:
+    """From the cache when there is one."""
+    cached = None
+    if request.cache_dir is not None:
+        settings = {
+            "image_size": request.image_size,
+            "channels": request.channels,
+            "in_memory_limit_bytes": request.in_memory_limit_bytes,
+        }
+        cached = cache_file(request.cache_dir, origin, layout.files, settings)
+        scan = load_scan(cached)
+        if scan is not None:
+            return scan
+    probe = probe_files(source, layout.files, request.image_size, request.channels)
+    num_bytes = len(layout.files) * probe.image_size**2 * probe.channels
+    scan = scan_files(
+        source, layout.files, probe, keep_pixels=num_bytes <= request.in_memory_limit_bytes,
+        allow_mixed=request.channels is not None, on_progress=request.on_progress,
+    )  # fmt: skip
+    if cached is not None:
+        save_scan(cached, scan)
+    return scan
+
+
+def _assemble(
+    name: str,
+    classes: tuple[str, ...],
+    store: PixelStore,
+    sums: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    splits: dict[str, NDArray[np.int64]],
+    skipped: tuple[SkippedImage, ...],
+    fingerprint: str,
+) -> ImageDataset:
+    """``sums`` (num_images, 2, C), ``labels`` (num_images,) and the indices in ``splits`` address the store."""
+    _, image_size, _, channels = store.shape
+    mean, std = _mean_and_std(sums[splits["train"]], image_size)
+    train, val, test = (
+        Split(split, torch.from_numpy(labels[splits[split]]), torch.from_numpy(splits[split]), store)
+        for split in ("train", "val", "test")
+    )
+    return ImageDataset(name, classes, image_size, channels, train, val, test, skipped, fingerprint, mean, std)
+
+
+def _mean_and_std(sums: NDArray[np.int64], image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel in [0, 1] units, from (num_images, 2, C) sums; std is at least one grey level."""
+    count = len(sums) * image_size**2
+    totals: Sequence[Sequence[int]] = sums.sum(axis=0).tolist()
+    mean = [total / count for total in totals[0]]
+    variance = [max(square / count - m * m, 0.0) for square, m in zip(totals[1], mean, strict=True)]
+    return tuple(m / 255 for m in mean), tuple(max(math.sqrt(v), 1.0) / 255 for v in variance)
+
+
+def _fingerprint(layout: Layout, scan: Scan) -> str:
+    """From class, split, file name and content: not from where the source lies or how it is packed."""
+    digest = hashlib.sha256()
+    for entry, checksum in zip(layout.files, scan.checksums.tolist(), strict=True):
+        name = entry.file.path.rpartition("/")[2]
+        digest.update(f"{entry.split}\0{layout.classes[entry.label]}\0{name}\0{checksum}\n".encode())
+    return digest.hexdigest()[:16]

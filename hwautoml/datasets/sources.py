@@ -1,0 +1,172 @@
+"""Where image files lie: a folder, or a zip that is read without extracting it."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from hwautoml.errors import DatasetError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
+)
+MAX_FILE_BYTES = 512 * 1024**2
+# wrapper / split / class / file: anything deeper is not a dataset, and walking it could take for ever.
+MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """``path`` is relative to the source, with ``/``; ``stamp`` changes whenever the content may have."""
+
+    path: str
+    size_bytes: int
+    stamp: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every image file and every folder (also empty ones) of a source, both sorted by path."""
+
+    files: tuple[ImageFile, ...]
+    folders: tuple[str, ...]
+
+
+class FileSource(ABC):
+    """Lists and reads image files; ``origin`` names the source in messages. ``read`` may be called by many threads."""
+
+    origin: str
+
+    @abstractmethod
+    def listing(self) -> Listing: ...
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Raises OSError or zipfile.BadZipFile when the file cannot be read."""
+
+    def name_of(self, path: str) -> str:
+        """How a message names the file ``path``."""
+        return f"{self.origin}/{path}"
+
+
+class FolderSource(FileSource):
+    """A folder on disk; symbolic links to folders are followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.origin = str(root)
+
+    def listing(self) -> Listing:
+        """Raises DatasetError when a folder cannot be read."""
+        files: list[ImageFile] = []
+        folders: list[str] = []
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    for entry in entries:
+                        path = f"{folder}/{entry.name}" if folder else entry.name
+                        if is_hidden(entry.name):
+                            continue
+                        if entry.is_dir():
+                            folders.append(path)
+                            if path.count("/") + 1 < MAX_DEPTH:
+                                pending.append(path)
+                        elif is_image_name(entry.name):
+                            status = entry.stat()
+                            files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+            except OSError as error:
+                raise DatasetError(
+                    f"cannot read folder {self.root / folder}: {error.strerror}", fix="check its permissions"
+                ) from error
+        return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(folders)))
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+
+class ZipSource(FileSource):
+    """A zip archive, read in place.
+
+    Raises:
+        DatasetError: the archive is damaged or encrypted, or a member lies outside of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.origin = str(path)
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DatasetError(
+                f"cannot open {path} as a zip: {error}", fix="the download may be incomplete; check with: unzip -t FILE"
+            ) from error
+        self._members: dict[str, zipfile.ZipInfo] = {}
+
+    def listing(self) -> Listing:
+        folders: set[str] = set()
+        for member in self._archive.infolist():
+            name = member.filename.replace("\\", "/")
+            self._check_safe(member, name)
+            path = name.strip("/")
+            parts = path.split("/")
+            if any(is_hidden(part) for part in parts):
+                continue
+            folder = path if name.endswith("/") else path.rpartition("/")[0]
+            while folder and folder not in folders:
+                folders.add(folder)
+                folder = folder.rpartition("/")[0]
+            if not name.endswith("/") and is_image_name(parts[-1]):
+                self._check_readable(member)
+                self._members[path] = member
+        files = [ImageFile(path, m.file_size, m.CRC) for path, m in sorted(self._members.items())]
+        return Listing(tuple(files), tuple(sorted(folders)))
+
+    def read(self, path: str) -> bytes:
+        return self._archive.read(self._members[path])
+
+    def _check_safe(self, member: zipfile.ZipInfo, name: str) -> None:
+        if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+            raise DatasetError(
+                f"{self.origin}: member {member.filename!r} points outside the archive",
+                fix="re-create the zip from inside the image folder, with relative paths only",
+            )
+
+    def _check_readable(self, member: zipfile.ZipInfo) -> None:
+        if member.flag_bits & 0x1:
+            raise DatasetError(f"{self.origin}: member {member.filename!r} is encrypted", fix="store it unencrypted")
+        if member.file_size > MAX_FILE_BYTES:
+            raise DatasetError(
+                f"{self.origin}: member {member.filename!r} unpacks to {member.file_size:,} bytes, "
+                f"more than the {MAX_FILE_BYTES:,} allowed for one image",
+                fix="remove it, or store a smaller picture",
+            )
+
+
+def is_hidden(name: str) -> bool:
+    """Dot files, and what macOS and Windows leave behind."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def is_image_name(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def open_source(path: Path) -> FileSource:
+    """A folder, or a file that is a zip by its name.
+
+    Raises:
+        DatasetError: no such path, or neither of the two.
+    """
+    if path.is_dir():
+        return FolderSource(path)
+    if path.suffix.lower() == ".zip":
+        return ZipSource(path)
+    raise DatasetError(
+        f"{path} is neither a folder, a .zip nor an .npz",
+        fix="pass a folder with one sub-folder of images per class, a .zip of one, an .npz, or the word digits",
+    )
