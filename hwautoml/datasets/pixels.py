@@ -48,7 +48,7 @@ class MemoryPixels(PixelStore):
             self._pixels[device] = self._pixels[torch.device("cpu")].to(device)
         pixels = self._pixels[device]
         for indices in index_batches:
-            yield pixels[indices.to(device)]
+            yield pixels.index_select(0, indices.to(device))  # far faster than pixels[indices] on busy cores
 
 
 class StreamedPixels(PixelStore):
