@@ -36,8 +36,12 @@ def family() -> list[type[HwAutoMLError]]:
 
 
 def page() -> str:
-    rows = [f"| {c.exit_code} | `{c.__name__}` | {' '.join((c.__doc__ or '').split())} |\n" for c in family()]
+    rows = [f"| {c.exit_code} | `{c.__name__}` | {_first_line(c)} |\n" for c in family()]
     return INTRODUCTION + "".join(rows) + END
+
+
+def _first_line(error: type[HwAutoMLError]) -> str:
+    return (inspect.getdoc(error) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
 
 
 def test_the_page_is_true() -> None:

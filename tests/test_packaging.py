@@ -59,6 +59,7 @@ def test_constraints_pin_every_declared_dependency() -> None:
     lines = (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = {line.split("==")[0].lower() for line in lines if line and not line.startswith("#")}
     assert all("==" in line for line in lines if line and not line.startswith("#"))
-    declared = PROJECT["project"]["dependencies"] + sum(PROJECT["project"]["optional-dependencies"].values(), [])
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    declared = [*PROJECT["project"]["dependencies"], *(requirement for extra in extras for requirement in extra)]
     names = {requirement.split("=")[0].split(">")[0].split("<")[0].lower() for requirement in declared}
     assert names <= pins, f"not pinned: {sorted(names - pins)}"
