@@ -1,0 +1,164 @@
+"""One run folder: settings, finished stages and a journal of evaluations in SQLite, checkpoints beside it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.errors import RunFolderError
+
+SCHEMA = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS stages (
+    name TEXT PRIMARY KEY, seconds REAL NOT NULL, payload TEXT NOT NULL, finished REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS evaluations (
+    architecture_id TEXT NOT NULL, architecture TEXT NOT NULL, weights TEXT NOT NULL, split TEXT NOT NULL,
+    confusion BLOB NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
+    PRIMARY KEY (architecture_id, weights, split));
+CREATE TABLE IF NOT EXISTS measurements (
+    architecture_id TEXT NOT NULL, target TEXT NOT NULL, runtime TEXT NOT NULL, payload TEXT NOT NULL,
+    finished REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``confusion`` (num_classes, num_classes), rows true classes; ``weights`` names what was scored."""
+
+    architecture: Architecture
+    weights: str
+    split: str
+    confusion: NDArray[np.int64]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
+
+
+class RunStore:
+    """Use as a context manager; one process at a time may write to a run folder."""
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        """Raises RunFolderError: no run there, a damaged journal, or another process is at work in it."""
+        self.folder = folder
+        journal = folder / "journal.sqlite"
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not journal.is_file():
+            raise RunFolderError(f"{folder} holds no run (no journal.sqlite)", fix=f"hwautoml run DATA --out {folder}")
+        self._lock = _lock(folder)
+        try:
+            self._db = sqlite3.connect(journal)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(_TABLES)
+            schema = self.setting("schema", SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._lock.close()
+            raise RunFolderError(f"{journal} is damaged: {error}", fix="start the run anew in another folder") from error
+        if schema != SCHEMA:
+            self.close()
+            raise RunFolderError(f"{folder} was made by a version with journal schema {schema}, this one reads {SCHEMA}")
+        self.set_setting("schema", SCHEMA)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        self._lock.close()
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def set_setting(self, key: str, value: object) -> None:
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+
+    def stage(self, name: str) -> dict[str, Any] | None:
+        """What a finished stage left, with its ``seconds``; None while it is not finished."""
+        row = self._db.execute("SELECT seconds, payload FROM stages WHERE name = ?", (name,)).fetchone()
+        return None if row is None else {**json.loads(row[1]), "seconds": row[0]}
+
+    def finish_stage(self, name: str, seconds: float, payload: Mapping[str, object]) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)", (name, seconds, json.dumps(payload), time.time())
+            )
+
+    def forget_stages(self, names: tuple[str, ...]) -> None:
+        with self._db:
+            self._db.executemany("DELETE FROM stages WHERE name = ?", [(name,) for name in names])
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    evaluation.architecture.id, json.dumps(evaluation.architecture.as_dict), evaluation.weights,
+                    evaluation.split, evaluation.confusion.astype("<i8").tobytes(), evaluation.seconds, time.time(),
+                ),
+            )
+
+    def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
+        """In the order they were made."""
+        rows = self._db.execute(
+            "SELECT architecture, confusion, seconds FROM evaluations WHERE weights = ? AND split = ? ORDER BY finished",
+            (weights, split),
+        )
+        found = []
+        for values, blob, seconds in rows:
+            counts = np.frombuffer(blob, dtype="<i8").astype(np.int64)
+            side = int(round(len(counts) ** 0.5))
+            architecture = space.architecture(json.loads(values))
+            found.append(Evaluation(architecture, weights, split, counts.reshape(side, side), seconds))
+        return found
+
+    def add_measurement(self, architecture_id: str, target: str, runtime: str, payload: Mapping[str, object]) -> None:
+        with self._db:
+            self._db.execute(
+                "INSERT INTO measurements VALUES (?, ?, ?, ?, ?)",
+                (architecture_id, target, runtime, json.dumps(payload), time.time()),
+            )
+
+    def measurements(self, target: str, runtime: str) -> list[tuple[str, dict[str, Any]]]:
+        """(architecture id, payload), oldest first."""
+        rows = self._db.execute(
+            "SELECT architecture_id, payload FROM measurements WHERE target = ? AND runtime = ? ORDER BY finished",
+            (target, runtime),
+        )
+        return [(row[0], json.loads(row[1])) for row in rows]
+
+
+def _lock(folder: Path) -> Any:
+    """Held while the returned file is open; released by the system even after SIGKILL."""
+    file = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise RunFolderError(f"{folder} is in use by process {owner}", fix=f"wait for it, or end it: kill {owner}") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
