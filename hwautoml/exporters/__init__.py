@@ -1,0 +1,32 @@
+"""From a trained torch network to an ONNX file, and the check that both compute the same.
+
+Names load on first use, so that importing this room leaves torch and onnx unloaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hwautoml.exporters.deployable import Deployable
+    from hwautoml.exporters.onnx_export import export_onnx
+    from hwautoml.exporters.parity import ParityReport, check_parity, require_parity
+    from hwautoml.exporters.probe import export_probe
+
+__all__ = ["Deployable", "ParityReport", "check_parity", "export_onnx", "export_probe", "require_parity"]
+
+_MODULE_OF = {
+    "Deployable": "deployable",
+    "ParityReport": "parity",
+    "check_parity": "parity",
+    "export_onnx": "onnx_export",
+    "export_probe": "probe",
+    "require_parity": "parity",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hwautoml.exporters.{_MODULE_OF[name]}"), name)
