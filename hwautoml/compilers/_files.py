@@ -1,0 +1,71 @@
+"""Reading models and writing results, for all backends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwautoml.errors import CompileError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The checked model in a file, its external data included.
+
+    Raises CompileError, naming the file, when it is missing, truncated or not a valid model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CompileError(
+            f"{path} is not a readable ONNX model: {lines[0]}", fix="export the model again"
+        ) from error
+    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+        raise CompileError(
+            f"{path} has {len(model.graph.input)} inputs and {len(model.graph.output)} outputs; "
+            "one of each is expected",
+            fix="export a network that maps images to probabilities",
+        )
+    return model
+
+
+@contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; the result should be as readable as any other file.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def missing_packages(modules: dict[str, str]) -> str | None:
+    """What to install for the modules (name to pip requirement) that are absent, or None."""
+    absent = [package for name, package in modules.items() if not importlib.util.find_spec(name)]
+    if not absent:
+        return None
+    return f"not installed: {', '.join(absent)}; run: pip install {' '.join(absent)}"
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,188 @@
+"""The process that compiles and tunes with TVM: ``python -m hwautoml.compilers._tvm_worker``.
+
+Reads one JSON request from stdin and writes events to stdout, one JSON object a line:
+``progress`` (done, total, message), ``trial`` (the candidate about to be timed), and at
+the end ``result`` or ``error``. It may die at any time; `hwautoml.compilers.tvm` copes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from hwautoml.errors import CompileError, HwAutoMLError
+
+if TYPE_CHECKING:
+    import tvm
+
+    from hwautoml.schedules.dispatch import Machine
+    from hwautoml.schedules.library import ScheduleReport
+    from hwautoml.schedules.records import Records
+
+_LOGGER = logging.getLogger(__name__)
+#: Name of the function in a library that returns its description as JSON.
+DESCRIBE = "describe"
+
+
+class _Events:
+    """Writes events to the stream that the parent reads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def send(self, event: str, **fields: object) -> None:
+        self._stream.write(json.dumps({"event": event, **fields}) + "\n")
+        self._stream.flush()
+
+
+def main() -> int:
+    """Serves the one request on stdin."""
+    # What TVM, LLVM or a linker print must not get between the events.
+    events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    os.environ["TVM_NUM_THREADS"] = str(request["num_threads"])
+    # tvm_ffi imports torch when it can, only for tensors that this process never sees: 2 s.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        events.send("result", **_serve(request, events))
+    except HwAutoMLError as error:
+        kind = type(error).__name__
+        events.send("error", kind=kind, message=error.message, fix=error.fix)
+    return 0
+
+
+def _serve(request: Mapping[str, object], events: _Events) -> dict[str, object]:
+    """Lowers, tunes if asked to, schedules, builds and writes one model."""
+    from hwautoml.compilers._files import read_onnx
+    from hwautoml.schedules.dispatch import Machine
+    from hwautoml.schedules.host import resolve_target
+    from hwautoml.schedules.library import schedule_module
+    from hwautoml.schedules.lowering import import_onnx, lower
+    from hwautoml.schedules.records import Records
+    from hwautoml.schedules.vector_unit import vector_unit
+
+    onnx_path, num_threads = Path(str(request["onnx_path"])), int(request["num_threads"])
+    model = read_onnx(onnx_path)
+    target = resolve_target(request["target"], num_threads)
+    imported = import_onnx(model, str(onnx_path))
+    description = _describe(imported)
+    module = lower(imported, target)
+    machine = Machine(vector_unit(target), num_threads)
+    records = Records.load(_optional_path(request["records_path"]))
+    tune_sec = _tune(request, events, module, target, machine, records)
+    module, report = schedule_module(module, machine, records.tilings(str(target)))
+    events.send("progress", done=0, total=1, message="building")
+    _build(module, target, description, Path(str(request["out_path"])))
+    return _result(report, tune_sec)
+
+
+def _result(report: ScheduleReport, tune_sec: float) -> dict[str, object]:
+    return {
+        "functions": len(report.tuned) + len(report.by_rule) + len(report.fallbacks),
+        "tuned": len(report.tuned),
+        "fallbacks": list(report.fallbacks),
+        "tune_sec": tune_sec,
+    }
+
+
+def _tune(
+    request: Mapping[str, object],
+    events: _Events,
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    machine: Machine,
+    records: Records,
+) -> float:
+    """Tunes for the requested time where the target can run here; returns the seconds spent."""
+    from dataclasses import replace
+
+    from hwautoml.schedules.host import is_host
+    from hwautoml.schedules.records import Record
+    from hwautoml.schedules.tiling import Tiling
+    from hwautoml.schedules.tuner import Tuner
+
+    budget_sec = float(request["tune_budget_sec"])
+    for crash in request["crashed"]:
+        known = records.get(str(target), crash["key"]) or Record(crash["name"])
+        crashed = (*known.crashed, Tiling.from_json(crash["tiling"]))
+        records.put(str(target), crash["key"], replace(known, crashed=crashed))
+    if budget_sec <= 0:
+        return 0.0
+    if not is_host(target):
+        _LOGGER.warning("%s cannot be timed on this machine: fixed rule, no tuning", target)
+        return 0.0
+    started = time.perf_counter()
+    tuner = Tuner(module, target, machine, records, int(request["seed"]))
+    total = sum(len(task.order) for task in tuner.tasks.values())
+
+    def on_trial(key: str, name: str, tiling: Tiling, done: int) -> None:
+        events.send("trial", key=key, name=name, tiling=tiling.to_json(), done=done, total=total)
+
+    tuner.run(budget_sec, on_trial)
+    return time.perf_counter() - started
+
+
+def _describe(module: tvm.IRModule) -> dict[str, object]:
+    """Name, shape and dtype of the input, and shape of the output, of an imported module."""
+    function = module["main"]
+    (parameter,) = function.params
+    return {
+        "input_name": str(parameter.name),
+        "input_shape": _shape(parameter.ty),
+        "input_dtype": str(parameter.ty.dtype),
+        "output_shape": _shape(function.ret_ty),
+    }
+
+
+def _shape(tensor_type: tvm.ir.Type) -> list[int]:
+    from tvm import tirx
+
+    extents = getattr(tensor_type.shape, "values", None)
+    if extents is None:
+        raise CompileError("the rank of an input or output is not known at compile time")
+    return [int(extent) if isinstance(extent, tirx.IntImm) else -1 for extent in extents]
+
+
+def _build(
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    description: Mapping[str, object],
+    out_path: Path,
+) -> None:
+    """Compiles a scheduled module and writes the library, description included."""
+    import tvm
+    from tvm import relax
+    from tvm.relax.backend.cpu_generic import pipeline
+
+    from hwautoml.compilers._files import replaced_atomically
+    from hwautoml.compilers._tvm_link import linker
+
+    builder = relax.BlockBuilder(module)
+    with builder.function(DESCRIBE, []):
+        builder.emit_func_output(tvm.ir.StringImm(json.dumps(description)))
+    passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
+    triple = target.attrs.get("mtriple")
+    compiler = linker(None if triple is None else str(triple))
+    try:
+        executable = tvm.compile(
+            builder.get(), target=target, relax_pipeline=tvm.transform.Sequential(passes)
+        )
+        with replaced_atomically(out_path) as temporary:
+            executable.export_library(str(temporary), fcompile=compiler)
+    except (tvm.error.InternalError, RuntimeError, ValueError, TypeError) as error:
+        raise CompileError(f"TVM could not build the model: {error}") from error
+
+
+def _optional_path(value: object) -> Path | None:
+    return None if value is None else Path(str(value))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The contract of a backend: what every file of this folder provides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+#: Called with (functions or candidates done, of how many, what is being done).
+ProgressCallback = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """A compiled model on disk.
+
+    ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record;
+    ``fallbacks`` names those that no schedule of ours covers (correct, but slow).
+    ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them.
+    """
+
+    path: Path
+    runtime: str
+    functions: int
+    tuned: int
+    fallbacks: tuple[str, ...]
+    compile_sec: float
+    tune_sec: float
+
+
+class Model(Protocol):
+    """A model ready to run in this process; one input, one output."""
+
+    @property
+    def input_name(self) -> str: ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """-1 where an extent is only known at run time."""
+        ...
+
+    @property
+    def input_dtype(self) -> str: ...
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """-1 where an extent is only known at run time."""
+        ...
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The output for input ``x``, which must have the input's shape and dtype."""
+        ...
+
+    def bind(self, x: np.ndarray) -> Callable[[], None]:
+        """A function that runs the network once on ``x``, without copying it again."""
+        ...
+
+
+class Backend(Protocol):
+    """What a file of this folder provides, as module-level functions."""
+
+    def unavailable_reason(self) -> str | None:
+        """None where the backend is usable; else what is missing and the command for it."""
+        ...
+
+    def version(self) -> str:
+        """The version of the runtime behind the backend."""
+        ...
+
+    def compile_model(
+        self,
+        onnx_path: Path,
+        out_dir: Path,
+        *,
+        tvm_target: Mapping[str, object],
+        num_threads: int = 1,
+        tune_budget_sec: float = 0.0,
+        records_path: Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        seed: int = 0,
+    ) -> CompiledModel:
+        """Compiles a model into ``out_dir``, atomically; CompileError when it cannot."""
+        ...
+
+    def open_model(self, path: Path, *, num_threads: int = 1) -> Model:
+        """What `compile_model` wrote, ready to run; CompileError when it cannot be loaded."""
+        ...

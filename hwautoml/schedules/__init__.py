@@ -1,0 +1,6 @@
+"""Our own TVM schedules for convolutional networks on CPUs.
+
+``lowering.lower`` turns an ONNX model into fused functions, ``library.schedule_module``
+gives every one of them a schedule, ``tuner.Tuner`` looks for better ones. Importing this
+package imports nothing; its files import tvm.
+"""

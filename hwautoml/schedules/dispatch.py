@@ -1,0 +1,83 @@
+"""Which schedule family a function belongs to, and what happens to those with none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import tvm
+
+from hwautoml.schedules import elementwise, packed, reduction, softmax, windowed
+from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
+from hwautoml.schedules.tiling import Tiling
+from hwautoml.schedules.vector_unit import VectorUnit
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Family(Protocol):
+    """A kind of function and the schedules it can have (each is a file of this folder)."""
+
+    NAME: str
+
+    def fits(self, kernel: Kernel) -> bool: ...
+
+    def candidates(self, kernel: Kernel, unit: VectorUnit) -> list[Tiling]: ...
+
+    def apply(
+        self, kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int
+    ) -> None: ...
+
+
+FAMILIES: Sequence[Family] = (packed, windowed, reduction, softmax, elementwise)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What schedules are made for."""
+
+    unit: VectorUnit
+    num_threads: int = 1
+
+
+def family_of(function: tvm.tirx.PrimFunc) -> Family | None:
+    """The first family that covers the function, or None."""
+    kernel = Kernel(function)
+    return next((family for family in FAMILIES if family.fits(kernel)), None)
+
+
+def candidates(function: tvm.tirx.PrimFunc, machine: Machine) -> list[Tiling]:
+    """Tilings to choose from, the fixed rule's choice first; empty where no family fits."""
+    family = family_of(function)
+    return [] if family is None else family.candidates(Kernel(function), machine.unit)
+
+
+def scheduled(
+    function: tvm.tirx.PrimFunc, tiling: Tiling, machine: Machine
+) -> tvm.tirx.PrimFunc | None:
+    """The function with the schedule its family makes of ``tiling``; None if that fails."""
+    family = family_of(function)
+    if family is None:
+        return None
+    kernel = Kernel(function)
+    try:
+        family.apply(kernel, tiling, machine.unit, machine.num_threads)
+        return kernel.finish()
+    except SCHEDULING_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        _LOGGER.debug("%s cannot schedule %s: %s", family.NAME, tiling, reason)
+        return None
+
+
+def fallback(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    """A valid schedule for any function: what can be inlined is, the loops stay as they are."""
+    kernel = Kernel(function)
+    for block in kernel.blocks[:-1]:
+        if block not in kernel.reductions and not kernel.has_condition(block):
+            try:
+                kernel.schedule.compute_inline(block)
+            except SCHEDULING_ERRORS:
+                continue
+    return kernel.finish()

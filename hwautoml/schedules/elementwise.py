@@ -1,0 +1,35 @@
+"""Functions without a reduction: everything inlined into one vectorised loop nest."""
+
+from __future__ import annotations
+
+from hwautoml.schedules.kernel import Kernel
+from hwautoml.schedules.tiling import Tiling
+from hwautoml.schedules.vector_unit import VectorUnit
+
+NAME = "elementwise"
+
+
+def fits(kernel: Kernel) -> bool:
+    """Whether no block reduces."""
+    return not kernel.reductions and bool(kernel.blocks)
+
+
+def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
+    """There is nothing to choose."""
+    return [Tiling()]
+
+
+def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None:
+    """Schedules the kernel."""
+    kernel.inline(kernel.blocks[:-1])
+    output = kernel.blocks[-1]
+    loops = kernel.schedule.get_loops(output)
+    if len(loops) > 1:
+        kernel.schedule.fuse(*loops)
+    if not kernel.has_condition(output):
+        kernel.vectorize_tail(output, unit.lanes)
+    if num_threads > 1 and kernel.multiply_adds() >= _PARALLEL_STEPS:
+        kernel.schedule.parallel(kernel.schedule.get_loops(output)[0])
+
+
+_PARALLEL_STEPS = 1 << 16

@@ -1,0 +1,226 @@
+"""Tensor expressions for the operators that have schedules of their own.
+
+Weights are constants, so they are laid out for the vector unit while compiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tvm
+from tvm import relax, te, topi
+
+from hwautoml.schedules import vector_math
+from hwautoml.schedules.simplify import constant_array
+from hwautoml.schedules.vector_unit import VectorUnit
+
+#: Names of the blocks that `hwautoml.schedules.kernel` looks for.
+PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
+#: TVM's "output may be fused with what is computed element by element from it".
+_OUT_ELEMENTWISE_FUSABLE = {"op_pattern": 4}
+_OPAQUE = {"op_pattern": 8}
+
+Legalizer = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
+
+
+def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
+    """What ``relax.transform.LegalizeOps`` should do differently for this vector unit."""
+
+    def conv2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        return _conv2d(builder, call, unit)
+
+    def matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        return _matmul(builder, call, unit)
+
+    return {
+        "relax.nn.conv2d": conv2d,
+        "relax.matmul": matmul,
+        "relax.nn.softmax": _softmax,
+        "relax.exp": _float_unary(vector_math.elementwise_exp),
+        "relax.sigmoid": _float_unary(vector_math.elementwise_sigmoid),
+        "relax.nn.silu": _float_unary(vector_math.elementwise_silu),
+        "relax.tanh": _float_unary(topi.fast_tanh),
+    }
+
+
+def pack_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
+    """(height, width, inputs, outputs) to (blocks, height, width, inputs, lanes), zero-padded."""
+    height, width, inputs, outputs = weights.shape
+    blocks = -(-outputs // lanes)
+    padded = np.zeros((height, width, inputs, blocks * lanes), weights.dtype)
+    padded[..., :outputs] = weights
+    split = padded.reshape(height, width, inputs, blocks, lanes)
+    return np.ascontiguousarray(split.transpose(3, 0, 1, 2, 4))
+
+
+def packing_lanes(outputs: int, unit: VectorUnit) -> int:
+    """Half vectors where a full one would be at least half empty."""
+    return unit.lanes // 2 if outputs <= unit.lanes // 2 else unit.lanes
+
+
+def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
+    attrs, weights = call.attrs, constant_array(call.args[1])
+    nhwc = str(attrs.data_layout) == "NHWC" and str(attrs.kernel_layout) == "HWIO"
+    if not nhwc or weights is None or str(call.ty.dtype) != "float32":
+        return _default(builder, call)
+    strides, padding, dilation = (
+        [int(value) for value in values]
+        for values in (attrs.strides, attrs.padding, attrs.dilation)
+    )
+    groups, (_, _, inputs, outputs) = int(attrs.groups), weights.shape
+    if groups == 1:
+        packed = relax.const(pack_weights(weights, packing_lanes(outputs, unit)), "float32")
+        arguments = (call.args[0], packed, outputs, strides, padding, dilation)
+        return _call(builder, packed_conv2d, *arguments, hint="packed_conv2d")
+    if inputs == 1 and outputs == groups:
+        filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
+        arguments = (call.args[0], filters, strides, padding, dilation)
+        return _call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
+    return _default(builder, call)
+
+
+def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
+    weights = constant_array(call.args[1])
+    is_dense = weights is not None and weights.ndim == 2 and int(call.args[0].ty.ndim) == 2
+    if not is_dense or str(call.ty.dtype) != "float32":
+        return _default(builder, call)
+    outputs = weights.shape[1]
+    packed = pack_weights(weights[None, None], packing_lanes(outputs, unit))
+    constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "float32")
+    return _call(builder, packed_dense, call.args[0], constant, outputs, hint="packed_dense")
+
+
+def _softmax(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    rank = int(call.args[0].ty.ndim)
+    last = int(call.attrs.axis) % rank == rank - 1
+    if rank != 2 or not last or str(call.ty.dtype) != "float32":
+        return _default(builder, call)
+    return builder.call_te(
+        vector_math.softmax_rows,
+        call.args[0],
+        primfunc_name_hint="softmax_rows",
+        primfunc_attrs=_OPAQUE,
+    )
+
+
+def _default(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """What TVM itself would do with the call."""
+    return call.op.get_attr("FLegalize")(builder, call)
+
+
+def _float_unary(compute: Callable[[te.Tensor], te.Tensor]) -> Legalizer:
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        if str(call.ty.dtype) != "float32":
+            return _default(builder, call)
+        return builder.call_te(compute, call.args[0], primfunc_name_hint=compute.__name__)
+
+    return legalize
+
+
+def _call(builder: relax.BlockBuilder, compute: Callable, *arguments, hint: str) -> relax.Expr:
+    return builder.call_te(
+        compute, *arguments, primfunc_name_hint=hint, primfunc_attrs=_OUT_ELEMENTWISE_FUSABLE
+    )
+
+
+def packed_conv2d(
+    data: te.Tensor,
+    weights: te.Tensor,
+    outputs: int,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> te.Tensor:
+    """(n, h, w, inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs)."""
+    blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape)
+    height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
+    data = _padded(data, padding)
+    row = te.reduce_axis((0, kernel_height), "kernel_row")
+    column = te.reduce_axis((0, kernel_width), "kernel_column")
+    channel = te.reduce_axis((0, inputs), "input_channel")
+    packed = te.compute(
+        (data.shape[0], height, width, blocks, lanes),
+        lambda n, h, w, block, lane: te.sum(
+            data[
+                n,
+                h * strides[0] + row * dilation[0],
+                w * strides[1] + column * dilation[1],
+                channel,
+            ]
+            * weights[block, row, column, channel, lane],
+            axis=[row, column, channel],
+        ),
+        name=PACKED,
+    )
+    return te.compute(
+        (data.shape[0], height, width, outputs),
+        lambda n, h, w, c: packed[n, h, w, c // lanes, c % lanes],
+        name="crop",
+    )
+
+
+def packed_dense(data: te.Tensor, weights: te.Tensor, outputs: int) -> te.Tensor:
+    """(rows, inputs) with (blocks, inputs, lanes) to (rows, outputs)."""
+    blocks, inputs, lanes = (int(size) for size in weights.shape)
+    channel = te.reduce_axis((0, inputs), "input_channel")
+    packed = te.compute(
+        (data.shape[0], blocks, lanes),
+        lambda row, block, lane: te.sum(
+            data[row, channel] * weights[block, channel, lane], axis=channel
+        ),
+        name=PACKED,
+    )
+    return te.compute(
+        (data.shape[0], outputs), lambda row, c: packed[row, c // lanes, c % lanes], name="crop"
+    )
+
+
+def depthwise_conv2d(
+    data: te.Tensor,
+    filters: te.Tensor,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> te.Tensor:
+    """(n, h, w, channels) with (kh, kw, channels) to (n, oh, ow, channels)."""
+    kernel_height, kernel_width, channels = (int(size) for size in filters.shape)
+    height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
+    data = _padded(data, padding)
+    row = te.reduce_axis((0, kernel_height), "kernel_row")
+    column = te.reduce_axis((0, kernel_width), "kernel_column")
+    return te.compute(
+        (data.shape[0], height, width, channels),
+        lambda n, h, w, c: te.sum(
+            data[n, h * strides[0] + row * dilation[0], w * strides[1] + column * dilation[1], c]
+            * filters[row, column, c],
+            axis=[row, column],
+        ),
+        name=DEPTHWISE,
+    )
+
+
+def _padded(data: te.Tensor, padding: list[int]) -> te.Tensor:
+    top, left, bottom, right = padding
+    if not any(padding):
+        return data
+    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
+
+
+def _output_size(
+    data: te.Tensor,
+    kernel: tuple[int, int],
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> tuple[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr]:
+    """(height, width) of a convolution's output; integers where the input's are."""
+    top, left, bottom, right = padding
+    height, width = (
+        int(extent) if isinstance(extent, tvm.tirx.IntImm) else extent
+        for extent in (data.shape[1], data.shape[2])
+    )
+    return (
+        (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // strides[0] + 1,
+        (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // strides[1] + 1,
+    )

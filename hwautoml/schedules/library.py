@@ -1,0 +1,82 @@
+"""Schedules a whole module: recorded tilings where there are any, the fixed rule elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from hwautoml.schedules import dispatch
+from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.tiling import Tiling
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScheduleReport:
+    """Names of the functions, by what scheduled them."""
+
+    tuned: tuple[str, ...]
+    by_rule: tuple[str, ...]
+    fallbacks: tuple[str, ...]
+
+
+def function_key(function: tvm.tirx.PrimFunc) -> str:
+    """Equal for functions that differ only in name; stable across processes."""
+    if function.attrs and "global_symbol" in function.attrs:
+        function = function.without_attr("global_symbol")
+    return f"{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
+
+
+def functions_of(module: tvm.IRModule) -> dict[str, tvm.tirx.PrimFunc]:
+    """The module's low-level functions by name."""
+    return {
+        variable.name_hint: function
+        for variable, function in module.functions.items()
+        if isinstance(function, tvm.tirx.PrimFunc)
+    }
+
+
+def schedule_module(
+    module: tvm.IRModule, machine: Machine, tilings: Mapping[str, Tiling]
+) -> tuple[tvm.IRModule, ScheduleReport]:
+    """Every function of a lowered module scheduled; ``tilings`` by `function_key`."""
+    done: dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc] = {}
+    tuned, by_rule, fallbacks = [], [], []
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function):
+            done[variable] = function
+            continue
+        name, recorded = variable.name_hint, tilings.get(function_key(function))
+        result = None
+        if recorded is not None:
+            result = dispatch.scheduled(function, recorded, machine)
+            if result is not None:
+                tuned.append(name)
+        if result is None:
+            result = schedule_by_rule(function, machine)
+            if result is not None:
+                by_rule.append(name)
+        if result is None:
+            _LOGGER.warning("no schedule family covers %s: plain loops", name)
+            result = dispatch.fallback(function)
+            fallbacks.append(name)
+        done[variable] = result
+    report = ScheduleReport(tuple(tuned), tuple(by_rule), tuple(fallbacks))
+    return tvm.IRModule(done, attrs=module.attrs), report
+
+
+def schedule_by_rule(
+    function: tvm.tirx.PrimFunc, machine: Machine
+) -> tvm.tirx.PrimFunc | None:
+    """The function with the first of its candidates that applies, or None."""
+    for tiling in dispatch.candidates(function, machine)[:8]:
+        result = dispatch.scheduled(function, tiling, machine)
+        if result is not None:
+            return result
+    return None

@@ -1,0 +1,56 @@
+"""An ONNX model becomes an NHWC module of fused functions, ready to be scheduled."""
+
+from __future__ import annotations
+
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import from_onnx
+
+from hwautoml.errors import CompileError, UnsupportedOperatorError
+from hwautoml.schedules.legalize import legalizers
+from hwautoml.schedules.simplify import simplify
+from hwautoml.schedules.vector_unit import vector_unit
+
+def import_onnx(model: onnx.ModelProto, name: str) -> tvm.IRModule:
+    """The relax module of a model; ``name`` is what errors call it.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        TVM's importer has no translation for an operator of the model.
+    CompileError
+        The importer cannot handle the way the model uses an operator.
+    """
+    try:
+        return from_onnx(model, keep_params_in_input=False)
+    except (tvm.error.OpError, NotImplementedError) as error:
+        raise UnsupportedOperatorError(
+            f"TVM cannot import {name}: {error}",
+            fix="use the onnxruntime backend (runtime = onnxruntime in the target)",
+        ) from error
+    except (tvm.error.InternalError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise CompileError(
+            f"TVM's ONNX importer failed on {name}: {error}",
+            fix="use the onnxruntime backend, or export with static shapes",
+        ) from error
+
+
+def lower(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
+    """Imported relax to fused, unscheduled functions in NHWC with packed weights."""
+    before = [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.CanonicalizeBindings(),
+    ]
+    module = simplify(tvm.transform.Sequential(before)(module))
+    module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
+    module = simplify(module)
+    after = [
+        relax.transform.LegalizeOps(legalizers(vector_unit(target))),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+    ]
+    with target:
+        return tvm.transform.Sequential(after)(module)

@@ -1,0 +1,235 @@
+"""Graph clean-up: operators are rewritten so that layouts flow and nothing is left to fold.
+
+``relax.transform.FoldConstant`` compiles and runs one function per constant expression
+(seconds for a small network); the few kinds that occur in an exported network are folded
+here with numpy instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+#: An image with fewer channels than this is normalised row by row (see `_widen`).
+_NARROW_CHANNELS = 8
+
+
+def simplify(module: tvm.IRModule) -> tvm.IRModule:
+    """``module`` (relax, before legalisation) with the rewrites of this file applied."""
+    functions = {
+        variable: (
+            _Simplifier(module).visit_expr(function)
+            if isinstance(function, relax.Function)
+            else function
+        )
+        for variable, function in module.functions.items()
+    }
+    clean = [
+        relax.transform.Normalize(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.DeadCodeElimination(),
+    ]
+    return tvm.transform.Sequential(clean)(tvm.IRModule(functions, attrs=module.attrs))
+
+
+def constant_array(expression: relax.Expr) -> np.ndarray | None:
+    """The value of a constant tensor expression, or None."""
+    value = getattr(expression, "value", None)
+    return value.numpy() if isinstance(value, tvm.runtime.Tensor) else None
+
+
+def static_shape(expression: relax.Expr) -> tuple[int, ...] | None:
+    """The shape of a tensor expression, or None where it is not known at compile time."""
+    shape = getattr(expression.ty, "shape", None)
+    if not isinstance(shape, relax.ShapeExpr):
+        return None
+    extents = [getattr(extent, "value", None) for extent in shape.values]
+    return None if None in extents else tuple(int(extent) for extent in extents)
+
+
+@mutator
+class _Simplifier(PyExprMutator):
+    """Visits calls in order; a rule sees arguments with variables traced back to their value."""
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if not isinstance(call.op, tvm.ir.Op):
+            return call
+        values = [self.trace(argument) for argument in call.args]
+        folded = _fold(call, values)
+        if folded is not None:
+            return relax.const(folded, str(folded.dtype))
+        rule = _RULES.get(call.op.name)
+        replacement = rule(self, call, values) if rule is not None else None
+        return call if replacement is None else replacement
+
+    def trace(self, expression: relax.Expr) -> relax.Expr:
+        """The expression a variable is bound to, through any chain of aliases."""
+        while isinstance(expression, relax.Var):
+            bound = self.lookup_binding(expression)
+            if bound is None:
+                return expression
+            expression = bound
+        return expression
+
+    def emit(self, expression: relax.Expr) -> relax.Var:
+        """``expression`` bound to a new variable (nested calls are not normal form)."""
+        return self.builder_.emit(self.builder_.normalize(expression))
+
+
+Rule = Callable[[_Simplifier, relax.Call, list[relax.Expr]], "relax.Expr | None"]
+
+
+def _scalar(expression: relax.Expr) -> float:
+    """The number in a constant, whichever of TVM's node kinds holds it."""
+    array = constant_array(expression)
+    if array is not None:
+        return float(array.reshape(()))
+    value = expression.value
+    return float(getattr(value, "value", value))
+
+
+def _fold(call: relax.Call, values: list[relax.Expr]) -> np.ndarray | None:
+    """The value of a call whose arguments are all constant, for the kinds known here."""
+    name = call.op.name
+    if name == "relax.shape_to_tensor":
+        if not _is_call(values[0], "relax.shape_of"):
+            return None
+        shape = static_shape(values[0].args[0])
+        return None if shape is None else np.array(shape, "int64")
+    if name == "relax.reshape":
+        data, shape = constant_array(values[0]), static_shape(call)
+        return data.reshape(shape) if data is not None and shape is not None else None
+    folder = _FOLDERS.get(name)
+    arrays = [constant_array(value) for value in values]
+    if folder is None or not arrays or any(array is None for array in arrays):
+        return None
+    return np.ascontiguousarray(folder(call.attrs, *arrays)).astype(call.ty.dtype.dtype)
+
+
+def _fold_take(attrs: tvm.ir.Attrs, data: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    return np.take(data, indices, axis=None if attrs.axis is None else int(attrs.axis))
+
+
+_FOLDERS: dict[str, Callable[..., np.ndarray]] = {
+    "relax.add": lambda _, a, b: a + b,
+    "relax.subtract": lambda _, a, b: a - b,
+    "relax.multiply": lambda _, a, b: a * b,
+    "relax.divide": lambda _, a, b: a / b,
+    "relax.less": lambda _, a, b: a < b,
+    "relax.where": lambda _, condition, a, b: np.where(condition, a, b),
+    "relax.sqrt": lambda _, a: np.sqrt(a),
+    "relax.astype": lambda _, a: a,
+    "relax.take": _fold_take,
+    "relax.permute_dims": lambda attrs, a: a.transpose(
+        None if attrs.axes is None else [int(axis) for axis in attrs.axes]
+    ),
+}
+
+
+def _clip(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr:
+    """``clip`` has no layout inference in TVM: every one would leave two transposes behind."""
+    low, high = _scalar(values[1]), _scalar(values[2])
+    data, dtype = call.args[0], str(call.ty.dtype)
+    floored = (
+        relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(low, dtype))
+    )
+    return relax.op.minimum(mutator.emit(floored), relax.const(high, dtype))
+
+
+def _divide(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    """Division by a constant number: multiplication is several times cheaper per vector."""
+    divisor = constant_array(values[1])
+    if divisor is None or divisor.size != 1 or divisor.dtype.kind != "f" or not divisor.all():
+        return None
+    reciprocal = (1.0 / divisor.astype("float64")).astype(divisor.dtype)
+    return relax.op.multiply(call.args[0], relax.const(reciprocal, str(reciprocal.dtype)))
+
+
+def _take(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    """torch exports adaptive pooling as a gather of every element in order: a reshape."""
+    indices, shape = constant_array(values[1]), static_shape(call.args[0])
+    if indices is None or shape is None or len(shape) != 1 or indices.size != shape[0]:
+        return None
+    if not np.array_equal(indices.reshape(-1), np.arange(shape[0])):
+        return None
+    return _reshaped(call.args[0], values[0], indices.shape)
+
+
+def _reshape(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    target = static_shape(call)
+    return None if target is None else _reshaped(call.args[0], values[0], target)
+
+
+def _reshaped(data: relax.Expr, traced: relax.Expr, target: tuple[int, ...]) -> relax.Expr:
+    """``data`` in shape ``target``, looking through an earlier reshape, dropping idle ones."""
+    if _is_call(traced, "relax.reshape"):
+        data = traced.args[0]
+    return data if static_shape(data) == tuple(target) else relax.op.reshape(data, target)
+
+
+def _permute(
+    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
+) -> relax.Expr | None:
+    """Transposes that undo each other, or that move only axes of length one, are no transposes."""
+    data, axes, shape = call.args[0], _axes(call), static_shape(call.args[0])
+    if _is_call(values[0], "relax.permute_dims"):
+        inner = _axes(values[0])
+        data, axes = values[0].args[0], [inner[axis] for axis in axes]
+        shape = static_shape(data)
+        if axes == sorted(axes):
+            return data
+    if shape is not None:
+        moved = [axis for axis in axes if shape[axis] != 1]
+        if moved == sorted(moved):
+            return _reshaped(data, mutator.trace(data), tuple(shape[axis] for axis in axes))
+    return relax.op.permute_dims(data, axes)
+
+
+def _axes(call: relax.Call) -> list[int]:
+    rank = int(call.args[0].ty.ndim)
+    if call.attrs.axes is None:
+        return list(reversed(range(rank)))
+    return [int(axis) % rank for axis in call.attrs.axes]
+
+
+def _widen(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    """Per-channel arithmetic on a (N, H, W, 3) image, done on rows of W x 3 numbers.
+
+    Three channels fill no vector; a row does, with the constants repeated along it.
+    """
+    shape, constant = static_shape(call), constant_array(values[1])
+    if shape is None or len(shape) != 4 or constant is None or constant.size < 2:
+        return None
+    channels = shape[3]
+    per_channel = constant.ndim >= 1 and constant.size == constant.shape[-1] == channels
+    if not per_channel or channels >= _NARROW_CHANNELS or static_shape(call.args[0]) != shape:
+        return None
+    data = values[0]
+    rows = (shape[0], shape[1], shape[2] * channels)
+    flat = data.args[0] if _is_call(data, "relax.reshape") else call.args[0]
+    if static_shape(flat) != rows:
+        flat = mutator.emit(relax.op.reshape(call.args[0], rows))
+    tiled = relax.const(np.tile(constant.reshape(-1), shape[2]), str(constant.dtype))
+    return relax.op.reshape(mutator.emit(relax.Call(call.op, [flat, tiled])), shape)
+
+
+def _is_call(expression: relax.Expr, name: str) -> bool:
+    operator = getattr(expression, "op", None)
+    return isinstance(operator, tvm.ir.Op) and operator.name == name
+
+
+_RULES: dict[str, Rule] = {
+    "relax.clip": _clip,
+    "relax.divide": _divide,
+    "relax.take": _take,
+    "relax.reshape": _reshape,
+    "relax.permute_dims": _permute,
+    "relax.add": _widen,
+    "relax.subtract": _widen,
+    "relax.multiply": _widen,
+}

@@ -1,0 +1,186 @@
+"""A small tuner: times a few candidates of the functions that matter most, in this process.
+
+A candidate that crashes takes the process down; callers run the tuner in a child process,
+pass on what crashed, and start it again from its records.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from hwautoml.schedules import dispatch
+from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
+from hwautoml.schedules.library import function_key, functions_of
+from hwautoml.schedules.records import Record, Records
+from hwautoml.schedules.tiling import Tiling
+
+_LOGGER = logging.getLogger(__name__)
+#: Multiply-adds per microsecond that an untimed function is taken to run at.
+_GUESSED_STEPS_PER_US = 20_000.0
+_GUESSED_OVERHEAD_US = 2.0
+_MIN_REPEAT_MS, _NUM_REPEATS = 2, 4
+#: A candidate this many times slower than the best one is not timed any further.
+_HOPELESS_RATIO = 1.5
+
+#: Called before each trial with (function key, candidate, trials so far).
+TrialCallback = Callable[[str, str, Tiling, int], None]
+
+
+@dataclass
+class _Task:
+    """One distinct function of the network while it is being tuned."""
+
+    key: str
+    name: str
+    function: tvm.tirx.PrimFunc
+    num_calls: int
+    order: list[Tiling]
+    guess_us: float
+    record: Record
+    arguments: list[tvm.runtime.Tensor] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        return self.record.num_tried >= len(self.order)
+
+    @property
+    def priority(self) -> float:
+        """Time at stake, less with every candidate tried without an end in sight."""
+        known = self.record.tiling is not None
+        time_us = self.record.time_us if known else self.guess_us
+        return self.num_calls * time_us / (1 + self.record.num_tried)
+
+
+class Tuner:
+    """Tunes the functions of one lowered module for one target."""
+
+    def __init__(
+        self,
+        module: tvm.IRModule,
+        target: tvm.target.Target,
+        machine: Machine,
+        records: Records,
+        seed: int = 0,
+    ) -> None:
+        self.target, self.machine, self.records = target, machine, records
+        self.generator = np.random.default_rng(seed)
+        calls = _count_calls(module)
+        self.tasks: dict[str, _Task] = {}
+        for name, function in functions_of(module).items():
+            key = function_key(function)
+            if key in self.tasks:
+                self.tasks[key].num_calls += calls[name]
+                continue
+            task = self._task(key, name, function, calls[name])
+            if task is not None:
+                self.tasks[key] = task
+
+    def run(self, budget_sec: float, on_trial: TrialCallback | None = None) -> int:
+        """Tries candidates until the budget is spent; returns how many were tried."""
+        deadline, num_trials = time.perf_counter() + budget_sec, 0
+        while time.perf_counter() < deadline:
+            open_tasks = [task for task in self.tasks.values() if not task.is_done]
+            if not open_tasks:
+                break
+            task = max(open_tasks, key=lambda candidate: candidate.priority)
+            tiling = task.order[task.record.num_tried]
+            if tiling not in task.record.crashed:
+                if on_trial is not None:
+                    on_trial(task.key, task.name, tiling, num_trials)
+                self._try(task, tiling)
+                num_trials += 1
+            task.record = replace(task.record, num_tried=task.record.num_tried + 1)
+            self.records.put(str(self.target), task.key, task.record)
+            self.records.save()
+        return num_trials
+
+    def _task(
+        self, key: str, name: str, function: tvm.tirx.PrimFunc, num_calls: int
+    ) -> _Task | None:
+        """The tuning task of a function, or None where there is nothing to choose."""
+        kernel = Kernel(function)
+        found = dispatch.candidates(function, self.machine) if kernel.is_static else []
+        if len(found) < 2:
+            return None
+        record = self.records.get(str(self.target), key) or Record(name)
+        guess_us = kernel.multiply_adds() / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
+        order = _explore(found, np.random.default_rng(int(key, 16)))
+        return _Task(key, name, function, num_calls, order, guess_us, record)
+
+    def _try(self, task: _Task, tiling: Tiling) -> None:
+        """Builds and times one candidate; its record improves if it is the fastest so far."""
+        scheduled = dispatch.scheduled(task.function, tiling, self.machine)
+        if scheduled is None:
+            return
+        if not task.arguments:
+            task.arguments = _random_arguments(task.function, self.generator)
+        try:
+            time_us = self._time_us(scheduled, task)
+        except SCHEDULING_ERRORS as error:
+            _LOGGER.debug("%s: %s does not build: %s", task.name, tiling, error)
+            return
+        if time_us < task.record.time_us:
+            task.record = replace(task.record, tiling=tiling, time_us=time_us)
+
+    def _time_us(self, function: tvm.tirx.PrimFunc, task: _Task) -> float:
+        """The shortest mean run time, in microseconds, over a few repeats."""
+        module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+        library = tvm.compile(module, target=self.target)
+        once = library.time_evaluator("main", tvm.cpu(), number=1, repeat=2)(*task.arguments)
+        first_us = min(once.results) * 1e6
+        if first_us > 4 * task.record.time_us + 100:
+            return first_us
+        number = max(1, round(_MIN_REPEAT_MS * 1e3 / max(first_us, 1.0)))
+        timed = library.time_evaluator("main", tvm.cpu(), number=number, repeat=1)
+        best_us = first_us
+        for _ in range(_NUM_REPEATS):
+            best_us = min(best_us, timed(*task.arguments).results[0] * 1e6)
+            if best_us > _HOPELESS_RATIO * task.record.time_us:
+                break
+        return best_us
+
+
+def _explore(candidates: list[Tiling], generator: np.random.Generator) -> list[Tiling]:
+    """The fixed rule's choice, then by turns its next best and one drawn at random."""
+    shuffled = [candidates[index] for index in generator.permutation(len(candidates))]
+    by_turns = (tiling for pair in zip(candidates, shuffled, strict=True) for tiling in pair)
+    return list(dict.fromkeys(by_turns))
+
+
+def _count_calls(module: tvm.IRModule) -> Counter[str]:
+    """How often each low-level function is called by the module's graph functions."""
+    calls: Counter[str] = Counter()
+
+    def visit(expression: relax.Expr) -> None:
+        if isinstance(expression, relax.Call):
+            arguments: Iterable[relax.Expr] = expression.args
+            calls.update(
+                argument.name_hint for argument in arguments if isinstance(argument, tvm.ir.GlobalVar)
+            )
+
+    for function in module.functions.values():
+        if isinstance(function, relax.Function):
+            relax.analysis.post_order_visit(function, visit)
+    return calls
+
+
+def _random_arguments(
+    function: tvm.tirx.PrimFunc, generator: np.random.Generator
+) -> list[tvm.runtime.Tensor]:
+    """Tensors of the shapes and types of a function's parameters."""
+    arguments = []
+    for parameter in function.params:
+        buffer = function.buffer_map[parameter]
+        shape = [int(extent) for extent in buffer.shape]
+        values = generator.random(shape, dtype="float32") - 0.5
+        arguments.append(tvm.runtime.tensor((values * 4).astype(str(buffer.dtype))))
+    return arguments

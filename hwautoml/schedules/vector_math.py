@@ -1,0 +1,77 @@
+"""Transcendental functions that a compiler can vectorise (libm calls stay scalar)."""
+
+from __future__ import annotations
+
+from tvm import te, tirx
+
+#: Coefficients of Cephes' single-precision expf, highest power first.
+_EXP_POLYNOMIAL = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
+_LOG2_E = 1.44269504088896341
+#: ln 2 in two parts: the first is exact in float32, so the range reduction loses no digits.
+_LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
+_EXP_LOWEST, _EXP_HIGHEST = -87.3, 88.3762626647950
+
+
+def exp(x: tirx.PrimExpr) -> tirx.PrimExpr:
+    """e**x for float32, within about 2 units in the last place, clamped to finite results."""
+    x = tirx.max(tirx.min(x, _float(_EXP_HIGHEST)), _float(_EXP_LOWEST))
+    exponent = tirx.floor(x * _float(_LOG2_E) + _float(0.5))
+    rest = x - exponent * _float(_LN2_HIGH) - exponent * _float(_LN2_LOW)
+    series = _float(_EXP_POLYNOMIAL[0])
+    for coefficient in _EXP_POLYNOMIAL[1:]:
+        series = series * rest + _float(coefficient)
+    series = series * rest * rest + rest + _float(1.0)
+    bits = (tirx.Cast("int32", exponent) + tirx.const(127, "int32")) << tirx.const(23, "int32")
+    return series * tirx.reinterpret("float32", bits)
+
+
+def sigmoid(x: tirx.PrimExpr) -> tirx.PrimExpr:
+    """1 / (1 + e**-x) for float32."""
+    return _float(1.0) / (_float(1.0) + exp(-x))
+
+
+def elementwise_exp(data: te.Tensor) -> te.Tensor:
+    """`exp` of every element."""
+    return te.compute(data.shape, lambda *index: exp(data(*index)), name="vector_exp")
+
+
+def elementwise_sigmoid(data: te.Tensor) -> te.Tensor:
+    """`sigmoid` of every element."""
+    return te.compute(data.shape, lambda *index: sigmoid(data(*index)), name="vector_sigmoid")
+
+
+def elementwise_silu(data: te.Tensor) -> te.Tensor:
+    """x * sigmoid(x) of every element."""
+    return te.compute(
+        data.shape, lambda *index: data(*index) * sigmoid(data(*index)), name="vector_silu"
+    )
+
+
+def softmax_rows(data: te.Tensor) -> te.Tensor:
+    """Softmax along the last axis of a (rows, columns) float32 tensor."""
+    rows, columns = data.shape
+    axis = te.reduce_axis((0, columns), "column")
+    largest = te.compute(
+        (rows,), lambda row: te.max(data[row, axis], axis=axis), name="softmax_largest"
+    )
+    powers = te.compute(
+        data.shape, lambda row, column: exp(data[row, column] - largest[row]), name="softmax_exp"
+    )
+    axis = te.reduce_axis((0, columns), "column")
+    total = te.compute(
+        (rows,), lambda row: te.sum(powers[row, axis], axis=axis), name="softmax_total"
+    )
+    return te.compute(
+        data.shape, lambda row, column: powers[row, column] / total[row], name="softmax"
+    )
+
+
+def _float(value: float) -> tirx.PrimExpr:
+    return tirx.const(value, "float32")

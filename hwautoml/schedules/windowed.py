@@ -1,0 +1,95 @@
+"""Depthwise convolutions and poolings: each channel has its own small window."""
+
+from __future__ import annotations
+
+from hwautoml.schedules.kernel import Kernel
+from hwautoml.schedules.legalize import PACKED
+from hwautoml.schedules.tiling import (
+    Tiling,
+    divisors,
+    parallelize,
+    place_paddings,
+    tile_output,
+)
+from hwautoml.schedules.vector_unit import VectorUnit
+
+NAME = "windowed"
+_BEST_ACCUMULATORS, _FEWEST_ACCUMULATORS = 12, 8
+_MAX_ROWS, _MAX_COLUMNS, _MAX_VECTORS = 4, 16, 4
+#: A window larger than this (a global pooling) is a reduction, not a window.
+_MAX_WINDOW = 49
+
+
+def fits(kernel: Kernel) -> bool:
+    """Whether the function is one reduction from (n, h, w, c) over a window of (kh, kw)."""
+    if len(kernel.reductions) != 1 or kernel.name(kernel.reduction) == PACKED:
+        return False
+    shape, window = (
+        kernel.spatial_extents(kernel.reduction),
+        kernel.reduction_extents(kernel.reduction),
+    )
+    small = len(window) == 2 and 0 < window[0] * window[1] <= _MAX_WINDOW
+    if not small or len(shape) != 4 or 0 in shape[1:] or shape[1] * shape[2] == 1:
+        return False
+    return not kernel.near or kernel.spatial_extents(kernel.near[-1])[1:] == shape[1:]
+
+
+def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
+    """Tilings to try, the most promising first; the first one is the fixed rule."""
+    _, height, width, channels = kernel.spatial_extents(kernel.reduction)
+    groups = [
+        size for size in divisors(channels, _MAX_VECTORS * unit.lanes) if size % unit.lanes == 0
+    ] or [divisors(channels, unit.lanes)[-1]]
+    paddings = ("apart", "tile", "inline") if kernel.paddings() else ("apart",)
+    found = []
+    for size in groups:
+        vectors = -(-size // unit.lanes)
+        for rows in divisors(height, _MAX_ROWS):
+            for columns in divisors(width, _MAX_COLUMNS):
+                if rows * columns * vectors > unit.num_accumulators and rows * columns > 1:
+                    continue
+                for outside in (True, False) if size < channels else (False,):
+                    found += [
+                        Tiling(rows, columns, size, size, outside, 1, padding)
+                        for padding in paddings
+                    ]
+    found.sort(key=lambda tiling: _penalty(tiling, unit))
+    return found
+
+
+def _penalty(tiling: Tiling, unit: VectorUnit) -> float:
+    """How far a tiling is from the shape that ran fastest on most layers (lower is better)."""
+    accumulators = tiling.rows * tiling.columns * -(-tiling.channels // unit.lanes)
+    penalty = abs(accumulators - _BEST_ACCUMULATORS) + 0.1 * abs(tiling.rows - 2)
+    penalty += 4 if accumulators < _FEWEST_ACCUMULATORS else 0
+    penalty += 0 if tiling.channels_outside else 0.5
+    return penalty + {"apart": 0.0, "tile": 0.6, "inline": 0.8}[tiling.padding]
+
+
+def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None:
+    """Schedules the kernel: the window is unrolled around a register tile."""
+    schedule, reduction = kernel.schedule, kernel.reduction
+    kernel.inline([*kernel.near[:-1], *kernel.far[:-1]])
+    paddings = kernel.paddings()
+    kernel.inline([block for block in kernel.before if block not in paddings])
+    if kernel.far:
+        kernel.vectorize_tail(kernel.far[-1], unit.lanes)
+    if kernel.near:
+        output = kernel.near[-1]
+    else:
+        schedule.cache_write(reduction, 0, "global")
+        (output,) = schedule.get_consumers(reduction)
+    loops = tile_output(kernel, output, tiling)
+    schedule.compute_at(reduction, loops.outer[-1], preserve_unit_loops=True)
+    place_paddings(kernel, loops, tiling, unit.lanes)
+    inside = schedule.get_loops(reduction)[-6:]
+    spatial, window = inside[:4], inside[4:]
+    schedule.reorder(*window, *spatial)
+    schedule.vectorize(spatial[-1])
+    schedule.vectorize(loops.vector)
+    for loop in [*spatial[:-1], *window, *loops.inner]:
+        schedule.unroll(loop)
+    schedule.set_scope(reduction, 0, "local")
+    schedule.decompose_reduction(reduction, window[0])
+    if num_threads > 1:
+        parallelize(kernel, loops, tiling)
