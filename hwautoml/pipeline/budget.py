@@ -1,0 +1,54 @@
+"""One wall-clock budget for the whole run, split over its stages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_DEFAULT_SEC = 7200.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds per stage. ``profile`` and ``ship`` are caps and estimates, the others are used up."""
+
+    total: float
+    profile: float
+    train: float
+    search: float
+    specialise: float
+    ship: float
+    num_finalists: int
+    max_evaluations: int
+    tune: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def default_budget_sec(num_images: int, image_size: int) -> float:
+    """About 95 s for the built-in digits, half an hour for CIFAR-10, two hours at most."""
+    return min(95.0 + 0.035 * num_images * (image_size / 32) ** 2, MAX_DEFAULT_SEC)
+
+
+def profile_cap_sec(total: float) -> float:
+    return min(max(0.12 * total, 10.0), 240.0)
+
+
+def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
+    """Split what is left of ``total`` after ``elapsed`` seconds of loading and profiling.
+
+    Exporting, compiling and measuring take what they take, so they are set aside first; of the rest a bit
+    over half goes to the winner alone, because a network trained alone ends up better than its shared
+    weights (measured on CIFAR-10: docs/benchmarks.md).
+    """
+    finalists = 1 if total < 60 else 2 if total < 400 else 3
+    tune = min(max(0.04 * total, 2.0), 120.0) if has_tvm else 0.0
+    ship = min(8.0 + finalists * (4.0 + (9.0 if has_tvm else 0.0)) + tune, 0.6 * total)
+    rest = max(total - elapsed - ship, 0.15 * total)
+    search = min(0.12 * rest, 150.0)
+    train = 0.42 * (rest - search) if total > 300 else 0.65 * (rest - search)
+    return Plan(
+        total=total, profile=profile_cap_sec(total), train=train, search=search, specialise=rest - search - train,
+        ship=ship, num_finalists=finalists, max_evaluations=40 if total < 180 else 200, tune=tune,
+    )

@@ -1,0 +1,72 @@
+"""What the stages of one run share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwautoml.core.progress import OnProgress, Progress
+from hwautoml.core.target import Target
+from hwautoml.pipeline.settings import RunSettings
+from hwautoml.store.run_store import RunStore
+
+if TYPE_CHECKING:
+    from hwautoml.core.latency_table import LatencyTable
+    from hwautoml.datasets import ImageDataset
+    from hwautoml.pipeline.budget import Plan
+    from hwautoml.spaces.mobile import MobileSpace
+
+
+@dataclass
+class Job:
+    """Filled from top to bottom as the stages pass."""
+
+    store: RunStore
+    settings: RunSettings
+    target: Target
+    on_progress: OnProgress
+    profiles_dir: Path | None = None
+    dataset: ImageDataset = field(init=False)
+    space: MobileSpace = field(init=False)
+    table: LatencyTable = field(init=False)
+    plan: Plan = field(init=False)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder
+
+    @property
+    def elapsed_sec(self) -> float:
+        """Wall-clock time of the run so far, earlier sessions included."""
+        return float(self.store.setting("elapsed_sec", 0.0)) + time.monotonic() - self.started
+
+    def save_elapsed(self) -> None:
+        self.store.set_setting("elapsed_sec", self.elapsed_sec)
+        self.started = time.monotonic()
+
+    def report(self, stage: str, share: float, text: str = "") -> None:
+        self.on_progress(Progress(stage, share, text))
+
+    @contextmanager
+    def timed_stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Runs a stage; what is put into the yielded mapping is stored when it succeeds.
+
+        Seconds of an interrupted try count too.
+        """
+        payload: dict[str, Any] = {}
+        began = time.monotonic()
+        before = float(self.store.setting(f"seconds.{name}", 0.0))
+        self.report(name, 0.0)
+        try:
+            yield payload
+        finally:
+            seconds = before + time.monotonic() - began
+            self.store.set_setting(f"seconds.{name}", seconds)
+            self.save_elapsed()
+        self.store.finish_stage(name, seconds, payload)
+        self.report(name, 1.0)

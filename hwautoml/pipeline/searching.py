@@ -1,0 +1,152 @@
+"""Stage and verb: the front of accuracy against latency; evaluations are journaled as they finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwautoml.core.space import Architecture
+from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.training import load_supernet
+from hwautoml.searchers import load_searcher
+from hwautoml.searchers.problem import SearchProblem, front
+from hwautoml.store.run_store import Evaluation
+
+if TYPE_CHECKING:
+    import torch
+
+    from hwautoml.core.latency_table import LatencyTable
+    from hwautoml.datasets import ImageDataset
+    from hwautoml.spaces.mobile import MobileSpace
+
+SHARED_WEIGHTS = "supernet"
+MAX_VALIDATION_IMAGES = 2000
+RECALIBRATION_IMAGES = 512
+
+
+def search_stage(job: Job) -> None:
+    if job.store.stage("search") is not None:
+        return
+    with job.timed_stage("search") as payload:
+        problem = run_search(job, job.table, job.settings.latency_ms, job.plan.max_evaluations, job.plan.search)
+        payload["num_evaluations"] = len(problem.scores)
+
+
+def run_search(job: Job, table: LatencyTable, limit_ms: float, max_evaluations: int, budget_sec: float) -> SearchProblem:
+    """Search from everything the journal already knows."""
+    known = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
+    problem = SearchProblem(
+        space=job.space, evaluate=_LazyEvaluator(job), latencies=latencies_of(job.space, table), limit_ms=limit_ms,
+        rng=np.random.default_rng(job.settings.seed), max_evaluations=max_evaluations, budget_sec=budget_sec,
+        scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
+        on_progress=lambda done, total, text: job.report("search", min(done / total, 0.999), text),
+    )
+    load_searcher(job.settings.searcher).search(problem)
+    return problem
+
+
+def latencies_of(
+    space: MobileSpace, table: LatencyTable
+) -> Callable[[Sequence[Architecture]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    return lambda architectures: table.predict_many([space.layers(a) for a in architectures])
+
+
+def front_rows(problem: SearchProblem, origin: str) -> list[dict[str, Any]]:
+    """The front as plain rows, fastest first."""
+    architectures = front(problem)
+    if not architectures:
+        return []
+    means, deviations = problem.latencies(architectures)
+    return [
+        {
+            "id": a.id, "values": a.as_dict, "accuracy_val": problem.scores[a], "latency_ms": float(ms),
+            "latency_std_ms": float(std), "latency_origin": origin, "meets_limit": bool(ms <= problem.limit_ms),
+        }
+        for a, ms, std in zip(architectures, means, deviations, strict=True)
+    ]
+
+
+class Evaluator:
+    """Scores subnets of a trained supernet on a fixed part of the validation split."""
+
+    def __init__(self, job: Job) -> None:
+        from hwautoml.supernets.training import default_device
+
+        self.job, self.device = job, default_device()
+        self.supernet = load_supernet(job)
+        self._recalibration: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._validation: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def __call__(self, architecture: Architecture) -> float:
+        from hwautoml.supernets.scoring import Normalised, confusion_matrix
+
+        started = time.monotonic()
+        resolution = self.job.space.resolution(architecture)
+        network = self.recalibrated(architecture)
+        scored = Normalised(network, self.job.dataset.mean, self.job.dataset.std).to(self.device)
+        confusion = confusion_matrix(scored, self._validation_batches(resolution), self.job.dataset.num_classes)
+        evaluation = Evaluation(architecture, SHARED_WEIGHTS, "val", confusion, time.monotonic() - started)
+        self.job.store.add_evaluation(evaluation)
+        return evaluation.accuracy
+
+    def recalibrated(self, architecture: Architecture) -> torch.nn.Module:
+        """The subnet cut out, with BatchNorm statistics of its own."""
+        from hwautoml.supernets.scoring import Normalised, recalibrate
+
+        network = self.supernet.cut_out(architecture)
+        normalised = Normalised(network, self.job.dataset.mean, self.job.dataset.std).to(self.device)
+        recalibrate(normalised, self.recalibration_batches(self.job.space.resolution(architecture)))
+        return network
+
+    def recalibration_batches(self, resolution: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        if resolution not in self._recalibration:
+            self._recalibration[resolution] = recalibration_batches(self.job.dataset, resolution, self.device)
+        return self._recalibration[resolution]
+
+    def _validation_batches(self, resolution: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        if resolution not in self._validation:
+            split = self.job.dataset.val
+            self._validation[resolution] = _first(split.batches(250, device=self.device, resolution=resolution),
+                                                  MAX_VALIDATION_IMAGES)
+        return self._validation[resolution]
+
+
+class _LazyEvaluator:
+    """Loads the supernet when the first evaluation is asked for: a search of known scores needs no weights."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.evaluator: Evaluator | None = None
+
+    def __call__(self, architecture: Architecture) -> float:
+        if self.evaluator is None:
+            self.evaluator = Evaluator(self.job)
+        return self.evaluator(architecture)
+
+
+def recalibration_batches(dataset: ImageDataset, resolution: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """A fixed, shuffled part of the training images without augmentation."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    batches = dataset.train.batches(128, shuffle=True, generator=generator, device=device, resolution=resolution)
+    return _first(batches, RECALIBRATION_IMAGES)
+
+
+def _first(batches: Any, num_images: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    taken, count = [], 0
+    for images, labels in batches:
+        taken.append((images, labels))
+        count += len(labels)
+        if count >= num_images:
+            break
+    return taken
+
+
+def scored_weights_path(folder: Path, architecture_id: str) -> Path:
+    return folder / "candidates" / architecture_id / "weights.safetensors"

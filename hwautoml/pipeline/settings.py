@@ -1,0 +1,66 @@
+"""What a run was asked to do; stored in its folder, so that ``--resume`` needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from hwautoml.errors import InvalidValueError, RunFolderError
+
+MIN_BUDGET_SEC = 30.0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """``None`` means: decided from the data, and written down once decided."""
+
+    source: str
+    target: str
+    latency_ms: float
+    budget_sec: float | None = None
+    image_size: int | None = None
+    channels: int | None = None
+    runtime: str = "auto"
+    searcher: str = "surrogate"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.latency_ms < float("inf"):
+            raise InvalidValueError(f"latency limit must be a positive number of ms, got {self.latency_ms}")
+        if self.budget_sec is not None and self.budget_sec < MIN_BUDGET_SEC:
+            raise InvalidValueError(
+                f"a budget of {self.budget_sec:g} s is too short to train, export and measure anything",
+                fix=f"--budget {MIN_BUDGET_SEC:g}s or more",
+            )
+        if not 0 <= self.seed < 2**31:
+            raise InvalidValueError(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunSettings:
+        unknown = set(data) - {field.name for field in fields(cls)}
+        if unknown:
+            raise RunFolderError(f"the run was made by another version: it has settings {sorted(unknown)}")
+        return cls(**data)
+
+
+def require_same(stored: RunSettings, given: Mapping[str, Any]) -> None:
+    """A resumed run does what it was started to do.
+
+    Raises:
+        RunFolderError: an option given with ``--resume`` differs from the stored one.
+    """
+    changed = {
+        name: (getattr(stored, name), value)
+        for name, value in given.items()
+        if value is not None and value != getattr(stored, name)
+    }
+    if changed:
+        text = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changed.items())
+        raise RunFolderError(
+            f"the run to resume was started with other settings: {text}",
+            fix="leave them out, or use another --out; for another limit or target of a finished run: hwautoml search",
+        )

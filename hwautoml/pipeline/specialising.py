@@ -1,0 +1,214 @@
+"""Stage: from the front to one winner - measured, fine-tuned, exported, compiled and measured again.
+
+Latency does not depend on weights. So candidates are measured *before* anything is spent on
+their training, and only those that meet the limit by measurement are trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwautoml.core.latency_table import Observation
+from hwautoml.core.measurement import Measurement
+from hwautoml.core.space import Architecture
+from hwautoml.devices.protocol import MeasureProtocol
+from hwautoml.errors import LimitNotMetError
+from hwautoml.pipeline.artifacts import deployable_probe
+from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, scored_weights_path
+from hwautoml.pipeline.tables import device_for, save_table
+from hwautoml.pipeline.training import batch_size, checkpoint, restore, training_batches, training_listener
+from hwautoml.store.files import read_tensors, write_tensors
+from hwautoml.store.run_store import Evaluation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FINE_TUNED = "fine-tuned"
+SCREEN_SIZE = 8
+MAX_SCREENS = 3
+FIRST_ROUND_SHARE = 0.35  # of the fine-tuning time goes to all finalists, the rest to the leader alone
+
+
+def specialise_stage(job: Job) -> None:
+    """Afterwards the journal has the finalists' fine-tuned weights and validation scores.
+
+    Raises:
+        LimitNotMetError: no candidate met the limit when it was measured.
+    """
+    if job.store.stage("specialise") is not None:
+        return
+    with job.timed_stage("specialise") as payload:
+        finalists = _finalists(job)
+        trainer = _FineTuner(job)
+        num_first = FIRST_ROUND_SHARE if len(finalists) > 1 else 0.0
+        for index, architecture in enumerate(finalists if len(finalists) > 1 else []):
+            trainer.train(architecture, "first", num_first * job.plan.specialise / len(finalists), index / len(finalists))
+        leader = max(finalists, key=lambda a: trainer.accuracy(a, "first")) if len(finalists) > 1 else finalists[0]
+        trainer.train(leader, "second", (1 - num_first) * job.plan.specialise, num_first)
+        payload["finalists"] = [a.id for a in finalists]
+        payload["leader"] = leader.id
+
+
+def _finalists(job: Job) -> list[Architecture]:
+    """The most accurate candidates that meet the limit by measurement, best first."""
+    stored = job.store.setting("finalists")
+    if stored is not None:
+        return [job.space.architecture(values) for values in stored]
+    scores = {e.architecture: e.accuracy for e in job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")}
+    measured: dict[Architecture, Measurement] = {}
+    for _ in range(MAX_SCREENS):
+        screened = _next_to_screen(job, scores, measured)
+        if not screened:
+            break
+        measured |= _screen(job, screened)
+        passed = [a for a in measured if measured[a].interval_ms[1] <= job.settings.latency_ms]
+        if passed:
+            best = sorted(passed, key=lambda a: -scores[a])[: job.plan.num_finalists]
+            job.store.set_setting("finalists", [a.as_dict for a in best])
+            return best
+    raise _limit_not_met(job, measured)
+
+
+def _next_to_screen(
+    job: Job, scores: dict[Architecture, float], measured: dict[Architecture, Measurement]
+) -> list[Architecture]:
+    """The most accurate of those predicted to meet the limit; the prediction learns from every screening."""
+    rest = [a for a in scores if a not in measured]
+    if not rest:
+        return []
+    means, _ = job.table.predict_many([job.space.layers(a) for a in rest])
+    within = [a for a, ms in zip(rest, means, strict=True) if ms <= job.settings.latency_ms]
+    if within:
+        return sorted(within, key=lambda a: -scores[a])[:SCREEN_SIZE]
+    return [rest[i] for i in np.argsort(means)[:SCREEN_SIZE]] if not measured else []
+
+
+def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
+    """Measure with random weights on the table's runtime; each figure also improves the table."""
+    job.report("specialise", 0.0, f"measuring {len(architectures)} candidates")
+    folder = job.folder / "probes"
+    paths = [deployable_probe(job.space, a, folder / f"{a.id}.onnx") for a in architectures]
+    protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=4.0 * len(paths))
+    with device_for(job.target, job.table.runtime) as device:
+        results = device.measure(paths, paths[0], protocol)
+    measured = {a: r for a, r in zip(architectures, results, strict=True) if isinstance(r, Measurement)}
+    for architecture, result in measured.items():
+        payload = {"samples_ms": result.samples_ms, "conditions": dict(result.conditions), "weights": "random"}
+        job.store.add_measurement(architecture.id, job.target.name, job.table.runtime, payload)
+    known = {o.architecture_id for o in job.table.observations}
+    observations = [
+        Observation(a.id, job.table.counts(job.space.layers(a)), m.median_ms, m.deviation_ms)
+        for a, m in measured.items() if a.id not in known
+    ]
+    job.screen_predictions = {a.id: job.table.predict(job.space.layers(a)) for a in measured} | job.screen_predictions
+    job.table = job.table.with_observations(observations)
+    save_table(job.table, job.folder / "latency_table.json")
+    return measured
+
+
+def _limit_not_met(job: Job, measured: dict[Architecture, Measurement]) -> LimitNotMetError:
+    limit = job.settings.latency_ms
+    if not measured:
+        return LimitNotMetError(
+            f"no scored candidate is predicted to run within {limit:g} ms on {job.target.name}",
+            fix="a higher --latency-ms, or a longer --budget so that more candidates are scored",
+        )
+    nearest = min(measured, key=lambda a: measured[a].median_ms)
+    found = measured[nearest]
+    job.store.set_setting("nearest", {"id": nearest.id, "values": nearest.as_dict, "measured_ms": found.median_ms})
+    low, high = found.interval_ms
+    return LimitNotMetError(
+        f"none of {len(measured)} measured candidates meets {limit:g} ms on {job.target.name}; the nearest, "
+        f"{nearest.id}, takes {found.median_ms:.3g} ms (measured, 95 % interval {low:.3g} to {high:.3g})",
+        fix=f"--latency-ms {high * 1.1:.2g}; the nearest one is kept: "
+        f"hwautoml export --run {job.folder} --arch {nearest.id} --format onnx",
+    )
+
+
+class _FineTuner:
+    """Trains subnets on their own, from their shared weights; every phase resumes from its checkpoint."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._evaluator: Evaluator | None = None
+
+    def train(self, architecture: Architecture, phase: str, seconds: float, share_before: float) -> None:
+        if self.job.store.stage(f"fine-tune.{phase}.{architecture.id}") is not None:
+            return
+        path = self.job.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
+        network, state_images = self._train(architecture, path, seconds, phase)
+        tensors = dict(network.state_dict())
+        write_tensors(scored_weights_path(self.job.folder, architecture.id), tensors)
+        confusion = self._confusion(network, architecture)
+        self.job.store.add_evaluation(Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", confusion, seconds))
+        self.job.store.finish_stage(f"fine-tune.{phase}.{architecture.id}", seconds, {"images": state_images})
+        path.unlink(missing_ok=True)
+
+    def accuracy(self, architecture: Architecture, phase: str) -> float:
+        found = self.job.store.evaluations(self.job.space, weights=f"{FINE_TUNED}.{phase}", split="val")
+        return next(e.accuracy for e in found if e.architecture == architecture)
+
+    def _train(self, architecture: Architecture, path: Path, seconds: float, phase: str) -> tuple[nn.Module, int]:
+        import torch
+
+        from hwautoml.supernets.scoring import Normalised
+        from hwautoml.supernets.training import TrainSettings, default_device, faster_dtype, network_step, train
+
+        job, device = self.job, default_device()
+        network = self._starting_point(architecture)
+        state = restore(path, network)
+        model = Normalised(network, job.dataset.mean, job.dataset.std).to(device, memory_format=torch.channels_last).train()
+        size = batch_size(job.dataset.train.num_images)
+        # Half the supernet's rate: the weights are already good.
+        settings = replace(TrainSettings(batch_size=size, seed=job.settings.seed + 1), peak_learning_rate=0.1)
+        batches = training_batches(job.dataset, size, device, job.space.resolution(architecture))
+        images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
+        dtype = faster_dtype(lambda d: network_step(model, settings=settings, dtype=d, device=device), images, labels)
+        state = train(
+            network, network_step(model, settings=settings, dtype=dtype, device=device), batches, budget_sec=seconds,
+            settings=settings, state=state, images_per_epoch=job.dataset.train.num_images,
+            on_progress=training_listener(job, "specialise", seconds),
+            on_checkpoint=lambda current: checkpoint(path, network, current),
+        )
+        return network.eval(), state.images
+
+    def _starting_point(self, architecture: Architecture) -> nn.Module:
+        """The weights of an earlier phase, or else the supernet's."""
+        path = scored_weights_path(self.job.folder, architecture.id)
+        if path.is_file():
+            return load_network(self.job, architecture)
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.job)
+        return self._evaluator.recalibrated(architecture)
+
+    def _confusion(self, network: nn.Module, architecture: Architecture) -> np.ndarray:
+        from hwautoml.supernets.scoring import Normalised, confusion_matrix
+        from hwautoml.supernets.training import default_device
+
+        dataset, device = self.job.dataset, default_device()
+        scored = Normalised(network, dataset.mean, dataset.std).to(device)
+        batches = dataset.val.batches(250, device=device, resolution=self.job.space.resolution(architecture))
+        return confusion_matrix(scored, batches, dataset.num_classes)
+
+
+def load_network(job: Job, architecture: Architecture) -> nn.Module:
+    """A fine-tuned network of the run, in evaluation mode."""
+    network = job.space.module(architecture)
+    tensors, _ = read_tensors(scored_weights_path(job.folder, architecture.id))
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def candidate_rows(job: Job) -> dict[str, dict[str, Any]]:
+    """Validation accuracy of every fine-tuned finalist, by architecture id; the last phase counts."""
+    rows: dict[str, dict[str, Any]] = {}
+    for phase in ("first", "second"):
+        for found in job.store.evaluations(job.space, weights=f"{FINE_TUNED}.{phase}", split="val"):
+            rows[found.architecture.id] = {"architecture": found.architecture, "accuracy_val": found.accuracy}
+    return rows

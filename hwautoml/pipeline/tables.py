@@ -1,0 +1,1 @@
+"""Latency tables: found when one is valid, measured when not."""
