@@ -1,0 +1,52 @@
+"""The conditions of a measurement: which machine, how busy, set up how."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+# ARM kernels have no "model name"; boards name themselves in "Model" or "Hardware".
+_MODEL_FIELDS = ("model name", "Model", "Hardware", "CPU part")
+
+
+def cpu_model() -> str:
+    """As the kernel names it; the architecture where it does not."""
+    lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if _CPUINFO.is_file() else []
+    for field in _MODEL_FIELDS:
+        for line in lines:
+            name, _, value = line.partition(":")
+            if name.strip() == field and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def allowed_cores() -> tuple[int, ...]:
+    """Cores that this process may run on, ascending."""
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
+def machine_conditions() -> dict[str, object]:
+    """What is true of this machine now; every value is JSON."""
+    governor = _GOVERNOR.read_text(encoding="utf-8").strip() if _GOVERNOR.is_file() else None
+    return {
+        "cpu": cpu_model(),
+        "machine": platform.machine(),
+        "num_cores": os.cpu_count() or 1,
+        "num_allowed_cores": len(allowed_cores()),
+        "governor": governor,
+        "os": platform.platform(),
+        "python_version": platform.python_version(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def fingerprint(runtime: str, runtime_version: str) -> str:
+    """Short, stable, fit for a file name: equal where latencies may be compared."""
+    text = f"{cpu_model()}-{platform.machine()}-{runtime}-{runtime_version}"
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -1,0 +1,208 @@
+"""The isolated child process that opens, times and runs model files: JSON lines in, JSON lines out.
+
+Started by ``process.WorkerProcess`` as ``python -m hwautoml.devices.worker``. One request is
+answered by one line. Errors that a runtime backend is expected to report are answers; anything
+else ends the process, and the parent blames the model it was asked about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
+from time import perf_counter, perf_counter_ns
+from typing import Any, TextIO
+
+import numpy as np
+
+from hwautoml.errors import HwAutoMLError, MissingDependencyError
+
+_PR_SET_PDEATHSIG = 1
+_MAX_TRIES = 3  # of one sample that the scheduler interrupted
+_RUN_BATCH = 64
+_SETTLED = 0.97  # a warm-up batch that is no faster than this share of the best so far is settled
+_NUM_SETTLED = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve requests until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--num-threads", type=int, required=True)
+    parser.add_argument("--cores", required=True, help="comma-separated")
+    parser.add_argument("--parent", type=int, required=True, help="process id")
+    options = parser.parse_args(arguments)
+    die_with_parent(options.parent)
+    os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
+    answers = claim_stdout()
+    try:
+        server = Server(options.runtime, options.num_threads)
+    except HwAutoMLError as error:
+        _send(answers, {"ok": False, "error": error.message, "type": type(error).__name__})
+        return
+    _send(answers, {"ok": True, "runtime_version": server.runtime_version})
+    for line in sys.stdin:
+        try:
+            answer = {"ok": True, **server.answer(json.loads(line))}
+        except HwAutoMLError as error:
+            answer = {"ok": False, "error": error.message, "type": type(error).__name__}
+        _send(answers, answer)
+
+
+def claim_stdout() -> TextIO:
+    """The protocol's own copy of standard output; whatever else prints goes to standard error from here on."""
+    protocol = os.dup(1)
+    os.dup2(2, 1)
+    return os.fdopen(protocol, "w", encoding="utf-8")
+
+
+def die_with_parent(parent: int) -> None:
+    """Not even a hung native call may outlive a parent that was killed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the parent ended before the worker started")
+
+
+def _send(answers: TextIO, answer: Mapping[str, Any]) -> None:
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+class Server:
+    """Models by number, and what can be asked of them."""
+
+    def __init__(self, runtime: str, num_threads: int) -> None:
+        from hwautoml.compilers import load_backend
+
+        self._backend = load_backend(runtime)
+        reason = self._backend.unavailable_reason()
+        if reason is not None:
+            raise MissingDependencyError(f"runtime {runtime!r} cannot be used: {reason}")
+        self.runtime_version = str(self._backend.version())
+        self._num_threads = num_threads
+        self._calls: dict[int, Callable[[], None]] = {}
+        self._models: dict[int, Any] = {}  # kept alive: a bound call may point into its model
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, object]:
+        actions: dict[str, Callable[..., dict[str, object]]] = {
+            "open": self.open, "close": self.close, "warm": self.warm, "time": self.time, "run": self.run,
+        }
+        return actions[request["do"]](**{name: value for name, value in request.items() if name != "do"})
+
+    def open(self, model: int, path: str, seed: int) -> dict[str, object]:
+        """Load, and run once on random input; loading time and peak memory include that first run."""
+        before = _reset_peak_memory()
+        start = perf_counter()
+        opened = self._backend.open_model(Path(path), num_threads=self._num_threads)
+        call = opened.bind(_random_input(opened.input_shape, opened.input_dtype, seed))
+        call()
+        load_ms = 1e3 * (perf_counter() - start)
+        self._models[model], self._calls[model] = opened, call
+        peak = None if before is None else max(_status_bytes("VmHWM") - before, 0)
+        return {"load_ms": load_ms, "peak_memory_bytes": peak}
+
+    def close(self) -> dict[str, object]:
+        """Forget all models."""
+        self._calls.clear()
+        self._models.clear()
+        gc.collect()
+        return {}
+
+    def warm(self, model: int, min_ms: float, max_ms: float) -> dict[str, object]:
+        """Run until batches stop getting faster; answers with nanoseconds per run."""
+        call, num_inner, settled = self._calls[model], 1, 0
+        batches: list[float] = []
+        start = perf_counter_ns()
+        while settled < _NUM_SETTLED and perf_counter_ns() - start < max_ms * 1e6:
+            spent, _ = _sample(call, num_inner)
+            per_run = spent / num_inner
+            settled = settled + 1 if batches and per_run > _SETTLED * min(batches) else 0
+            batches.append(per_run)
+            num_inner = max(1, round(min_ms / 4 * 1e6 / min(batches)))
+        return {"ns": statistics.median(batches[-_NUM_SETTLED:])}
+
+    def time(self, model: int, num_inner: int) -> dict[str, object]:
+        """One sample: nanoseconds of ``num_inner`` runs together, after one run that warms the caches.
+
+        A sample in which the scheduler took the core away measures other processes: it is taken
+        again, at most twice, and the fastest is kept.
+        """
+        call = self._calls[model]
+        samples: list[int] = []
+        for _ in range(_MAX_TRIES):
+            call()
+            spent, preempted = _sample(call, num_inner)
+            if not preempted:
+                return {"ns": spent, "preempted": False}
+            samples.append(spent)
+        return {"ns": min(samples), "preempted": True}
+
+    def run(self, path: str, inputs: str, outputs: str) -> dict[str, object]:
+        """Outputs (n, ...) for inputs (n, ...), in the model's own batches; both are .npy files."""
+        opened = self._backend.open_model(Path(path), num_threads=self._num_threads)
+        images = np.load(inputs, allow_pickle=False).astype(opened.input_dtype, copy=False)
+        # A fixed batch is the model's; -1 takes any, and a moderate one keeps memory bounded.
+        batch = int(opened.input_shape[0]) if opened.input_shape[0] > 0 else min(_RUN_BATCH, len(images))
+        results = []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            padding = [(0, batch - len(part))] + [(0, 0)] * (images.ndim - 1)
+            results.append(np.array(opened(np.ascontiguousarray(np.pad(part, padding)))[: len(part)]))
+        np.save(outputs, np.concatenate(results), allow_pickle=False)
+        return {}
+
+
+def _sample(call: Callable[[], None], num_inner: int) -> tuple[int, bool]:
+    """Nanoseconds, and whether the scheduler interrupted."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    start = perf_counter_ns()
+    for _ in repeat(None, num_inner):
+        call()
+    spent = perf_counter_ns() - start
+    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != before
+    if was_enabled:
+        gc.enable()
+    return max(spent, 1), preempted
+
+
+def _random_input(shape: Sequence[int], dtype: str, seed: int) -> np.ndarray:
+    """Normal for floats (zeros and denormals have timings of their own), the whole range for integers."""
+    rng = np.random.default_rng(seed)
+    shape = [max(extent, 1) for extent in shape]  # -1 is an extent left open
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _reset_peak_memory() -> int | None:
+    """Resident bytes now, with the kernel's peak counter restarted; None where it cannot be."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return None
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+if __name__ == "__main__":
+    main()
