@@ -1,0 +1,1 @@
+"""Measure layers and networks on a target and fill a latency table."""

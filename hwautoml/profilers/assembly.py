@@ -1,0 +1,134 @@
+"""From journal lines to a latency table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hwautoml.core.latency_prior import infer_entries
+from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.errors import MeasurementError
+from hwautoml.profilers.journal import Journal
+
+_PER_MODEL_CONDITIONS = ("load_ms", "peak_memory_bytes", "num_inner", "preempted_share", "reference_median_ms")
+_MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhead is subtracted
+
+
+@dataclass(frozen=True)
+class ProfileSetting:
+    """What a table is valid for; ``space`` is the family, without the number of classes."""
+
+    target: str
+    runtime: str
+    runtime_version: str
+    num_threads: int
+    batch: int
+    precision: str
+    space: str
+
+    def key(self, layer: Layer) -> str:
+        return replace(layer, precision=self.precision, batch=self.batch).key
+
+
+def assemble_table(
+    setting: ProfileSetting, journal: Journal, costs: Mapping[str, LayerCost], max_relative_deviation: float
+) -> LatencyTable:
+    """The table of everything measured so far; layers of ``costs`` without a usable measurement are inferred.
+
+    Figures of different measuring calls are brought to one speed of the machine, the median one,
+    by the reference network that every call timed.
+
+    Raises:
+        MeasurementError: no layer has a usable measurement.
+    """
+    records = [line for line in journal.records if "median_ms" in line]
+    speed = _reference_ms(records)
+    quiet = [line for line in records if line["deviation_ms"] <= max_relative_deviation * line["median_ms"]]
+    overhead = _overhead(quiet, speed)
+    measured = {line["key"]: _layer_entry(line, speed, overhead) for line in quiet if line["record"] == "layer"}
+    if not measured:
+        raise MeasurementError(
+            f"no layer of {setting.space} was measured to within {max_relative_deviation:.0%}",
+            fix="run on a quieter machine, or with a larger budget",
+        )
+    inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
+    table = LatencyTable(
+        setting.target, setting.runtime, setting.num_threads, setting.batch, setting.precision, setting.space,
+        entries=dict(sorted((measured | inferred).items())), overhead=overhead,
+        conditions=_conditions(setting, journal, records, quiet, len(measured), len(inferred)),
+    )
+    networks = [line for line in quiet if line["record"] == "network"]
+    return table.with_observations([_observation(line, speed) for line in networks])
+
+
+def _reference_ms(records: list[dict[str, Any]]) -> float | None:
+    """Median over the measuring calls; None where there was no reference."""
+    known = [line["conditions"].get("reference_median_ms") for line in records]
+    values = [value for value in known if value is not None]
+    return float(np.median(values)) if values else None
+
+
+def _to_speed(line: Mapping[str, Any], speed: float | None) -> tuple[float, float]:
+    """Median and deviation in ms at the reference speed."""
+    reference = line["conditions"].get("reference_median_ms")
+    scale = 1.0 if speed is None or reference is None else speed / reference
+    return scale * line["median_ms"], scale * line["deviation_ms"]
+
+
+def _overhead(records: list[dict[str, Any]], speed: float | None) -> Entry:
+    measured = [_to_speed(line, speed) for line in records if line["record"] == "overhead"]
+    if measured:
+        return Entry(*measured[-1], "measured")
+    fastest = min((_to_speed(line, speed)[0] for line in records if line["record"] == "layer"), default=0.01)
+    return Entry(fastest / 2, fastest / 2, "inferred")
+
+
+def _layer_entry(line: Mapping[str, Any], speed: float | None, overhead: Entry) -> Entry:
+    median_ms, deviation_ms = _to_speed(line, speed)
+    mean_ms = max(median_ms - overhead.mean_ms, _MIN_SHARE * median_ms)
+    return Entry(mean_ms, float(np.hypot(deviation_ms, overhead.deviation_ms)), "measured")
+
+
+def _observation(line: Mapping[str, Any], speed: float | None) -> Observation:
+    return Observation(line["architecture_id"], tuple(sorted(line["counts"].items())), *_to_speed(line, speed))
+
+
+def _conditions(
+    setting: ProfileSetting, journal: Journal, records: list[dict[str, Any]], quiet: list[dict[str, Any]],
+    num_measured: int, num_inferred: int,
+) -> dict[str, object]:
+    """The latest call's, with counts of what was measured and the check on held-out networks."""
+    latest = {k: v for k, v in records[-1]["conditions"].items() if k not in _PER_MODEL_CONDITIONS}
+    floors = [line["conditions"].get("noise_floor_relative") for line in records]
+    known = [floor for floor in floors if floor is not None]
+    return latest | {
+        "runtime_version": setting.runtime_version,
+        "noise_floor_relative": float(np.median(known)) if known else None,
+        "num_layers_measured": num_measured,
+        "num_layers_inferred": num_inferred,
+        "num_failed": sum("failure" in line for line in journal.records),
+        "num_too_noisy": len(records) - len(quiet),
+        "seconds": float(sum(line.get("seconds", 0.0) for line in journal.records)),
+        "holdout": _holdout(quiet, _reference_ms(records)),
+    }
+
+
+def _holdout(records: list[dict[str, Any]], speed: float | None) -> dict[str, object] | None:
+    """Predicted before measured: mean and largest relative error, share within the 95 % interval."""
+    held_out = [line for line in records if line["record"] == "network" and line["is_holdout"]]
+    if not held_out:
+        return None
+    measured = np.array([_to_speed(line, speed)[0] for line in held_out])
+    predicted = np.array([line["predicted_ms"] for line in held_out])
+    deviation = np.array([line["predicted_std_ms"] for line in held_out])
+    errors = np.abs(predicted / measured - 1)
+    return {
+        "num_networks": len(held_out),
+        "mean_relative_error": float(errors.mean()),
+        "max_relative_error": float(errors.max()),
+        "share_within_interval": float((np.abs(predicted - measured) <= 1.96 * deviation).mean()),
+    }

@@ -1,0 +1,101 @@
+"""What was measured so far, one JSON line each: survives SIGKILL, refuses two writers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hwautoml.errors import RunFolderError
+
+_SCHEMA = "profile-journal/v1"
+
+
+class Journal:
+    """Append-only; every line is on disk before ``append`` returns.
+
+    A last line that a crash cut short is dropped. ``setting`` identifies what is being measured
+    and must equal the one the journal was begun with.
+
+    Raises:
+        RunFolderError: the journal is damaged before its last line, or of another setting.
+    """
+
+    def __init__(self, path: Path, setting: Mapping[str, object]) -> None:
+        self._path = path
+        header = {"record": "header", "schema": _SCHEMA, **setting}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.records = self._read()
+        if not self.records:
+            self.append(header)
+        elif self.records[0] != header:
+            changed = sorted(k for k in header.keys() | self.records[0] if header.get(k) != self.records[0].get(k))
+            raise RunFolderError(
+                f"{path} belongs to another profile: "
+                + ", ".join(f"{k} was {self.records[0].get(k)!r}, is {header.get(k)!r}" for k in changed),
+                fix=f"move {path} away to measure anew",
+            )
+
+    def of(self, record: str) -> list[dict[str, Any]]:
+        """All lines of one kind, in the order they were measured."""
+        return [line for line in self.records if line["record"] == record]
+
+    def append(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        # What is read back on resume is what was kept in memory: the same numbers either way.
+        self.records.append(json.loads(line))
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.is_file():
+            return []
+        content = self._path.read_bytes()
+        whole, _, torn = content.rpartition(b"\n")
+        if torn:
+            with self._path.open("r+b") as file:
+                file.truncate(len(content) - len(torn))
+        records = []
+        for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise self._damaged(number, str(error)) from error
+            if not isinstance(record, dict) or "record" not in record:
+                raise self._damaged(number, "no record")
+            records.append(record)
+        return records
+
+    def _damaged(self, number: int, reason: str) -> RunFolderError:
+        return RunFolderError(
+            f"{self._path} is damaged at line {number}: {reason}", fix=f"move {self._path} away to measure anew"
+        )
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold ``path`` for this process; released by the kernel however the process ends.
+
+    Raises:
+        RunFolderError: another process holds it; its id is named.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunFolderError(
+                f"process {file.read().strip() or 'unknown'} is profiling into the same table (lock {path})",
+                fix="wait for it, or end it",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,248 @@
+"""Fill a latency table: micro-benchmarks of layers, then whole networks, within time budgets."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+
+from hwautoml.core.latency_file import save
+from hwautoml.core.latency_table import LatencyTable, choose_to_measure
+from hwautoml.core.layer import Layer
+from hwautoml.core.measurement import Measurement
+from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
+from hwautoml.profilers.assembly import ProfileSetting, assemble_table
+from hwautoml.profilers.journal import Journal, exclusive_lock
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+_LAYERS_PER_CALL = 16  # what a crash of this process can lose
+_NETWORKS_PER_CALL = 4
+_POOL_SIZE = 256  # random architectures among which the ones to measure are chosen
+
+
+class Failure(Protocol):
+    """What ``measure`` returns for a model that could not be measured."""
+
+    @property
+    def reason(self) -> str: ...
+
+
+class Measure(Protocol):
+    """``LocalDevice.measure`` or its like; results in the order of ``paths``."""
+
+    def __call__(self, paths: Sequence[Path], reference: Path | None = None) -> Sequence[Measurement | Failure]: ...
+
+
+@dataclass(frozen=True)
+class Builders:
+    """Make files that the runtime opens, with random weights; each returns the path it wrote.
+
+    ``overhead`` builds a network that does next to nothing; without it the overhead is guessed
+    from the fastest layer.
+    """
+
+    layer: Callable[[Layer, Path], Path]
+    network: Callable[[Architecture, Path], Path]
+    overhead: Callable[[Path], Path] | None = None
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Budgets count building and measuring, over all runs that resume the same journal.
+
+    The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
+    A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
+    """
+
+    layer_budget_sec: float = 120.0
+    network_budget_sec: float = 60.0
+    num_networks: int = 12
+    num_holdout: int = 3
+    max_relative_deviation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_holdout <= self.num_networks:
+            raise InvalidValueError(
+                f"0 <= num_holdout <= num_networks must hold, got {self.num_holdout} and {self.num_networks}"
+            )
+        for name in ("layer_budget_sec", "network_budget_sec", "max_relative_deviation"):
+            if not getattr(self, name) > 0:
+                raise InvalidValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+
+def profile_layers(
+    space: SearchSpace,
+    setting: ProfileSetting,
+    table_path: Path,
+    *,
+    builders: Builders,
+    measure: Measure,
+    options: ProfileOptions | None = None,
+    on_progress: Progress | None = None,
+) -> LatencyTable:
+    """Measure, and write the table to ``table_path``.
+
+    Beside it lie the journal (``.journal.jsonl``), from which an interrupted profile goes on
+    without repeating anything, and a lock. Running again with a larger budget or more networks
+    adds to what is there.
+
+    Raises:
+        RunFolderError: another process profiles into this table, or the journal is damaged or of another setting.
+        MeasurementError: no layer could be measured.
+    """
+    with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+        journal = Journal(table_path.with_suffix(".journal.jsonl"), asdict(setting))
+        options = options or ProfileOptions()
+        run = _Profile(space, setting, journal, builders, measure, options, on_progress, Path(folder))
+        run.measure_layers()
+        run.measure_networks()
+        table = run.table()
+        save(table, table_path)
+    return table
+
+
+class _Profile:
+    """One run; all state that matters is in the journal."""
+
+    def __init__(
+        self, space: SearchSpace, setting: ProfileSetting, journal: Journal, builders: Builders, measure: Measure,
+        options: ProfileOptions, on_progress: Progress | None, folder: Path,
+    ) -> None:
+        self._space, self._setting, self._journal = space, setting, journal
+        self._builders, self._measure, self._options = builders, measure, options
+        self._on_progress, self._folder = on_progress, folder
+        self._layers = {setting.key(layer): layer for layer in space.all_layers()}
+        self._reference: Path | None = None
+
+    def table(self) -> LatencyTable:
+        costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
+        return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
+
+    def measure_layers(self) -> None:
+        done = {record["key"] for record in self._journal.of("layer")}
+        todo = [key for key in coverage_order(self._layers, self._options.seed) if key not in done]
+        if self._builders.overhead is not None and not self._journal.of("overhead"):
+            self._measure_chunk("overhead", [("overhead", {}, self._builders.overhead)])
+        for chunk in _chunks(todo, _LAYERS_PER_CALL):
+            if self._spent_sec("layer") > self._options.layer_budget_sec:
+                logger.info("layer budget is spent; the remaining layers are inferred")
+                break
+            jobs = [(key, {"key": key}, self._layer_builder(key)) for key in chunk]
+            self._measure_chunk("layer", jobs)
+            self._report("layers")
+            if not any("median_ms" in record for record in self._journal.of("layer")):
+                reason = self._journal.of("layer")[0]["failure"]
+                raise MeasurementError(f"none of the first {len(chunk)} layers could be measured: {reason}")
+
+    def measure_networks(self) -> None:
+        pool = self._pool()
+        for is_holdout in (False, True):
+            while todo := self._next_networks(pool, is_holdout):
+                if self._spent_sec("network") > self._options.network_budget_sec:
+                    logger.info("network budget is spent")
+                    return
+                table = self.table()
+                jobs = []
+                for architecture in todo:
+                    layers = self._space.layers(architecture)
+                    estimate = table.predict(layers)
+                    fields = {
+                        "architecture_id": architecture.id, "counts": dict(table.counts(layers)),
+                        "is_holdout": is_holdout, "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
+                    }
+                    jobs.append((architecture.id, fields, self._network_builder(architecture)))
+                self._measure_chunk("network", jobs)
+                self._report("networks")
+
+    def _pool(self) -> list[Architecture]:
+        rng = np.random.default_rng(self._options.seed)
+        drawn = [self._space.sample(rng) for _ in range(max(_POOL_SIZE, 2 * self._options.num_networks))]
+        return list({architecture.id: architecture for architecture in drawn}.values())
+
+    def _next_networks(self, pool: list[Architecture], is_holdout: bool) -> list[Architecture]:
+        """At most one chunk; chosen by information for the fit, at random for the hold-out."""
+        measured = self._journal.of("network")
+        done = {record["architecture_id"] for record in measured}
+        options = self._options
+        wanted = options.num_holdout if is_holdout else options.num_networks - options.num_holdout
+        wanted -= sum(record["is_holdout"] == is_holdout for record in measured)
+        free = [architecture for architecture in pool if architecture.id not in done]
+        num = max(min(wanted, _NETWORKS_PER_CALL, len(free)), 0)
+        if is_holdout or not num:
+            return free[:num]
+        layers = [self._space.layers(architecture) for architecture in free]
+        return [free[index] for index in choose_to_measure(self.table(), layers, num)]
+
+    def _layer_builder(self, key: str) -> Callable[[Path], Path]:
+        return lambda path: self._builders.layer(self._layers[key], path)
+
+    def _network_builder(self, architecture: Architecture) -> Callable[[Path], Path]:
+        return lambda path: self._builders.network(architecture, path)
+
+    def _measure_chunk(self, record: str, jobs: list[tuple[str, dict[str, Any], Callable[[Path], Path]]]) -> None:
+        """Build, measure, and write one journal line per job ``(name, fields, build)``."""
+        if self._reference is None:
+            smallest = self._space.smallest()
+            self._reference = self._network_builder(smallest)(self._folder / "reference")
+        start, built, lines = monotonic(), {}, {}
+        for number, (name, fields, build) in enumerate(jobs):
+            lines[name] = {"record": record, **fields}
+            try:
+                built[name] = build(self._folder / f"{record}{number}")
+            except HwAutoMLError as error:
+                lines[name]["failure"] = error.message
+        results = self._measure(list(built.values()), self._reference) if built else []
+        for name, result in zip(built, results, strict=True):
+            lines[name] |= _result_fields(result)
+        seconds = (monotonic() - start) / len(jobs)
+        for name, line in lines.items():
+            if "failure" in line:
+                logger.warning("%s failed: %s", name, line["failure"])
+            self._journal.append(line | {"seconds": round(seconds, 4)})
+
+    def _spent_sec(self, record: str) -> float:
+        return float(sum(line["seconds"] for line in self._journal.of(record)))
+
+    def _report(self, text: str) -> None:
+        if self._on_progress is not None:
+            num_done = len(self._journal.of("layer")) + len(self._journal.of("network"))
+            self._on_progress(num_done, len(self._layers) + self._options.num_networks, text)
+
+
+def coverage_order(layers: dict[str, Layer], seed: int) -> list[str]:
+    """Keys so that every prefix covers kinds and map sizes evenly: one of each group in turn, at random within."""
+    shuffled = np.random.default_rng(seed).permutation(len(layers))
+    keys = [list(layers)[index] for index in shuffled]
+    groups: dict[tuple[str, int], list[str]] = {}
+    for key in keys:
+        groups.setdefault((layers[key].kind, layers[key].height), []).append(key)
+    ranked = sorted(
+        ((rank, group, key) for group, members in groups.items() for rank, key in enumerate(members)),
+        key=lambda item: item[:2],
+    )
+    return [key for _, _, key in ranked]
+
+
+def _result_fields(result: Measurement | Failure) -> dict[str, Any]:
+    if not isinstance(result, Measurement):
+        return {"failure": result.reason}
+    return {
+        "median_ms": result.median_ms,
+        "deviation_ms": result.deviation_ms,
+        "samples_ms": [float(f"{sample:.5g}") for sample in result.samples_ms],
+        "conditions": dict(result.conditions),
+    }
+
+
+def _chunks(items: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
