@@ -1,0 +1,60 @@
+"""The bundle's README.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_TEMPLATE = """\
+# Image classifier
+
+Tells {num_classes} classes apart: {classes}.
+
+```
+python -m pip install -r requirements.txt
+python run.py photo.jpg --top 3
+python run.py --check
+```
+
+`run.py` needs Python 3.10 or later, numpy, Pillow and {runtime} ({num_threads} thread(s)); no training framework.
+`python run.py --help` lists its options and the top of the file its exit codes.
+
+- Input of the model itself: uint8 `(1, {resolution}, {resolution}, {channels})`, probabilities out;
+  any image file given to `run.py` is turned upright, cropped to its centre square and resized.
+- Accuracy: {accuracy}
+- Latency: {latency}
+- Conditions: {conditions}
+- Parity with the trained network: {parity}
+
+`manifest.json` holds all of this for programs, with the SHA-256 of every file.
+"""
+
+_MAX_CLASSES_SHOWN = 20
+
+
+def readme_text(manifest: Mapping[str, Any]) -> str:
+    """Markdown; figures as they stand in ``manifest``."""
+    classes = manifest["classes"]
+    shown = ", ".join(classes[:_MAX_CLASSES_SHOWN]) + (", ..." if len(classes) > _MAX_CLASSES_SHOWN else "")
+    return _TEMPLATE.format(
+        num_classes=len(classes),
+        classes=shown,
+        runtime=manifest["default_runtime"],
+        num_threads=manifest["num_threads"],
+        resolution=manifest["input"]["resolution"],
+        channels=manifest["input"]["channels"],
+        **{key: _figures(manifest[key]) for key in ("accuracy", "latency", "conditions", "parity")},
+    )
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    if not figures:
+        return "not recorded"
+    return ", ".join(f"{name} {_figure(value)}" for name, value in figures.items())
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)

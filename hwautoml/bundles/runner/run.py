@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""Classify images with the model in this folder.
+
+    python run.py photo.jpg [more.png ...] [--top 3] [--runtime onnxruntime|tvm] [--json]
+    python run.py --check          # run the packed samples and compare with the expected probabilities
+
+Needs numpy, Pillow and one runtime (see requirements.txt): neither torch nor hwautoml.
+
+Exit codes: 0 done, 2 wrong usage, 3 an image could not be read, 7 --check found a difference,
+8 the runtime cannot run the model, 10 this folder is incomplete or damaged, 11 a package is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+SCHEMA = "hwautoml-bundle/1"
+MODEL_FILES = {"onnxruntime": "model.onnx", "tvm": "model_tvm.so"}
+PIP_NAMES = {"numpy": "numpy", "PIL": "Pillow", "onnxruntime": "onnxruntime", "tvm": "apache-tvm"}
+# The formats, and the steps in `read_image`, are those the training images went through.
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+
+EXIT_BAD_IMAGE, EXIT_CHECK_FAILED, EXIT_BAD_MODEL, EXIT_BAD_BUNDLE, EXIT_MISSING_PACKAGE = 3, 7, 8, 10, 11
+
+Classify = Callable[[Any], Any]
+
+
+class BundleError(Exception):
+    """The text is for the user; ``exit_code`` for the caller's script."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    folder = Path(__file__).resolve().parent
+    try:
+        manifest = read_manifest(folder)
+        runtime = options.runtime or manifest["default_runtime"]
+        classify = open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
+        if options.check:
+            return check_samples(folder, manifest, runtime, classify)
+        return classify_files(options, manifest, runtime, classify)
+    except BundleError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Classify images with the model in this folder.")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file")
+    parser.add_argument("--runtime", choices=sorted(MODEL_FILES), help="default: the faster one when measured")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes shown per image (default 3)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
+    parser.add_argument("--json", action="store_true", help="print JSON, one list for all images")
+    parser.add_argument("--check", action="store_true", help="compare the packed samples with what is expected")
+    options = parser.parse_args(arguments)
+    if bool(options.images) == options.check:
+        parser.error("name at least one image, or --check")
+    if options.top < 1 or (options.threads is not None and options.threads < 1):
+        parser.error("--top and --threads must be at least 1")
+    return options
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: copy the whole folder", EXIT_BAD_BUNDLE) from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is damaged ({error}): copy the folder again", EXIT_BAD_BUNDLE) from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema") if isinstance(manifest, dict) else None
+        raise BundleError(f"{path} has schema {found!r}, this run.py reads {SCHEMA!r}", EXIT_BAD_BUNDLE)
+    return manifest
+
+
+def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads: int) -> Classify:
+    """uint8 (1, H, W, C) to probabilities (1, num_classes)."""
+    name = MODEL_FILES[runtime]
+    if name not in manifest["files"]:
+        others = [other for other, file in MODEL_FILES.items() if file in manifest["files"]]
+        raise BundleError(f"this bundle has no {name}; use --runtime {' or '.join(others)}", EXIT_BAD_BUNDLE)
+    verified_file(folder, manifest, name)
+    return _OPENERS[runtime](folder / name, num_threads)
+
+
+def verified_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
+    """The file ``name``, when its SHA-256 is the one in the manifest."""
+    try:
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BundleError(f"cannot read {folder / name}: {error.strerror}", EXIT_BAD_BUNDLE) from error
+    expected = manifest["files"][name]["sha256"]
+    if digest != expected:
+        raise BundleError(
+            f"{folder / name} is not the file this bundle was made with (sha256 {digest[:12]}..., "
+            f"manifest.json says {expected[:12]}...): copy the folder again",
+            EXIT_BAD_BUNDLE,
+        )
+    return folder / name
+
+
+def _open_onnxruntime(path: Path, num_threads: int) -> Classify:
+    onnxruntime = need("onnxruntime")
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = num_threads
+    # ONNX Runtime's errors share no base class of their own, so they are collected from where they live.
+    state = vars(need("onnxruntime.capi.onnxruntime_pybind11_state")).values()
+    errors = tuple(kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception))
+    try:
+        session = onnxruntime.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"])
+    except (*errors, RuntimeError, ValueError) as error:
+        raise BundleError(f"ONNX Runtime cannot load {path}: {error}", EXIT_BAD_MODEL) from error
+    input_name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {input_name: images})[0]
+
+
+def _open_tvm(path: Path, num_threads: int) -> Classify:
+    os.environ.setdefault("TVM_USE_RUNTIME_LIB", "1")  # the compiler stays unloaded
+    os.environ["TVM_NUM_THREADS"] = str(num_threads)
+    tvm = need("tvm")
+    virtual_machine = need("tvm.runtime.vm").VirtualMachine
+    try:
+        machine = virtual_machine(tvm.runtime.load_module(str(path)), tvm.cpu())
+    except (RuntimeError, OSError, AttributeError, ValueError) as error:
+        raise BundleError(
+            f"TVM cannot load {path}: {error}\n  it was compiled for another kind of device, or needs another "
+            "version of apache-tvm (see requirements.txt); --runtime onnxruntime may work",
+            EXIT_BAD_MODEL,
+        ) from error
+    classify = machine["main"]
+    return lambda images: classify(tvm.runtime.tensor(images)).numpy()
+
+
+_OPENERS: dict[str, Callable[[Path, int], Classify]] = {"onnxruntime": _open_onnxruntime, "tvm": _open_tvm}
+
+
+def need(module: str) -> ModuleType:
+    """Import ``module``, or name the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = PIP_NAMES[module.partition(".")[0]]
+        raise BundleError(
+            f"{package} is needed and cannot be imported ({error}); run: "
+            f"{Path(sys.executable).name} -m pip install -r requirements.txt (or: pip install {package})",
+            EXIT_MISSING_PACKAGE,
+        ) from error
+
+
+def read_image(path: Path, manifest: dict[str, Any]) -> Any:
+    """uint8 (1, resolution, resolution, channels): upright, centre square, first to the training images' size."""
+    numpy, image_module, operations = need("numpy"), need("PIL.Image"), need("PIL.ImageOps")
+    resolution, channels, image_size = (manifest["input"][key] for key in ("resolution", "channels", "image_size"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image_module.DecompressionBombWarning)
+            with image_module.open(path, formats=IMAGE_FORMATS) as image:
+                image.draft(None, (2 * image_size, 2 * image_size))
+                pixels = _square(operations.exif_transpose(image), image_size, channels)
+    except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
+        raise BundleError(f"{path} is far too large: {error}", EXIT_BAD_IMAGE) from error
+    except image_module.UnidentifiedImageError as error:
+        raise BundleError(f"{path} is not an image in a known format", EXIT_BAD_IMAGE) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+        raise BundleError(f"cannot read {path}: {error}", EXIT_BAD_IMAGE) from error
+    if resolution != image_size:
+        pixels = pixels.resize((resolution, resolution), image_module.Resampling.BILINEAR)
+    return numpy.asarray(pixels, dtype=numpy.uint8).reshape(1, resolution, resolution, channels)
+
+
+def _square(image: Any, size: int, channels: int) -> Any:
+    """8-bit grey or RGB, the centre square, ``size`` pixels wide."""
+    numpy, image_module = need("numpy"), need("PIL.Image")
+    if image.mode.startswith("I;16"):
+        image = image_module.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixel mode {image.mode} has no known range; save it as an 8-bit image")
+    image = image.convert("L" if channels == 1 else "RGB")
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if (width, height) == (size, size):
+        return image
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), image_module.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+
+
+def classify_files(
+    options: argparse.Namespace, manifest: dict[str, Any], runtime: str, classify: Classify
+) -> int:
+    """Every readable image is classified, also when others are not."""
+    results: list[dict[str, Any]] = []
+    failed = False
+    for path in options.images:
+        try:
+            probabilities = classify(read_image(path, manifest))[0]
+        except BundleError as error:
+            if error.exit_code != EXIT_BAD_IMAGE:
+                raise
+            print(f"run.py: {error}", file=sys.stderr)
+            failed = True
+            continue
+        best = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])[: options.top]
+        chosen = [{"class": manifest["classes"][i], "probability": float(probabilities[i])} for i in best]
+        results.append({"image": str(path), "runtime": runtime, "predictions": chosen})
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        for result in results:
+            figures = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in result["predictions"])
+            print(f"{result['image']}: {figures}")
+    return EXIT_BAD_IMAGE if failed else 0
+
+
+def check_samples(folder: Path, manifest: dict[str, Any], runtime: str, classify: Classify) -> int:
+    samples = manifest["samples"]
+    if not samples:
+        raise BundleError("this bundle holds no samples to check with", EXIT_BAD_BUNDLE)
+    tolerance = manifest["sample_tolerance"]
+    largest = 0.0
+    for sample in samples:
+        path = verified_file(folder, manifest, sample["file"])
+        probabilities = classify(read_image(path, manifest))[0]
+        differences = [abs(float(p) - e) for p, e in zip(probabilities, sample["probabilities"], strict=True)]
+        if not all(difference <= tolerance for difference in differences):
+            print(f"run.py: {path}: a probability differs by {max(differences):.3g}, more than {tolerance:g}")
+            return EXIT_CHECK_FAILED
+        largest = max(largest, *differences)
+    print(f"{len(samples)} samples as expected with {runtime}: probabilities differ by at most {largest:.2g}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

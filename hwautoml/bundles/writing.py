@@ -1,0 +1,211 @@
+"""Write a bundle: all of it, or nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwautoml import __version__
+from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, TVM_FILE
+from hwautoml.bundles.readme import readme_text
+from hwautoml.core.artifact import sha256_file
+from hwautoml.core.space import Architecture
+from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
+
+Json = object
+# Differences between CPUs and versions of a runtime stay well below; a wrong preparation does not.
+SAMPLE_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class BundleSample:
+    """``image`` (image_size, image_size, C) uint8 as the data set holds it, before any resizing to the model's
+    resolution; ``probabilities`` (num_classes,) are the deployed model's; ``label`` is the true class if known."""
+
+    image: NDArray[np.uint8]
+    probabilities: NDArray[np.floating]
+    label: str | None = None
+
+
+def write_bundle(
+    out_dir: Path,
+    *,
+    onnx_path: Path,
+    tvm_library: Path | None = None,
+    default_runtime: str = "onnxruntime",
+    num_threads: int = 1,
+    classes: Sequence[str],
+    resolution: int,
+    channels: int,
+    image_size: int | None = None,
+    accuracy: Mapping[str, Json],
+    latency: Mapping[str, Json],
+    conditions: Mapping[str, Json],
+    architecture: Architecture | Mapping[str, Json],
+    parity: Mapping[str, Json],
+    samples: Sequence[BundleSample] = (),
+) -> Path:
+    """Write ``out_dir`` in one step, replacing a bundle that is there; returns ``out_dir``.
+
+    ``resolution`` is the side of the model's input; ``image_size`` that of the training images (default: the same),
+    which ``run.py`` resizes to first, as training did. ``accuracy``, ``latency``, ``conditions`` and ``parity`` are
+    figures to be kept, as JSON; names carry units. ``num_threads`` is what ``run.py`` uses by default.
+
+    Raises:
+        InvalidValueError: the arguments contradict each other, or hold what JSON cannot (NaN, objects).
+        RunFolderError: ``out_dir`` holds something that is no bundle, or a file cannot be read or written.
+    """
+    if default_runtime not in RUNTIME_FILES:
+        raise UnknownNameError("runtime", default_runtime, RUNTIME_FILES)
+    if default_runtime == "tvm" and tvm_library is None:
+        raise InvalidValueError("default_runtime is tvm, but there is no tvm_library")
+    image_size = image_size or resolution
+    _check_samples(samples, (image_size, image_size, channels), len(classes))
+    manifest: dict[str, Json] = {
+        "schema": SCHEMA,
+        "default_runtime": default_runtime,
+        "num_threads": num_threads,
+        "classes": list(classes),
+        "input": {"resolution": resolution, "channels": channels, "image_size": image_size, "layout": "NHWC uint8"},
+        "accuracy": dict(accuracy),
+        "latency": dict(latency),
+        "conditions": dict(conditions),
+        "architecture": _architecture_facts(architecture),
+        "parity": dict(parity),
+        "sample_tolerance": SAMPLE_TOLERANCE,
+        "versions": _versions(with_tvm=tvm_library is not None),
+    }
+    _check_replaceable(out_dir)
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+        try:
+            _fill(building, manifest, onnx_path, tvm_library, samples)
+            _put_in_place(building, out_dir)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot write the bundle {out_dir}: {error}") from error
+    return out_dir
+
+
+def _fill(
+    folder: Path,
+    manifest: dict[str, Json],
+    onnx_path: Path,
+    tvm_library: Path | None,
+    samples: Sequence[BundleSample],
+) -> None:
+    folder.chmod(0o755)  # mkdtemp makes folders private; a bundle is to be handed on
+    shutil.copyfile(onnx_path, folder / ONNX_FILE)
+    if tvm_library is not None:
+        shutil.copyfile(tvm_library, folder / TVM_FILE)
+    runner = resources.files("hwautoml.bundles").joinpath("runner", "run.py")
+    (folder / "run.py").write_bytes(runner.read_bytes())
+    manifest["samples"] = _write_samples(folder, samples)
+    (folder / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
+    (folder / "README.md").write_text(readme_text(manifest), encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
+        for path in files
+    }
+    try:
+        text = json.dumps(manifest, indent=2, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"the bundle's figures must be plain, finite JSON values: {error}") from error
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:
+    from PIL import Image
+
+    entries: list[Json] = []
+    for number, sample in enumerate(samples):
+        name = f"samples/{number}.png"
+        (folder / "samples").mkdir(exist_ok=True)
+        pixels = sample.image[:, :, 0] if sample.image.shape[2] == 1 else sample.image
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / name)
+        probabilities = [float(p) for p in sample.probabilities]
+        entries.append({"file": name, "label": sample.label, "probabilities": probabilities})
+    return entries
+
+
+def _put_in_place(building: Path, out_dir: Path) -> None:
+    """Two renames: at no time is a half-written bundle at ``out_dir``."""
+    if not out_dir.exists():
+        building.replace(out_dir)
+        return
+    former = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.former.", dir=out_dir.parent))
+    out_dir.replace(former)
+    try:
+        building.replace(out_dir)
+    except OSError:
+        former.replace(out_dir)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _check_replaceable(out_dir: Path) -> None:
+    """Nothing but a bundle (or an empty folder) is ever overwritten."""
+    if out_dir.is_dir():
+        if any(out_dir.iterdir()) and not (out_dir / MANIFEST).is_file():
+            raise RunFolderError(
+                f"{out_dir} holds files and is no bundle, so it is not replaced",
+                fix="choose another folder, or empty it",
+            )
+    elif out_dir.exists():
+        raise RunFolderError(f"{out_dir} is a file", fix="choose another folder")
+
+
+def _check_samples(samples: Sequence[BundleSample], image_shape: tuple[int, int, int], num_classes: int) -> None:
+    for number, sample in enumerate(samples):
+        if sample.image.shape != image_shape or sample.image.dtype != np.uint8:
+            raise InvalidValueError(
+                f"sample {number} must be uint8 {image_shape}, got {sample.image.dtype} {sample.image.shape}"
+            )
+        if np.shape(sample.probabilities) != (num_classes,):
+            raise InvalidValueError(
+                f"sample {number} needs {num_classes} probabilities, got shape {np.shape(sample.probabilities)}"
+            )
+
+
+def _architecture_facts(architecture: Architecture | Mapping[str, Json]) -> dict[str, Json]:
+    if isinstance(architecture, Architecture):
+        return {"id": architecture.id, "space": architecture.space, "values": dict(architecture.values)}
+    return dict(architecture)
+
+
+def _versions(*, with_tvm: bool) -> dict[str, Json]:
+    """Of what run.py needs, and of what made the bundle."""
+    packages = ["numpy", "pillow", "onnxruntime"] + (["apache-tvm", "apache-tvm-ffi"] if with_tvm else [])
+    found: dict[str, Json] = {"hwautoml": __version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None  # not needed to write a bundle; requirements.txt then leaves it unpinned
+    return found
+
+
+def _requirements(manifest: Mapping[str, Json]) -> str:
+    versions = manifest["versions"]
+    assert isinstance(versions, dict)
+    lines = [f"# What run.py needs; the versions this bundle was made with, on Python {versions['python']}."]
+    for package, version in versions.items():
+        if package not in ("hwautoml", "python"):
+            lines.append(f"{package}=={version}" if version else package)
+    if "apache-tvm" in versions:
+        lines.append("# onnxruntime serves --runtime onnxruntime, apache-tvm and apache-tvm-ffi serve --runtime tvm:")
+        lines.append("# one of the two is enough.")
+    return "\n".join(lines) + "\n"
