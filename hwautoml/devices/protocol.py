@@ -35,6 +35,14 @@ class MeasureProtocol:
     timeout_sec: float = 60.0
     seed: int = 0
 
+    @classmethod
+    def for_layers(cls, seed: int = 0) -> MeasureProtocol:
+        """For hundreds of single layers, of which each matters little to a network."""
+        return cls(
+            warmup_ms=5.0, min_rounds=8, max_rounds=16, target_relative_interval=0.03, min_sample_ms=0.5,
+            max_model_sec=2.0, seed=seed,
+        )
+
     def __post_init__(self) -> None:
         problems = []
         if not 1 <= self.min_rounds <= self.max_rounds:

@@ -108,6 +108,7 @@ def _conditions(
     return latest | {
         "runtime_version": setting.runtime_version,
         "noise_floor_relative": float(np.median(known)) if known else None,
+        "reference_median_ms": _reference_ms(records),
         "num_layers_measured": num_measured,
         "num_layers_inferred": num_inferred,
         "num_failed": sum("failure" in line for line in journal.records),

@@ -87,6 +87,7 @@ def profile_layers(
     *,
     builders: Builders,
     measure: Measure,
+    measure_networks: Measure | None = None,
     options: ProfileOptions | None = None,
     on_progress: Progress | None = None,
 ) -> LatencyTable:
@@ -94,7 +95,8 @@ def profile_layers(
 
     Beside it lie the journal (``.journal.jsonl``), from which an interrupted profile goes on
     without repeating anything, and a lock. Running again with a larger budget or more networks
-    adds to what is there.
+    adds to what is there. ``measure_networks``, by default ``measure``, may spend more on each
+    model: there are fewer of them, and they decide the level.
 
     Raises:
         RunFolderError: another process profiles into this table, or the journal is damaged or of another setting.
@@ -103,7 +105,8 @@ def profile_layers(
     with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
         journal = Journal(table_path.with_suffix(".journal.jsonl"), asdict(setting))
         options = options or ProfileOptions()
-        run = _Profile(space, setting, journal, builders, measure, options, on_progress, Path(folder))
+        measures = (measure, measure_networks or measure)
+        run = _Profile(space, setting, journal, builders, measures, options, on_progress, Path(folder))
         run.measure_layers()
         run.measure_networks()
         table = run.table()
@@ -115,11 +118,13 @@ class _Profile:
     """One run; all state that matters is in the journal."""
 
     def __init__(
-        self, space: SearchSpace, setting: ProfileSetting, journal: Journal, builders: Builders, measure: Measure,
-        options: ProfileOptions, on_progress: Progress | None, folder: Path,
+        self, space: SearchSpace, setting: ProfileSetting, journal: Journal, builders: Builders,
+        measures: tuple[Measure, Measure], options: ProfileOptions, on_progress: Progress | None,
+        folder: Path,
     ) -> None:
         self._space, self._setting, self._journal = space, setting, journal
-        self._builders, self._measure, self._options = builders, measure, options
+        self._builders, self._options = builders, options
+        self._measure, self._measure_networks = measures
         self._on_progress, self._folder = on_progress, folder
         self._layers = {setting.key(layer): layer for layer in space.all_layers()}
         self._reference: Path | None = None
@@ -192,8 +197,8 @@ class _Profile:
     def _measure_chunk(self, record: str, jobs: list[tuple[str, dict[str, Any], Callable[[Path], Path]]]) -> None:
         """Build, measure, and write one journal line per job ``(name, fields, build)``."""
         if self._reference is None:
-            smallest = self._space.smallest()
-            self._reference = self._network_builder(smallest)(self._folder / "reference")
+            self._reference = self._network_builder(reference_architecture(self._space))(self._folder / "reference")
+        measure = self._measure_networks if record == "network" else self._measure
         start, built, lines = monotonic(), {}, {}
         for number, (name, fields, build) in enumerate(jobs):
             lines[name] = {"record": record, **fields}
@@ -201,7 +206,7 @@ class _Profile:
                 built[name] = build(self._folder / f"{record}{number}")
             except HwAutoMLError as error:
                 lines[name]["failure"] = error.message
-        results = self._measure(list(built.values()), self._reference) if built else []
+        results = measure(list(built.values()), self._reference) if built else []
         for name, result in zip(built, results, strict=True):
             lines[name] |= _result_fields(result)
         seconds = (monotonic() - start) / len(jobs)
@@ -217,6 +222,14 @@ class _Profile:
         if self._on_progress is not None:
             num_done = len(self._journal.of("layer")) + len(self._journal.of("network"))
             self._on_progress(num_done, len(self._layers) + self._options.num_networks, text)
+
+
+def reference_architecture(space: SearchSpace) -> Architecture:
+    """The middle of every choice.
+
+    As large as a typical member: a network that fits the first cache would not feel what slows the others.
+    """
+    return space.decode(space.num_options // 2)
 
 
 def coverage_order(layers: dict[str, Layer], seed: int) -> list[str]:
