@@ -1,0 +1,222 @@
+"""What a report shows, as frozen dataclasses; ``ReportData.from_dict`` reads plain JSON-able data.
+
+Fractions (accuracies) are 0..1, times end in ``_ms``. A figure that is not known, or not
+finite, is None and left out of the page; so are whole parts that a run has not reached yet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar
+
+from hwautoml.core.layer import Layer
+from hwautoml.errors import InvalidValueError
+
+ORIGINS = ("measured", "predicted", "estimated")
+Interval = tuple[float, float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """``counts``: images per split; ``skipped``: a few of the ``num_skipped`` unreadable files."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    num_skipped: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A measured median with its 95 % interval."""
+
+    median_ms: float
+    interval_ms: Interval
+    p95_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class CandidateRow:
+    """One architecture of the search. ``origin`` says where ``latency_ms`` comes from."""
+
+    architecture_id: str
+    accuracy_val: float | None
+    latency_ms: float | None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    latency_std_ms: float | None = None
+    origin: str = "predicted"
+    on_front: bool = False
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class SpecialisedRow:
+    """A candidate that was cut out, fine-tuned, exported and measured, per runtime."""
+
+    architecture_id: str
+    accuracy_val: float | None
+    predicted_ms: float | None
+    measured: Mapping[str, Latency]
+    predicted_interval: Interval | None = None
+    accuracy_test: float | None = None
+    meets_limit: bool | None = None
+    chosen: bool = False
+
+    @property
+    def fastest(self) -> tuple[str, Latency] | None:
+        return min(self.measured.items(), key=lambda item: item[1].median_ms, default=None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of the winner; ``latency_ms`` is its share by the latency table."""
+
+    layer: Layer
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What was shipped. ``costs``: analytic figures by name, such as ``parameters``, ``macs``."""
+
+    architecture_id: str
+    accuracy_val: float | None
+    accuracy_test: float | None
+    runtime: str
+    latency: Latency
+    meets_limit: bool | None = None
+    bundle: str | None = None
+    blocks: tuple[Block, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """``confusion``: (num_classes, num_classes) counts on the test split, rows are the true class.
+
+    ``predicted_runtime``: the runtime that the candidates' latencies are predicted for.
+    """
+
+    title: str
+    target: str
+    space: str
+    dataset: DatasetFacts
+    candidates: tuple[CandidateRow, ...] = ()
+    specialised: tuple[SpecialisedRow, ...] = ()
+    winner: Winner | None = None
+    limit_ms: float | None = None
+    predicted_runtime: str | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    budget_seconds: float | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = len(self.dataset.classes)
+        if self.confusion is not None and [len(row) for row in self.confusion] != [size] * size:
+            shape = f"{len(self.confusion)} rows of {sorted({len(row) for row in self.confusion})}"
+            raise InvalidValueError(f"confusion must be {size} x {size} as there are {size} classes, got {shape}")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ReportData:
+        """Names as in the dataclasses; ``winner.layers`` holds ``{"key": ..., "latency_ms": ...}``.
+
+        Raises:
+            InvalidValueError: a field is missing, unknown or of the wrong form.
+        """
+        if not isinstance(data, Mapping):
+            raise InvalidValueError(f"report must be a mapping, got {data!r}")
+        confusion, seconds = data.get("confusion"), data.get("seconds") or {}
+        candidates, specialised = data.get("candidates") or (), data.get("specialised") or ()
+        return _build(
+            cls, data, "report",
+            dataset=_dataset(data.get("dataset") or {}),
+            candidates=tuple(_candidate(row, f"candidates[{i}]") for i, row in enumerate(candidates)),
+            specialised=tuple(_special(row, f"specialised[{i}]") for i, row in enumerate(specialised)),
+            winner=None if data.get("winner") is None else _winner(data["winner"]),
+            limit_ms=finite(data.get("limit_ms")),
+            confusion=None if confusion is None else tuple(tuple(int(n) for n in row) for row in confusion),
+            seconds={name: number for name, value in seconds.items() if (number := finite(value)) is not None},
+            budget_seconds=finite(data.get("budget_seconds")),
+        )  # fmt: skip
+
+
+def finite(value: Any) -> float | None:
+    """None for what is missing or no finite number: JSON has neither NaN nor infinity."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"a report needs a number or nothing here, got {value!r}") from error
+    return number if math.isfinite(number) else None
+
+
+def _build(kind: type[T], data: Mapping[str, Any], where: str, **converted: Any) -> T:
+    """An instance from ``data``, with ``converted`` in place of the fields of that name."""
+    if not isinstance(data, Mapping):
+        raise InvalidValueError(f"{where} must be a mapping, got {data!r}")
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(known))
+    if unknown:
+        raise InvalidValueError(f"{where} has unknown fields {unknown}; known: {', '.join(known)}")
+    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in needed if name not in data]
+    if missing:
+        raise InvalidValueError(f"{where} lacks {missing}")
+    given = {name: value for name, value in data.items() if value is not None}
+    return kind(**dict.fromkeys(needed) | given | converted)
+
+
+def _dataset(data: Mapping[str, Any]) -> DatasetFacts:
+    classes = tuple(str(name) for name in data.get("classes") or ())
+    skipped = tuple(str(name) for name in data.get("skipped") or ())
+    return _build(DatasetFacts, data, "dataset", classes=classes, skipped=skipped)
+
+
+def _candidate(data: Mapping[str, Any], where: str) -> CandidateRow:
+    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "latency_ms", "latency_std_ms")}
+    row = _build(CandidateRow, data, where, **numbers)
+    if row.origin not in ORIGINS:
+        raise InvalidValueError(f"{where}.origin must be one of {ORIGINS}, got {row.origin!r}")
+    return row
+
+
+def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
+    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test", "predicted_ms")}
+    measured = {
+        str(runtime): _latency(value, f"{where}.measured.{runtime}")
+        for runtime, value in (data.get("measured") or {}).items()
+    }
+    interval = _interval(data.get("predicted_interval"), f"{where}.predicted_interval")
+    return _build(SpecialisedRow, data, where, measured=measured, predicted_interval=interval, **numbers)
+
+
+def _latency(data: Mapping[str, Any], where: str) -> Latency:
+    median, interval = finite(data.get("median_ms")), _interval(data.get("interval_ms"), f"{where}.interval_ms")
+    if median is None or interval is None:
+        raise InvalidValueError(f"{where} needs a finite median_ms and its interval_ms, got {data!r}")
+    return _build(Latency, data, where, median_ms=median, interval_ms=interval, p95_ms=finite(data.get("p95_ms")))
+
+
+def _interval(value: Sequence[Any] | None, where: str) -> Interval | None:
+    if value is None:
+        return None
+    if len(value) != 2:
+        raise InvalidValueError(f"{where} must be [low, high], got {value!r}")
+    low, high = finite(value[0]), finite(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def _winner(data: Mapping[str, Any]) -> Winner:
+    layers = data.get("layers") or ()
+    blocks = tuple(Block(Layer.from_key(row["key"]), finite(row.get("latency_ms"))) for row in layers)
+    rest = {name: value for name, value in data.items() if name != "layers"}
+    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test")}
+    costs = {name: c for name, value in (data.get("costs") or {}).items() if (c := finite(value)) is not None}
+    latency = _latency(data.get("latency") or {}, "winner.latency")
+    return _build(Winner, rest, "winner", blocks=blocks, latency=latency, costs=costs, **numbers)

@@ -1,0 +1,300 @@
+"""The page's parts as HTML, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hwautoml.reports import formatting as fmt
+from hwautoml.reports.network_drawing import drawing
+from hwautoml.reports.plot_data import key_values, shown_candidates
+from hwautoml.reports.report_data import CandidateRow, ReportData, SpecialisedRow, Winner
+
+MAX_TABLE_ROWS = 200
+
+
+def section(identifier: str, title: str, lead: str, body: str) -> str:
+    return f"<section id='{identifier}'><h2>{title}</h2><p class='lead'>{lead}</p>{body}</section>"
+
+
+def plot(identifier: str, label: str, css_class: str = "") -> str:
+    inner = f"<div id='{identifier}' class='plot {css_class}' role='img' aria-label='{label}'></div>"
+    return f"<div class='card'>{inner}</div>"
+
+
+# The verdict
+
+
+def header(data: ReportData) -> str:
+    eyebrow = " · ".join(f"<span>{fmt.text(part)}</span>" for part in (data.dataset.name, data.target, data.space))
+    return (
+        f"<p class='eyebrow'>{eyebrow}</p><h1>{_headline(data)}</h1>"
+        f"<p class='verdict'>{_verdict(data)}</p>{_cards(data)}"
+    )
+
+
+def _headline(data: ReportData) -> str:
+    winner, target = data.winner, fmt.text(data.target)
+    if winner is None:
+        return fmt.text(data.title)
+    accuracy = winner.accuracy_val if winner.accuracy_test is None else winner.accuracy_test
+    kind = "validation" if winner.accuracy_test is None else "test"
+    latency = fmt.milliseconds(winner.latency.median_ms).replace(" ", "&nbsp;")
+    share = fmt.percent(accuracy).replace(" ", "&nbsp;")
+    return f"<b>{share}</b> {kind} accuracy at <b>{latency}</b> on {target}"
+
+
+def _verdict(data: ReportData) -> str:
+    if data.winner is None:
+        size = sum(row.on_front for row in data.candidates)
+        return (
+            f"<span class='pill open'>nothing chosen yet</span> {len(data.candidates):,} candidates, {size} of them on "
+            "the front. Figures below are predictions; nothing was exported and measured so far."
+        )
+    how = f"the median measured with {fmt.text(data.winner.runtime)}"
+    if data.limit_ms is None:
+        return f"<span class='pill open'>no limit set</span> Its latency is {how}."
+    limit, margin = f"{data.limit_ms:g} ms", 1 - data.winner.latency.median_ms / data.limit_ms
+    if data.winner.meets_limit is False:
+        return (
+            f"<span class='pill bad'>misses the limit of {limit}</span> No candidate met it. This is the nearest, "
+            f"{fmt.percent(-margin)} over by {how}."
+        )
+    return f"<span class='pill good'>meets the limit of {limit}</span> {fmt.percent(margin)} to spare, by {how}."
+
+
+def _cards(data: ReportData) -> str:
+    winner = data.winner
+    cards = []
+    if winner is not None:
+        cards += [_accuracy_card(data, winner), _latency_card(winner)]
+        if (others := _other_runtimes(data, winner)) is not None:
+            cards.append(("Runtime", fmt.text(winner.runtime), others))
+        if {"parameters", "macs"} <= winner.costs.keys():
+            macs = f"{fmt.count(winner.costs['macs'])} multiply-accumulates, counted"
+            cards.append(("Parameters", fmt.count(winner.costs["parameters"]), macs))
+    if data.seconds:
+        total = data.seconds.get("total", sum(data.seconds.values()))
+        budget = "no time budget set" if data.budget_seconds is None else f"budget {fmt.duration(data.budget_seconds)}"
+        cards.append(("Whole run", fmt.duration(total), budget))
+    html = "".join(
+        f"<div><dt>{name}</dt><dd>{value}</dd><dd class='note'>{note}</dd></div>" for name, value, note in cards
+    )
+    bundle = ""
+    if winner is not None and winner.bundle:
+        bundle = f"<p class='bundle'>Ready to ship: <code>{fmt.text(winner.bundle)}</code></p>"
+    return (f"<dl class='cards'>{html}</dl>" if cards else "") + bundle
+
+
+def _accuracy_card(data: ReportData, winner: Winner) -> tuple[str, str, str]:
+    validation = f"validation {fmt.percent(winner.accuracy_val)}"
+    if winner.accuracy_test is None:
+        return "Validation accuracy", fmt.percent(winner.accuracy_val), "test images not looked at yet"
+    num_images = int(data.dataset.counts.get("test", 0))
+    if num_images <= 0:
+        return "Test accuracy", fmt.percent(winner.accuracy_test), validation
+    low, high = fmt.wilson_interval(winner.accuracy_test, num_images)
+    spread = f"95 %: {100 * low:.1f}–{fmt.percent(high)} ({num_images:,} images)"
+    return "Test accuracy", fmt.percent(winner.accuracy_test), f"{spread}<br>{validation}"
+
+
+def _latency_card(winner: Winner) -> tuple[str, str, str]:
+    p95 = "" if winner.latency.p95_ms is None else f"<br>95th percentile {fmt.milliseconds(winner.latency.p95_ms)}"
+    interval = f"95 %: {fmt.interval_ms(winner.latency.interval_ms)}{p95}"
+    return "Latency, measured", fmt.milliseconds(winner.latency.median_ms), interval
+
+
+def _other_runtimes(data: ReportData, winner: Winner) -> str | None:
+    own = next((row for row in data.specialised if row.architecture_id == winner.architecture_id), None)
+    if own is None:
+        return "default of the bundle"
+    others = [f"{fmt.text(name)} {fmt.milliseconds(m.median_ms)}" for name, m in own.measured.items()
+              if name != winner.runtime]  # fmt: skip
+    return "faster than " + ", ".join(others) if others else "the only one measured"
+
+
+# Plots
+
+
+def front(data: ReportData) -> str:
+    shown = shown_candidates(data)
+    if not shown:
+        return ""
+    total = len(data.candidates)
+    subset = f" {len(shown):,} of {total:,} candidates are drawn, all are in the CSV." if len(shown) < total else ""
+    limit = "" if data.limit_ms is None else " Right of the dashed line is over the limit."
+    lead = (
+        "Each dot is a network. Up is more accurate on the validation images, left is faster; nothing beats the "
+        f"networks on the line in both.{limit}{subset}"
+    )
+    return section("front", "Accuracy against latency", lead, plot("plot-front", "Accuracy against latency", "tall"))
+
+
+def prediction(data: ReportData) -> str:
+    if not any(row.measured and row.predicted_ms is not None for row in data.specialised):
+        return ""
+    fastest_first = sorted(data.specialised, key=lambda row: row.fastest[1].median_ms if row.fastest else 0.0)
+    rows = [cells for row in fastest_first for cells in _measured_cells(row, data.predicted_runtime)]
+    head = ("network", "runtime", "predicted", "measured", "95 % interval", "95th percentile", "off by", "in limit")
+    lead = (
+        "The few best candidates were fine-tuned, exported and measured on the target. On the diagonal the latency "
+        "table was right; the band is ±10 %. Only the measurement decides."
+    )
+    if data.predicted_runtime is not None:
+        lead += f" Predictions are for {fmt.text(data.predicted_runtime)}; other runtimes are there to compare."
+    body = plot("plot-prediction", "Predicted against measured latency") + fmt.table(head, rows, "figures")
+    return section("prediction", "Predicted and measured", lead, body)
+
+
+def _measured_cells(row: SpecialisedRow, predicted_runtime: str | None) -> Iterator[list[str]]:
+    """One list of cells per runtime; whether the limit is met is said for the fastest."""
+    fastest = row.fastest[0] if row.fastest else None
+    met = {True: "yes", False: "no", None: fmt.MISSING}[row.meets_limit]
+    for runtime, latency in sorted(row.measured.items(), key=lambda item: item[1].median_ms):
+        error = fmt.MISSING
+        if row.predicted_ms and predicted_runtime in (None, runtime):
+            error = f"{100 * (latency.median_ms / row.predicted_ms - 1):+.1f} %"
+        yield [
+            _identifier(row.architecture_id, row.chosen), fmt.text(runtime), fmt.milliseconds(row.predicted_ms),
+            fmt.milliseconds(latency.median_ms), fmt.interval_ms(latency.interval_ms),
+            fmt.milliseconds(latency.p95_ms), error, met if runtime == fastest else "",
+        ]  # fmt: skip
+
+
+def network(data: ReportData) -> str:
+    if data.winner is None or not data.winner.blocks:
+        return ""
+    lead = (
+        f"Network <code>{fmt.text(data.winner.architecture_id)}</code>, first layer to last. A bar is as wide as the "
+        "layer has output channels; times are the latency table's, not measured one by one."
+    )
+    return section("network", "The chosen network", lead, drawing(data.winner.blocks))
+
+
+def confusion(data: ReportData) -> str:
+    matrix, names = data.confusion, data.dataset.classes
+    if not matrix or not any(map(any, matrix)):
+        return ""
+    worst = sorted(
+        ((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if n and i != j), reverse=True
+    )[:5]  # fmt: skip
+    total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(names)))
+    pairs = "".join(
+        f"<li><b>{fmt.text(names[i])}</b> taken for <b>{fmt.text(names[j])}</b>: {n} of {sum(matrix[i])}</li>"
+        for n, i, j in worst
+    )
+    listing = f"<h3>Most frequent mistakes</h3><ol class='mistakes'>{pairs}</ol>" if pairs else "<p>No mistakes.</p>"
+    lead = f"{right:,} of {total:,} test images right. A row is a true class and adds up to 100 %."
+    body = f"<div class='side'>{plot('plot-confusion', 'Confusion matrix', 'square')}<div>{listing}</div></div>"
+    return section("confusion", "What is mistaken for what", lead, body)
+
+
+# Tables
+
+
+def candidates(data: ReportData) -> str:
+    if not data.candidates:
+        return ""
+    ordered = sorted(data.candidates, key=_importance)[:MAX_TABLE_ROWS]
+    measured = {row.architecture_id: row.fastest for row in data.specialised if row.fastest}
+    rows = []
+    for row in ordered:
+        own = measured.get(row.architecture_id)
+        deviation = "" if row.latency_std_ms is None else f" ± {fmt.significant(row.latency_std_ms, 2)}"
+        rows.append([
+            _identifier(row.architecture_id, row.chosen), "front" if row.on_front else "",
+            fmt.percent(row.accuracy_val), fmt.milliseconds(row.latency_ms) + deviation, fmt.text(row.origin),
+            fmt.milliseconds(own[1].median_ms if own else None),
+            fmt.text(_summary(row)),
+        ])  # fmt: skip
+    more = len(data.candidates) - len(ordered)
+    note = f" {more:,} more are in <code>candidates.csv</code>." if more else ""
+    key = f" Architectures read: {fmt.text(_summary_key(ordered[0]))}, stage by stage." if ordered[0].values else ""
+    lead = f"The chosen one and the front first, fastest on top; a click on a heading sorts.{key}{note}"
+    head = ("network", "front", "accuracy (val)", "latency", "origin", "measured", "architecture")
+    return section("candidates", "Candidates", lead, fmt.table(head, rows, "figures sortable"))
+
+
+def _importance(row: CandidateRow) -> tuple[bool, bool, float]:
+    return not row.chosen, not row.on_front, row.latency_ms if row.latency_ms is not None else float("inf")
+
+
+def _identifier(architecture_id: str, chosen: bool) -> str:
+    mark = " <span class='chosen' title='chosen'>★</span>" if chosen else ""
+    return f"<code>{fmt.text(architecture_id)}</code>{mark}"
+
+
+def _summary(row: CandidateRow) -> str:
+    """Values grouped by the part of their names before the last dot: 32 | fused 1 16 | mbconv 2 48."""
+    groups: dict[str, list[str]] = {}
+    for name in key_values(row):
+        groups.setdefault(name.rpartition(".")[0], []).append(str(row.values[name]))
+    return " | ".join(" ".join(values) for values in groups.values())
+
+
+def _summary_key(row: CandidateRow) -> str:
+    """What the groups of ``_summary`` hold, each kind of group once: resolution | kind depth width."""
+    groups: dict[str, list[str]] = {}
+    for name in key_values(row):
+        group, _, rest = name.rpartition(".")
+        groups.setdefault(group, []).append(rest)
+    return " | ".join(dict.fromkeys(" ".join(names) for names in groups.values()))
+
+
+# Conditions
+
+
+def conditions(data: ReportData) -> str:
+    rows = [[fmt.text(name), fmt.text(value)] for name, value in flatten(data.conditions)]
+    dataset = [["name", fmt.text(data.dataset.name)], ["classes", str(len(data.dataset.classes))]]
+    dataset += [[f"{fmt.text(split)} images", f"{int(number):,}"] for split, number in data.dataset.counts.items()]
+    if data.dataset.num_skipped:
+        names = ", ".join(f"<code>{fmt.text(name)}</code>" for name in data.dataset.skipped)
+        dataset.append(["skipped (unreadable)", f"{data.dataset.num_skipped:,}" + (f": {names}" if names else "")])
+    halves = f"<div><h3>Data</h3>{_pairs(dataset)}</div>"
+    halves += f"<div><h3>Measured under</h3>{_pairs(rows)}</div>" if rows else ""
+    body = f"{_seconds(data.seconds)}<div class='halves'>{halves}</div>{_ORIGINS}"
+    lead = "What was used, how long it took, and how sure it is."
+    return section("conditions", "Where the figures come from", lead, body)
+
+
+_ORIGINS = """<h3>Origin of a figure</h3><dl class='origins'>
+<dt>measured</dt><dd>The exported model ran on the target, in a process of its own; median of many rounds, with the
+interval that holds the true median 95 times in 100.</dd>
+<dt>predicted</dt><dd>Summed from the target's latency table, whose entries were measured layer by layer and corrected
+by whole networks. Validation accuracies of candidates are those of the shared weights, before fine-tuning.</dd>
+<dt>estimated</dt><dd>Calculated from the device's datasheet or from the architecture alone; nothing ran.</dd></dl>"""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as "outer inner"; lists in one line; long floats shortened."""
+    pairs = []
+    for name, value in values.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            pairs += flatten(value, f"{label} ")
+        elif value is not None:
+            items = value if isinstance(value, list | tuple) else [value]
+            pairs.append((label, ", ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in items)))
+    return pairs
+
+
+def _pairs(rows: list[list[str]]) -> str:
+    return "<dl class='pairs'>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    stages = {name: value for name, value in seconds.items() if name != "total" and value > 0}
+    total = sum(stages.values())
+    if not total:
+        return ""
+    bars = "".join(
+        f"<div class='tone{index % 8}' style='flex-grow:{value / total:.5f}' title='{fmt.text(name)}: "
+        f"{fmt.duration(value)}'></div>"
+        for index, (name, value) in enumerate(stages.items())
+    )
+    legend = "".join(
+        f"<li><i class='tone{index % 8}'></i>{fmt.text(name)} <b>{fmt.duration(value)}</b></li>"
+        for index, (name, value) in enumerate(stages.items())
+    )
+    return f"<h3>Time per stage</h3><div class='timeline'>{bars}</div><ul class='legend'>{legend}</ul>"
