@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hwautoml.datasets.sources import FileSource
+from hwautoml.datasets.sources import READ_ERRORS, FileSource
 from hwautoml.errors import DatasetError
 
 Progress = Callable[[int, int], None]
@@ -135,7 +134,7 @@ def read_image(source: FileSource, path: str, image_size: int, channels: int) ->
     """
     try:
         data = source.read(path)
-    except (OSError, BadZipFile, zlib.error, NotImplementedError) as error:
+    except READ_ERRORS as error:
         return str(error) or type(error).__name__, 0
     checksum = zlib.crc32(data)
     try:

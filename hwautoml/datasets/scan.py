@@ -18,7 +18,7 @@ from hwautoml.datasets.decoding import (
     read_image,
 )
 from hwautoml.datasets.layout import LabelledFile
-from hwautoml.datasets.sources import FileSource
+from hwautoml.datasets.sources import READ_ERRORS, FileSource
 from hwautoml.errors import DatasetError
 
 NUM_PROBED = 512
@@ -73,7 +73,7 @@ def probe_files(
         try:
             with bombs_are_errors():
                 size, native_channels = image_header(source.read(path))
-        except (UnusableImageError, OSError):
+        except (UnusableImageError, *READ_ERRORS):
             continue  # the full pass counts and names it
         except DatasetError as error:
             raise DatasetError(f"{source.name_of(path)}: {error.message}", fix=error.fix) from error

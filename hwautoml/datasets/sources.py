@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +16,8 @@ from hwautoml.errors import DatasetError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+# Whatever a missing, unreadable or damaged file or zip member raises while its bytes are read.
+READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 MAX_FILE_BYTES = 512 * 1024**2
 # wrapper / split / class / file: anything deeper is not a dataset, and walking it could take for ever.
 MAX_DEPTH = 4
@@ -46,7 +50,7 @@ class FileSource(ABC):
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Raises OSError or zipfile.BadZipFile when the file cannot be read."""
+        """Raises one of READ_ERRORS when the file cannot be read."""
 
     def name_of(self, path: str) -> str:
         """How a message names the file ``path``."""

@@ -120,10 +120,11 @@ def _open_onnxruntime(path: Path, num_threads: int) -> Classify:
     session_options.intra_op_num_threads = num_threads
     # ONNX Runtime's errors share no base class of their own, so they are collected from where they live.
     state = vars(need("onnxruntime.capi.onnxruntime_pybind11_state")).values()
-    errors = tuple(kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception))
+    errors: tuple[type[Exception], ...] = (RuntimeError, ValueError)
+    errors += tuple(kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception))
     try:
         session = onnxruntime.InferenceSession(str(path), session_options, providers=["CPUExecutionProvider"])
-    except (*errors, RuntimeError, ValueError) as error:
+    except errors as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {error}", EXIT_BAD_MODEL) from error
     input_name = session.get_inputs()[0].name
     return lambda images: session.run(None, {input_name: images})[0]

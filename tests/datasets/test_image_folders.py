@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hwautoml.datasets import load_dataset
+from hwautoml.errors import DatasetError, InvalidValueError
+
+MakeFolder = Callable[..., Path]
+Picture = Callable[..., Image.Image]
+ZipFolder = Callable[..., Path]
+
+
+def test_flat_folder_is_split(make_folder: MakeFolder) -> None:
+    dataset = load_dataset(make_folder({"dog": 20, "cat": 20, "ant": 20}))
+    assert dataset.name == "photos"
+    assert dataset.classes == ("ant", "cat", "dog")
+    assert (dataset.image_size, dataset.channels, dataset.num_classes) == (32, 3, 3)
+    assert [split.num_images for split in (dataset.train, dataset.val, dataset.test)] == [39, 9, 12]
+    assert np.bincount(dataset.test.labels.numpy()).tolist() == [4, 4, 4]
+    assert dataset.skipped == ()
+
+
+def test_pixels_and_labels_belong_together(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 4, "b": 4})
+    dataset = load_dataset(root)
+    originals = {
+        np.asarray(Image.open(path)).tobytes(): label for label in (0, 1) for path in (root / "ab"[label]).iterdir()
+    }
+    for split in (dataset.train, dataset.val, dataset.test):
+        for image, label in zip(split.images_uint8(), split.labels.tolist(), strict=True):
+            assert originals[image.tobytes()] == label
+
+
+@pytest.mark.parametrize("val_name", ["val", "valid", "validation", "Val"])
+def test_three_given_splits(make_folder: MakeFolder, val_name: str) -> None:
+    counts = {f"{split}/{name}": n for split, n in (("train", 6), (val_name, 3), ("test", 2)) for name in "ab"}
+    dataset = load_dataset(make_folder(counts))
+    assert [split.num_images for split in (dataset.train, dataset.val, dataset.test)] == [12, 6, 4]
+
+
+def test_missing_val_is_drawn_from_train(make_folder: MakeFolder) -> None:
+    dataset = load_dataset(make_folder({"train/a": 20, "train/b": 20, "test/a": 5, "test/b": 5}))
+    assert [split.num_images for split in (dataset.train, dataset.val, dataset.test)] == [34, 6, 10]
+
+
+def test_missing_test_is_drawn_from_train(make_folder: MakeFolder) -> None:
+    dataset = load_dataset(make_folder({"train/a": 20, "train/b": 20, "val/a": 5, "val/b": 5}))
+    assert [split.num_images for split in (dataset.train, dataset.val, dataset.test)] == [32, 10, 8]
+
+
+def test_train_may_be_a_class(make_folder: MakeFolder) -> None:
+    assert load_dataset(make_folder({"car": 4, "plane": 4, "train": 4})).classes == ("car", "plane", "train")
+
+
+def test_hidden_and_other_files_are_ignored(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 4, "b": 4, ".git": 1, "__MACOSX": 1})
+    (root / "a" / "notes.txt").write_text("no image")
+    (root / "a" / ".DS_Store").write_bytes(b"x")
+    (root / "a" / "._000.png").write_bytes(b"x")
+    dataset = load_dataset(root)
+    assert dataset.classes == ("a", "b")
+    assert dataset.skipped == ()
+
+
+def test_folder_and_zip_are_the_same(make_folder: MakeFolder, tmp_path: Path, zip_folder: ZipFolder) -> None:
+    root = make_folder({"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    wanted = load_dataset(root)
+    for name, prefix in (("plain.zip", ""), ("wrapped.zip", "photos/"), ("mac.ZIP", "photos/")):
+        path = zip_folder(root, tmp_path / name, prefix)
+        dataset = load_dataset(path)
+        assert dataset.fingerprint == wanted.fingerprint
+        assert (dataset.mean, dataset.std) == (wanted.mean, wanted.std)
+        for split in ("train", "val", "test"):
+            assert np.array_equal(getattr(dataset, split).images_uint8(), getattr(wanted, split).images_uint8())
+
+
+def test_fingerprint_follows_content(make_folder: MakeFolder, picture: Picture) -> None:
+    root = make_folder({"a": 4, "b": 4})
+    before = load_dataset(root).fingerprint
+    assert load_dataset(root, image_size=8, seed=3).fingerprint == before
+    picture(99).save(root / "a" / "000.png")
+    changed = load_dataset(root).fingerprint
+    assert changed != before
+    (root / "b").rename(root / "c")
+    assert load_dataset(root).fingerprint not in (before, changed)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((8, 8), 8), ((64, 64), 64), ((28, 30), 32), ((65, 65), 64), ((200, 100), 64)]
+)
+def test_default_image_size(make_folder: MakeFolder, size: tuple[int, int], expected: int) -> None:
+    assert load_dataset(make_folder({"a": 3, "b": 3}, size=size)).image_size == expected
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ppm"])
+def test_formats(make_folder: MakeFolder, suffix: str) -> None:
+    dataset = load_dataset(make_folder({"a": 3, "b": 3}, suffix=suffix))
+    assert dataset.skipped == ()
+    assert dataset.channels == 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix", "channels"),
+    [("L", ".png", 1), ("LA", ".png", 1), ("1", ".png", 1), ("RGBA", ".png", 3), ("P", ".png", 3), ("CMYK", ".jpg", 3)],
+)
+def test_modes(make_folder: MakeFolder, mode: str, suffix: str, channels: int) -> None:
+    assert load_dataset(make_folder({"a": 3, "b": 3}, mode=mode, suffix=suffix)).channels == channels
+
+
+def test_sixteen_bit_grey_keeps_its_range(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3}, mode="L")
+    for path in root.rglob("*.png"):
+        Image.fromarray(np.full((32, 32), 0x80FF, dtype=np.uint16)).save(path)
+    assert (load_dataset(root).train.images_uint8() == 0x80).all()
+
+
+def test_photographs_are_turned_upright(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3}, suffix=".jpg", size=(32, 32))
+    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
+    pixels[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for path in root.rglob("*.jpg"):
+        Image.fromarray(pixels).save(path, exif=exif)
+    image = load_dataset(root).train.images_uint8()[0]
+    assert image[:14].max() < 20
+    assert image[-14:].min() > 230
+
+
+def test_centre_is_cropped(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    pixels = np.zeros((16, 48, 3), dtype=np.uint8)
+    pixels[:, 16:32] = 200
+    for path in root.rglob("*.png"):
+        Image.fromarray(pixels).save(path)
+    assert (load_dataset(root, image_size=16).train.images_uint8() == 200).all()
+
+
+def test_channels_convert(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    grey = load_dataset(root, channels=1)
+    assert grey.train.images_uint8().shape[-1] == grey.channels == len(grey.mean) == 1
+    colour = load_dataset(make_folder({"a": 3, "b": 3}, name="grey", mode="L"), channels=3)
+    assert np.ptp(colour.train.images_uint8(), axis=-1).max() == 0
+
+
+def test_mixed_channels_are_named_and_channels_answers(make_folder: MakeFolder, picture: Picture) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    picture(7, mode="L").save(root / "b" / "001.png")
+    with pytest.raises(DatasetError, match=r"b/001\.png is grey, .*a/000\.png is colour[\s\S]*--channels rgb"):
+        load_dataset(root)
+    assert load_dataset(root, channels=3).channels == 3
+    assert load_dataset(root, channels=1).channels == 1
+
+
+def test_mixed_channels_outside_the_probed_sample(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, picture: Picture
+) -> None:
+    monkeypatch.setattr("hwautoml.datasets.scan.NUM_PROBED", 2)
+    root = make_folder({"a": 5, "b": 5})
+    picture(7, mode="L").save(root / "b" / "001.png")
+    with pytest.raises(DatasetError, match=r"b/001\.png is grey"):
+        load_dataset(root)
+
+
+def test_mean_and_std_are_those_of_the_training_images(make_folder: MakeFolder) -> None:
+    dataset = load_dataset(make_folder({"a": 8, "b": 8}))
+    pixels = dataset.train.images_uint8() / 255
+    assert dataset.mean == pytest.approx(pixels.mean(axis=(0, 1, 2)), abs=1e-9)
+    assert dataset.std == pytest.approx(pixels.std(axis=(0, 1, 2)), abs=1e-9)
+
+
+def test_constant_images_have_a_positive_std(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    for path in root.rglob("*.png"):
+        Image.new("RGB", (32, 32), (9, 9, 9)).save(path)
+    assert load_dataset(root).std == (1 / 255,) * 3
+
+
+def test_progress_ends_at_the_total(make_folder: MakeFolder) -> None:
+    seen: list[tuple[int, int]] = []
+    load_dataset(make_folder({"a": 3, "b": 3}), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6, 6)
+
+
+def break_files(root: Path, names: list[str]) -> None:
+    for name in names:
+        data = (root / name).read_bytes()
+        (root / name).write_bytes(data[: len(data) // 2])
+
+
+def test_a_few_broken_images_are_skipped_and_named(make_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder({"a": 10, "b": 10}, suffix=".jpg")
+    break_files(root, ["a/003.jpg"])
+    (root / "b" / "004.jpg").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        dataset = load_dataset(root)
+    assert [image.path for image in dataset.skipped] == ["a/003.jpg", "b/004.jpg"]
+    assert "truncated" in dataset.skipped[0].reason.lower()
+    assert "not an image" in dataset.skipped[1].reason
+    assert "skipped 2 of 20" in caplog.text
+    assert dataset.train.num_images + dataset.val.num_images + dataset.test.num_images == 18
+
+
+def test_many_broken_images_are_an_error(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 10, "b": 10}, suffix=".jpg")
+    break_files(root, ["a/003.jpg", "b/001.jpg", "b/005.jpg"])
+    with pytest.raises(DatasetError, match=r"3 of 20 images cannot be read.*a/003\.jpg \(.*b/001\.jpg"):
+        load_dataset(root)
+
+
+def test_a_class_without_readable_image_is_an_error(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/a": 30, "train/b": 30, "test/a": 1, "test/b": 1})
+    (root / "test" / "b" / "000.png").write_bytes(b"nonsense")
+    with pytest.raises(DatasetError, match=r"class 'b' in test has no readable image left.*test/b/000\.png"):
+        load_dataset(root)
+
+
+def test_float_pixels_are_unusable(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 10, "b": 10})
+    Image.fromarray(np.zeros((32, 32), dtype=np.float32)).save(root / "a" / "000.tif")
+    assert "pixel mode F" in load_dataset(root).skipped[0].reason
+
+
+@pytest.mark.parametrize("factor", [1.5, 3])
+def test_decompression_bomb(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, factor: float, picture: Picture
+) -> None:
+    root = make_folder({"a": 5, "b": 5})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32)
+    picture(1, size=(int(32 * factor), 32)).save(root / "b" / "002.png")
+    for arguments in ({}, {"image_size": 32, "channels": 3}):
+        with pytest.raises(DatasetError, match=r"b/002\.png: decompression bomb"):
+            load_dataset(root, **arguments)
+
+
+# What is not an image folder.
+
+
+def expect(root: Path, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(root)
+
+
+def test_no_such_path(tmp_path: Path) -> None:
+    expect(tmp_path / "nowhere", r"no such file or folder: .*nowhere[\s\S]*digits")
+
+
+def test_neither_folder_nor_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"x")
+    expect(tmp_path / "a.tar", r"a\.tar is neither a folder")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    expect(tmp_path, "is not an image folder: it holds no images; expected one sub-folder")
+
+
+def test_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "main.c").write_text("int main;")
+    (tmp_path / "docs").mkdir()
+    expect(tmp_path, "is not an image folder: its folders hold no images")
+
+
+def test_loose_images(tmp_path: Path, picture: Picture) -> None:
+    picture(0).save(tmp_path / "a.png")
+    expect(tmp_path, "is not an image folder: it holds 1 images but no class folders")
+
+
+def test_one_class_only(make_folder: MakeFolder) -> None:
+    expect(make_folder({"cat": 5}), "one class only, 'cat'")
+    expect(make_folder({"train/cat": 5, "test/cat": 5}, name="split"), "one class only, 'cat'")
+
+
+def test_empty_class(make_folder: MakeFolder) -> None:
+    expect(make_folder({"cat": 5, "dog": 0}), "class folder .*dog holds no images")
+    expect(make_folder({"train/cat": 5, "train/dog": 5, "test/cat": 5, "test/dog": 0}, name="s"), "test/dog holds no")
+
+
+def test_class_too_small_to_split(make_folder: MakeFolder) -> None:
+    expect(make_folder({"cat": 5, "dog": 2}), "class 'dog' of .* has 2 usable")
+
+
+def test_nested_class(make_folder: MakeFolder) -> None:
+    expect(make_folder({"cat/young": 5, "cat/old": 5, "dog": 5}), "class folder .*cat holds a folder, 'old'")
+
+
+def test_splits_with_other_classes(make_folder: MakeFolder) -> None:
+    counts = {"train/cat": 5, "train/dog": 5, "test/cat": 5}
+    expect(make_folder(counts), "test lacks the class 'dog'")
+    expect(make_folder({**counts, "test/dog": 1, "test/eel": 1}, name="b"), "test has a class 'eel' that train lacks")
+
+
+def test_misplaced_split_folders(make_folder: MakeFolder) -> None:
+    train = {"train/cat": 5, "train/dog": 5}
+    expect(make_folder({**train, "extra/cat": 5}), r"split folders \(train\) and others \(extra\)")
+    expect(make_folder({"test/cat": 5, "val/cat": 5}, name="b"), "has test and val but no train folder")
+    expect(make_folder({**train, "val/cat": 1, "valid/cat": 1}, name="c"), "both name the val split")
+
+
+def test_unreadable_folder(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_folder({"a": 3, "b": 3})
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("hwautoml.datasets.sources.os.scandir", refuse)
+    expect(root, r"cannot read folder .*photos.*: Permission denied")
+
+
+def test_bad_arguments(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    for arguments in ({"channels": 2}, {"image_size": 0}, {"image_size": 10**6}, {"val_fraction": 0.9}):
+        with pytest.raises(InvalidValueError):
+            load_dataset(root, **arguments)
+
+
+def test_file_that_vanishes_between_listing_and_reading_counts_as_broken(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwautoml.datasets.sources import FolderSource
+
+    root = make_folder({"a": 10, "b": 10})
+    read = FolderSource.read
+
+    def vanish(self: FolderSource, path: str) -> bytes:
+        if path == "a/000.png":
+            raise FileNotFoundError(2, "No such file", path)
+        return read(self, path)
+
+    monkeypatch.setattr(FolderSource, "read", vanish)
+    assert [image.path for image in load_dataset(root).skipped] == ["a/000.png"]
+
+
+def test_linked_class_folders_are_followed(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    shutil.move(root / "b", tmp_path / "elsewhere")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    assert load_dataset(root).classes == ("a", "b")
