@@ -128,8 +128,8 @@ def _run_with_restarts(
                 raise worker.error
             if worker.result is not None:
                 return worker.result
-            if worker.trial is None:
-                break
+            if worker.trial is None or worker.exit_code >= 0:
+                break  # an error in our own code, not a crash: trying again would not help
             _LOGGER.warning("candidate %s ended the tuner; skipped from now on", worker.trial)
             crashed = {name: worker.trial[name] for name in ("key", "name", "tiling")}
             request["crashed"].append(crashed)
@@ -159,12 +159,12 @@ def _run_worker(request: Mapping[str, Any], on_progress: ProgressCallback | None
         )
         try:
             _converse(process, request, worker, on_progress)
-            worker.exit_code = process.wait(timeout=_EXIT_SEC)
+            process.wait(timeout=_EXIT_SEC)
         except subprocess.TimeoutExpired:
             _LOGGER.debug("the worker did not end by itself")
         finally:
             process.kill()
-            process.wait()
+            worker.exit_code = process.wait()
         stderr.seek(0)
         worker.stderr = stderr.read()
     return worker

@@ -7,6 +7,8 @@ from hwautoml.schedules.tiling import Tiling
 from hwautoml.schedules.vector_unit import VectorUnit
 
 NAME = "elementwise"
+#: Fewer steps than this are done before a second thread has woken up.
+_PARALLEL_STEPS = 1 << 16
 
 
 def fits(kernel: Kernel) -> bool:
@@ -24,12 +26,11 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     kernel.inline(kernel.blocks[:-1])
     output = kernel.blocks[-1]
     loops = kernel.schedule.get_loops(output)
-    if len(loops) > 1:
+    # Rows that fill no vectors are joined. Others are not: constants repeat along rows, and
+    # an index modulo the row length is no vector load.
+    if len(loops) > 1 and kernel.loop_extent(loops[-1]) % max(1, unit.lanes // 2):
         kernel.schedule.fuse(*loops)
     if not kernel.has_condition(output):
         kernel.vectorize_tail(output, unit.lanes)
     if num_threads > 1 and kernel.multiply_adds() >= _PARALLEL_STEPS:
         kernel.schedule.parallel(kernel.schedule.get_loops(output)[0])
-
-
-_PARALLEL_STEPS = 1 << 16

@@ -55,8 +55,17 @@ def pack_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
 
 
 def packing_lanes(outputs: int, unit: VectorUnit) -> int:
-    """Half vectors where a full one would be at least half empty."""
-    return unit.lanes // 2 if outputs <= unit.lanes // 2 else unit.lanes
+    """Numbers per packed vector: half of one where whole ones would be wasted or awkward.
+
+    A tile must hold all channels when their number is no multiple of the vector, so layers
+    with very many of those use half vectors as well.
+    """
+    half = unit.lanes // 2
+    if outputs <= half:
+        return half
+    too_wide = outputs > unit.lanes * unit.num_accumulators // 2
+    awkward = outputs % unit.lanes and outputs % half == 0
+    return half if awkward and too_wide else unit.lanes
 
 
 def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:

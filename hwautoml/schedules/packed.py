@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.legalize import PACKED
 from hwautoml.schedules.tiling import (
+    PARALLEL_STEPS,
+    TileLoops,
     Tiling,
     divisors,
     parallelize,
@@ -31,32 +36,45 @@ def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
     shape = kernel.spatial_extents(kernel.reduction)
     height, width = (shape[1], shape[2]) if len(shape) == 5 else (1, max(1, shape[0]))
     num_blocks, vector = shape[-2:]
-    channels = kernel.num_channels
-    lanes = next((w for w in (vector, vector // 2) if w and channels % w == 0), channels)
-    splits = divisors(num_blocks, unit.num_accumulators) if lanes == vector else [num_blocks]
-    limit = unit.num_accumulators * unit.lanes // max(vector, unit.lanes // 2)
+    limit = unit.num_accumulators
     found = []
-    for blocks in splits:
+    for channels, lanes in _channel_splits(kernel, num_blocks, vector, limit):
+        blocks = -(-channels // vector)
         for rows in divisors(height, _MAX_ROWS):
             for columns in divisors(width, limit):
-                accumulators = rows * columns * blocks
-                smallest = rows * columns == 1 and (blocks == splits[0])
-                if (accumulators > limit and not smallest) or (rows > 2 and columns < min(width, 4)):
+                too_many = rows * columns * blocks > limit and rows * columns > 1
+                if too_many or (rows > 2 and columns < min(width, 4)):
                     continue
-                for outside in (False, True) if 1 < height * width and blocks < num_blocks else (False,):
-                    found += _variants(kernel, rows, columns, min(channels, blocks * vector), lanes, outside)
+                found += _variants(kernel, Tiling(rows, columns, channels, lanes))
     found.sort(key=lambda tiling: _penalty(tiling, vector))
     return found
 
 
-def _variants(
-    kernel: Kernel, rows: int, columns: int, channels: int, lanes: int, outside: bool
-) -> list[Tiling]:
-    """One tile with each way of unrolling and padding."""
+def _channel_splits(
+    kernel: Kernel, num_blocks: int, vector: int, limit: int
+) -> list[tuple[int, int]]:
+    """(channels per tile, numbers per store) to choose from."""
+    channels = kernel.num_channels
+    if channels % vector == 0:
+        return [(blocks * vector, vector) for blocks in divisors(num_blocks, limit)]
+    if num_blocks <= limit:
+        # The tile has more channels than are wanted; all of them must be in one tile.
+        half = vector // 2
+        return [(channels, half if half and channels % half == 0 else channels)]
+    # Too many for one tile: the packed result is stored as it is, and cropped afterwards.
+    return [(blocks * vector, vector) for blocks in divisors(num_blocks, limit)]
+
+
+def _variants(kernel: Kernel, tile: Tiling) -> list[Tiling]:
+    """One tile with each order of loops, way of unrolling and of padding."""
+    extents = kernel.spatial_extents(kernel.reduction)
+    pixels = math.prod(extents[1:-2])
+    whole = tile.channels >= kernel.num_channels or pixels == 1
     unrolls = (4, 1) if kernel.reduction_extents(kernel.reduction)[-1] % 4 == 0 else (1,)
     paddings = ("apart", "tile", "inline") if kernel.paddings() else ("apart",)
     return [
-        Tiling(rows, columns, channels, lanes, outside, unroll, padding)
+        replace(tile, channels_outside=outside, unroll=unroll, padding=padding)
+        for outside in ((False,) if whole else (False, True))
         for unroll in unrolls
         for padding in paddings
     ]
@@ -84,22 +102,34 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     kernel.inline([block for block in kernel.before if block not in paddings])
     if kernel.far:
         kernel.vectorize_tail(kernel.far[-1], unit.lanes)
-    loops = tile_output(kernel, kernel.near[-1], tiling)
+    output, apart = kernel.near[-1], kernel.num_channels % tiling.lanes != 0
+    if apart:
+        kernel.vectorize_tail(output, unit.lanes)
+        schedule.cache_write(reduction, 0, "global")
+        (output,) = schedule.get_consumers(reduction)
+    loops = tile_output(kernel, output, tiling, packed=apart)
     schedule.compute_at(reduction, loops.outer[-1], preserve_unit_loops=True)
     place_paddings(kernel, loops, tiling, unit.lanes)
+    _tile_reduction(kernel, loops, tiling)
+    if num_threads > 1 and kernel.multiply_adds() >= PARALLEL_STEPS:
+        parallelize(kernel, loops)
+
+
+def _tile_reduction(kernel: Kernel, loops: TileLoops, tiling: Tiling) -> None:
+    """Orders the loops of one tile: reduction steps, then pixels, then vectors."""
+    schedule, reduction = kernel.schedule, kernel.reduction
     num_spatial = len(kernel.spatial_extents(reduction))
     num_reduced = len(kernel.reduction_extents(reduction))
     inside = schedule.get_loops(reduction)[-(num_spatial + num_reduced) :]
     spatial, reduced = inside[:num_spatial], inside[num_spatial:]
     if tiling.unroll > 1:
         reduced[-1:] = schedule.split(reduced[-1], [None, tiling.unroll])
-        schedule.unroll(reduced[-1])
     schedule.reorder(*reduced, *spatial)
+    if tiling.unroll > 1:
+        schedule.unroll(reduced[-1])
     schedule.vectorize(spatial[-1])
     schedule.vectorize(loops.vector)
     for loop in [*spatial[:-1], *loops.inner]:
         schedule.unroll(loop)
     schedule.set_scope(reduction, 0, "local")
     schedule.decompose_reduction(reduction, reduced[0])
-    if num_threads > 1:
-        parallelize(kernel, loops, tiling)

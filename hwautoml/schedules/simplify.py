@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm.s_tir import Schedule
 
 #: An image with fewer channels than this is normalised row by row (see `_widen`).
 _NARROW_CHANNELS = 8
@@ -55,7 +56,12 @@ def static_shape(expression: relax.Expr) -> tuple[int, ...] | None:
 class _Simplifier(PyExprMutator):
     """Visits calls in order; a rule sees arguments with variables traced back to their value."""
 
+    def __init__(self, module: tvm.IRModule) -> None:
+        super().__init__(module)
+        self.module = module
+
     def visit_call_(self, call: relax.Call) -> relax.Expr:
+        """The call, or what it is replaced by."""
         call = super().visit_call_(call)
         if not isinstance(call.op, tvm.ir.Op):
             return call
@@ -120,6 +126,7 @@ _FOLDERS: dict[str, Callable[..., np.ndarray]] = {
     "relax.subtract": lambda _, a, b: a - b,
     "relax.multiply": lambda _, a, b: a * b,
     "relax.divide": lambda _, a, b: a / b,
+    "relax.isnan": lambda _, a: np.isnan(a),
     "relax.less": lambda _, a, b: a < b,
     "relax.where": lambda _, condition, a, b: np.where(condition, a, b),
     "relax.sqrt": lambda _, a: np.sqrt(a),
@@ -139,6 +146,39 @@ def _clip(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> r
         relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(low, dtype))
     )
     return relax.op.minimum(mutator.emit(floored), relax.const(high, dtype))
+
+
+def _imported_clip(
+    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
+) -> relax.Expr | None:
+    """The importer writes ONNX's Clip as calls of low-level functions, opaque to layouts."""
+    function = mutator.module[call.args[0]]
+    if not isinstance(function, tirx.PrimFunc):
+        return None
+    data, *bounds = call.args[1].fields
+    kind, bound = _comparison(function)
+    if kind is None or len(bounds) > 1:
+        return None
+    if bounds:
+        array = constant_array(mutator.trace(bounds[0]))
+        bound = float(array.reshape(())) if array is not None and array.size == 1 else None
+    if bound is None or static_shape(data) is None or static_shape(data) != static_shape(call):
+        return None
+    if kind is tirx.Max and bound == 0:
+        return relax.op.nn.relu(data)
+    operator = relax.op.maximum if kind is tirx.Max else relax.op.minimum
+    return operator(data, relax.const(bound, str(call.ty.dtype)))
+
+
+def _comparison(function: tirx.PrimFunc) -> tuple[type | None, float | None]:
+    """(tirx.Max or tirx.Min, bound if it is a literal) of a function that is only that."""
+    schedule = Schedule(tvm.IRModule({"main": function}))
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    body = schedule.get(blocks[0]).body if len(blocks) == 1 else None
+    if not isinstance(body, tirx.BufferStore) or not isinstance(body.value, tirx.Max | tirx.Min):
+        return None, None
+    operand = body.value.b
+    return type(body.value), float(operand.value) if isinstance(operand, tirx.FloatImm) else None
 
 
 def _divide(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
@@ -197,12 +237,43 @@ def _axes(call: relax.Call) -> list[int]:
     return [int(axis) % rank for axis in call.attrs.axes]
 
 
+def _per_channel(
+    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
+) -> relax.Expr | None:
+    """Arithmetic with per-channel constants, moved to where it is cheapest."""
+    hoisted = _hoist(mutator, call, values)
+    return _widen(mutator, call, values) if hoisted is None else hoisted
+
+
+def _hoist(
+    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
+) -> relax.Expr | None:
+    """Arithmetic on a transposed image is done before the transpose, which then cancels."""
+    constant = constant_array(values[1]) if len(values) > 1 else np.zeros(())
+    if not _is_call(values[0], "relax.permute_dims") or constant is None:
+        return None
+    source = values[0].args[0]
+    if _axes(values[0]) != [0, 3, 1, 2] or static_shape(call) != static_shape(values[0]):
+        return None
+    if constant.size != 1 and constant.shape[-3:] != (constant.size, 1, 1):
+        return None
+    arguments = [source]
+    if len(values) > 1:
+        flat = constant.reshape(-1) if constant.size > 1 else constant.reshape(())
+        arguments.append(relax.const(flat, str(constant.dtype)))
+    moved = mutator.emit(relax.Call(call.op, arguments, call.attrs))
+    widened = _widen(mutator, mutator.trace(moved), [mutator.trace(arg) for arg in arguments])
+    inner = moved if widened is None else mutator.emit(widened)
+    return relax.op.permute_dims(inner, [0, 3, 1, 2])
+
+
 def _widen(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """Per-channel arithmetic on a (N, H, W, 3) image, done on rows of W x 3 numbers.
 
     Three channels fill no vector; a row does, with the constants repeated along it.
     """
-    shape, constant = static_shape(call), constant_array(values[1])
+    shape = static_shape(call)
+    constant = constant_array(values[1]) if len(values) > 1 else None
     if shape is None or len(shape) != 4 or constant is None or constant.size < 2:
         return None
     channels = shape[3]
@@ -215,7 +286,7 @@ def _widen(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> 
     if static_shape(flat) != rows:
         flat = mutator.emit(relax.op.reshape(call.args[0], rows))
     tiled = relax.const(np.tile(constant.reshape(-1), shape[2]), str(constant.dtype))
-    return relax.op.reshape(mutator.emit(relax.Call(call.op, [flat, tiled])), shape)
+    return relax.op.reshape(mutator.emit(relax.Call(call.op, [flat, tiled], call.attrs)), shape)
 
 
 def _is_call(expression: relax.Expr, name: str) -> bool:
@@ -229,7 +300,9 @@ _RULES: dict[str, Rule] = {
     "relax.take": _take,
     "relax.reshape": _reshape,
     "relax.permute_dims": _permute,
-    "relax.add": _widen,
-    "relax.subtract": _widen,
-    "relax.multiply": _widen,
+    "relax.call_tir": _imported_clip,
+    "relax.astype": _hoist,
+    "relax.add": _per_channel,
+    "relax.subtract": _per_channel,
+    "relax.multiply": _per_channel,
 }

@@ -13,6 +13,8 @@ from hwautoml.schedules.kernel import Kernel
 #: Where the padded input is made: once beforehand, per row of tiles, or nowhere (the
 #: condition is evaluated at every read).
 PADDINGS = ("apart", "tile", "inline")
+#: Functions with fewer multiply-adds than this are done before a second thread has woken up.
+PARALLEL_STEPS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,20 @@ class TileLoops:
     vector: LoopRV
 
 
-def tile_output(kernel: Kernel, output: SBlockRV, tiling: Tiling) -> TileLoops:
-    """Splits the loops of an (n, h, w, c) or (n, c) block into tiles and reorders them."""
-    schedule = kernel.schedule
-    *pixel_loops, channel = schedule.get_loops(output)
-    tile, part, vector = schedule.split(
-        channel, [None, tiling.channels // tiling.lanes, tiling.lanes]
-    )
+def tile_output(
+    kernel: Kernel, output: SBlockRV, tiling: Tiling, packed: bool = False
+) -> TileLoops:
+    """Splits the loops of an (n, h, w, c) or (n, c) block into tiles and reorders them.
+
+    A ``packed`` block has its channels in two loops, (..., block, lane).
+    """
+    schedule, vectors = kernel.schedule, tiling.channels // tiling.lanes
+    if packed:
+        *pixel_loops, block, vector = schedule.get_loops(output)
+        tile, part = schedule.split(block, [None, vectors])
+    else:
+        *pixel_loops, channel = schedule.get_loops(output)
+        tile, part, vector = schedule.split(channel, [None, vectors, tiling.lanes])
     sizes = [tiling.rows, tiling.columns] if len(pixel_loops) >= 3 else [tiling.columns]
     batch = pixel_loops[: -len(sizes)]
     outer, inner = [], []
@@ -95,7 +104,7 @@ def place_paddings(kernel: Kernel, loops: TileLoops, tiling: Tiling, lanes: int)
         kernel.vectorize_tail(block, lanes)
 
 
-def parallelize(kernel: Kernel, loops: TileLoops, tiling: Tiling) -> None:
+def parallelize(kernel: Kernel, loops: TileLoops) -> None:
     """Spreads whole tiles over threads: the batch, and the outermost loop over tiles."""
     outermost = [*loops.batch, loops.outer[0]]
     fused = kernel.schedule.fuse(*outermost) if len(outermost) > 1 else outermost[0]

@@ -134,7 +134,7 @@ class Tuner:
     def _time_us(self, function: tvm.tirx.PrimFunc, task: _Task) -> float:
         """The shortest mean run time, in microseconds, over a few repeats."""
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        library = tvm.compile(module, target=self.target)
+        library = tvm.compile(module, target=self.target).jit()
         once = library.time_evaluator("main", tvm.cpu(), number=1, repeat=2)(*task.arguments)
         first_us = min(once.results) * 1e6
         if first_us > 4 * task.record.time_us + 100:
@@ -179,8 +179,7 @@ def _random_arguments(
     """Tensors of the shapes and types of a function's parameters."""
     arguments = []
     for parameter in function.params:
-        buffer = function.buffer_map[parameter]
-        shape = [int(extent) for extent in buffer.shape]
+        shape = [int(extent) for extent in parameter.shape]
         values = generator.random(shape, dtype="float32") - 0.5
-        arguments.append(tvm.runtime.tensor((values * 4).astype(str(buffer.dtype))))
+        arguments.append(tvm.runtime.tensor((values * 4).astype(str(parameter.dtype))))
     return arguments

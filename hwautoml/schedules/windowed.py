@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.legalize import PACKED
 from hwautoml.schedules.tiling import (
+    PARALLEL_STEPS,
     Tiling,
     divisors,
     parallelize,
@@ -91,5 +92,5 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
         schedule.unroll(loop)
     schedule.set_scope(reduction, 0, "local")
     schedule.decompose_reduction(reduction, window[0])
-    if num_threads > 1:
-        parallelize(kernel, loops, tiling)
+    if num_threads > 1 and kernel.multiply_adds() >= PARALLEL_STEPS:
+        parallelize(kernel, loops)
