@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -47,6 +47,7 @@ class LocalDevice:
         self.num_threads = num_threads
         self.cores = cores[-num_threads:]  # interrupts and other processes prefer the first ones
         self._worker = WorkerProcess(runtime, num_threads, self.cores, command)
+        self._reference: _Model | None = None
 
     def __enter__(self) -> LocalDevice:
         return self
@@ -96,7 +97,8 @@ class LocalDevice:
             MeasurementError: the reference itself cannot be measured.
             MissingDependencyError: the runtime cannot be used here.
         """
-        session = _Session(self._worker, list(paths), reference, protocol or MeasureProtocol(), on_progress)
+        self._reference = _kept_open(self._reference, reference)
+        session = _Session(self._worker, list(paths), self._reference, protocol or MeasureProtocol(), on_progress)
         conditions = self.conditions()
         session.run()
         return session.results(conditions)
@@ -125,6 +127,7 @@ class _Model:
 
     number: int
     path: Path
+    stamp: tuple[int, int] = (0, 0)
     process: int = 0  # which start of the worker has it open
     num_inner: int = 1
     load_ms: float = 0.0
@@ -136,20 +139,34 @@ class _Model:
     failure: str | None = None
 
 
+def _kept_open(known: _Model | None, path: Path | None) -> _Model | None:
+    """The reference of the last call if it is the same file, without its samples.
+
+    Where a model's weights happen to lie in memory changes its speed by some percent: opened anew for
+    every call, the reference would add that to every result.
+    """
+    if path is None:
+        return None
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
+    if known is None or known.failure is not None or (known.path, known.stamp) != (path, stamp):
+        return _Model(_REFERENCE, path, stamp)
+    return replace(known, times_sec=[], samples_ms=[], num_preempted=0, spent_sec=0.0)
+
+
 class _Session:
     """One call of ``measure``."""
 
     def __init__(
-        self, worker: WorkerProcess, paths: list[Path], reference: Path | None, protocol: MeasureProtocol,
+        self, worker: WorkerProcess, paths: list[Path], reference: _Model | None, protocol: MeasureProtocol,
         on_progress: Progress | None,
     ) -> None:
         self._worker, self._protocol, self._on_progress = worker, protocol, on_progress
         self._models = [_Model(number, path) for number, path in enumerate(paths)]
-        self._reference = None if reference is None else _Model(_REFERENCE, reference)
+        self._reference = reference
         self._rng = np.random.default_rng(protocol.seed)
 
     def run(self) -> None:
-        self._worker.request({"do": "close"}, self._protocol.timeout_sec)  # models of an earlier call
+        self._worker.request({"do": "close", "keep": _REFERENCE}, self._protocol.timeout_sec)
         start = monotonic()
         if self._reference is not None:
             self._prepare(self._reference)

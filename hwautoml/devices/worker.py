@@ -112,10 +112,10 @@ class Server:
         peak = None if before is None else max(_status_bytes("VmHWM") - before, 0)
         return {"load_ms": load_ms, "peak_memory_bytes": peak}
 
-    def close(self) -> dict[str, object]:
-        """Forget all models."""
-        self._calls.clear()
-        self._models.clear()
+    def close(self, keep: int) -> dict[str, object]:
+        """Forget all models but ``keep``."""
+        for model in [number for number in self._models if number != keep]:
+            del self._calls[model], self._models[model]
         gc.collect()
         return {}
 
