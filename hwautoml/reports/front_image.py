@@ -56,7 +56,8 @@ def _draw_candidates(axes: Axes, data: ReportData) -> None:
 
 def _draw_measured(axes: Axes, data: ReportData) -> None:
     for chosen, color, marker, size, label in ((False, TEAL, "D", 5, "measured"), (True, ORANGE, "*", 15, "chosen")):
-        rows = [row for row in data.specialised if row.chosen == chosen and row.accuracy_val is not None and row.measured]
+        complete = (row for row in data.specialised if row.measured and row.accuracy_val is not None)
+        rows = [row for row in complete if row.chosen == chosen]
         if rows:
             latencies = [row.fastest[1] for row in rows if row.fastest]
             x = [latency.median_ms for latency in latencies]

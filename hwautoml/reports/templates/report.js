@@ -93,8 +93,10 @@
       shapes.push(
         { type: "rect", layer: "below", x0: limit, x1: edge, y0: 0, y1: 1, yref: "paper", fillcolor: color("limit"), opacity: 0.06, line: { width: 0 } },
         { type: "line", x0: limit, x1: limit, y0: 0, y1: 1, yref: "paper", line: { color: color("limit"), width: 1.5, dash: "dash" } });
-      annotations.push({ x: log ? Math.log10(limit) : limit, y: 0, yref: "paper", xanchor: "right", yanchor: "bottom", showarrow: false, xshift: -6,
-        text: "within " + limit + " ms", font: { color: color("limit"), size: 12.5 } });
+      // Below the front on its slow side there is room, unless the plot ends there.
+      const at = log ? Math.log10(limit) : limit, right = at < xRange[0] + 0.75 * (xRange[1] - xRange[0]);
+      annotations.push({ x: at, y: 0, yref: "paper", xanchor: right ? "left" : "right", yanchor: "bottom", showarrow: false,
+        xshift: right ? 6 : -6, text: "limit " + limit + " ms", font: { color: color("limit"), size: 12.5 } });
     } else if (limit !== null) {
       const over = limit > Math.max(...xs);
       annotations.push({ x: over ? 1 : 0, xref: "paper", y: 0, yref: "paper", xanchor: over ? "right" : "left", yanchor: "bottom", showarrow: false,
