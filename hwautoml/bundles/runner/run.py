@@ -95,6 +95,8 @@ def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads
         others = [other for other, file in MODEL_FILES.items() if file in manifest["files"]]
         raise BundleError(f"this bundle has no {name}; use --runtime {' or '.join(others)}", EXIT_BAD_BUNDLE)
     verified_file(folder, manifest, name)
+    for module in ("numpy", "PIL"):  # else a runtime would fail to import them, with a message of its own
+        need(module)
     return _OPENERS[runtime](folder / name, num_threads)
 
 
