@@ -1,3 +1,26 @@
-"""hwautoml: the best neural network for exactly your device, ready to ship."""
+"""hwautoml: the best neural network for exactly your device, ready to ship.
+
+The verbs of the command line are functions here::
+
+    import hwautoml as hw
+    result = hw.run("digits", target="cpu", latency_ms=0.3, out="runs/demo")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hwautoml.pipeline import bench, compile, doctor, export, profile, report, run, search, targets
+
+__all__ = ["__version__", "bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hwautoml import pipeline
+
+    return getattr(pipeline, name)

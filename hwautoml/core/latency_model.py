@@ -7,8 +7,9 @@ Model (n observations, p parameters: one per layer entry and, last, the fixed ov
     eps_i ~ N(0, sigma_i^2 / w_i)
 
 D holds how far each entry may be off on its own. F holds what entries share: one relative
-scale for all, one constant per layer (a layer inside a network saves or pays the same
-copies whatever its size), one relative scale per layer kind and one per feature-map size.
+scale for all, one constant per layer, one in proportion to its input and output (a layer
+alone pays for changing the layout of both, a layer inside a network does not), one relative
+scale per layer kind and one per feature-map size.
 
 Posterior in the dual (function-space) form, so that only an (n, n) system is solved
 (Rasmussen & Williams 2006, section 2.1; Sigma is never formed)::
@@ -16,10 +17,11 @@ Posterior in the dual (function-space) form, so that only an (n, n) system is so
     K = X Sigma X^T + diag(sigma^2 / w) = L L^T,   G = Sigma X^T L^-T      (p, n)
     theta | y ~ N(mu + G L^-1 (y - X mu),  Sigma - G G^T)
 
-Robustness: eps is Student-t with ``NU`` degrees of freedom, i.e. a scale mixture of normals
-fitted by EM, w_i = (nu + 1) / (nu + z_i^2) (Lange, Little & Taylor 1989). z_i is the
-leave-one-out residual, whose closed form (K^-1 r)_i / (K^-1)_ii sees through an observation
-that pulls the fit towards itself.
+Robustness: each observation, predicted from all others, is Student-t with ``NU`` degrees of
+freedom, a scale mixture of normals fitted by EM (Lange, Little & Taylor 1989): with z_i its
+standardised leave-one-out residual, its predictive variance grows by (nu + z_i^2) / (nu + 1), and
+w_i is what makes it so. The closed form (K^-1 r)_i / (K^-1)_ii of the leave-one-out residual sees
+through an observation that pulls the fit towards itself.
 
 Hyper-parameters (the scales of D, F and eps) maximise the marginal likelihood
 log N(y; X mu, K) (type-II maximum likelihood) plus a weak log-normal prior around their
@@ -35,6 +37,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from hwautoml.core.layer import Layer
 from hwautoml.errors import InvalidValueError
 
 Array = NDArray[np.float64]
@@ -45,6 +48,7 @@ NUM_ROBUST_ITERATIONS = 6
 _LOG_PRIOR_WIDTH = 1.2  # natural logarithm: a factor of 3 from the default costs half a nat
 _GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0])
 _NUM_SWEEPS = 2
+_FIT_TOLERANCE = 3.0  # beyond 3.3 standard deviations
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Hyperparameters:
 
     entry: of one layer alone · scale: of all layers together · constant: of the same number of
     milliseconds on every layer (relative to the mean layer) · kind: of one kind's layers ·
-    size: of one feature-map size's layers · overhead: of the fixed overhead ·
+    size: of one feature-map size's layers · activation: of each layer in proportion to what it reads
+    and writes · overhead: of the fixed overhead ·
     residual: of a network's latency that no sum of layers explains.
     """
 
@@ -62,6 +67,7 @@ class Hyperparameters:
     constant: float = 0.10
     kind: float = 0.10
     size: float = 0.05
+    activation: float = 0.10
     overhead: float = 0.50
     residual: float = 0.02
 
@@ -77,7 +83,7 @@ class Hyperparameters:
 MEASURED_DEFAULTS = Hyperparameters()
 # A roofline is right about the order of layers and wrong about the level, by a factor.
 ESTIMATED_DEFAULTS = Hyperparameters(
-    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, overhead=1.0, residual=0.03
+    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, activation=0.3, overhead=1.0, residual=0.03
 )
 
 
@@ -126,9 +132,12 @@ class Posterior:
 
     def latent(self, counts: Array) -> tuple[Array, Array]:
         """Mean (m,) ms and variance (m,) ms^2 of ``counts @ theta`` for counts (m, p), without the residual."""
-        prior = (counts**2) @ self.own_variance + ((counts @ self.factors) ** 2).sum(axis=1)
-        explained = ((counts @ self.gain) ** 2).sum(axis=1)
-        return counts @ self.mean, np.maximum(prior - explained, 0.0)
+        projected = counts @ self._projection  # one pass over counts, which is by far the largest array
+        num_factors = self.factors.shape[1]
+        squares = np.square(projected[:, 1:])
+        shared, explained = squares[:, :num_factors].sum(axis=1), squares[:, num_factors:].sum(axis=1)
+        own = np.einsum("mp,mp,p->m", counts, counts, self.own_variance)
+        return projected[:, 0], np.maximum(own + shared - explained, 0.0)
 
     def predict(self, counts: Array) -> tuple[Array, Array]:
         """Mean (m,) and standard deviation (m,) in ms of a measurement's true value."""
@@ -141,27 +150,35 @@ class Posterior:
         return (counts * self.own_variance) @ counts.T + shared @ shared.T - explained @ explained.T
 
     @cached_property
-    def num_observations(self) -> int:
-        return self.gain.shape[1]
+    def _projection(self) -> Array:
+        """(p, 1 + r + n)"""
+        return np.hstack([self.mean[:, None], self.factors, self.gain])
 
 
-def structure(
-    mean: Array, deviation: Array, kinds: list[str], sizes: list[int], overhead: tuple[float, float]
-) -> Structure:
-    """Factors for entries with ``mean`` (k,), ``deviation`` (k,), one kind and one map size each; p = k + 1."""
+def structure(entries: Mapping[Layer, tuple[float, float]], overhead: tuple[float, float]) -> Structure:
+    """Factors for entries given as (mean, deviation) in ms, in their order; p = len(entries) + 1."""
+    mean = np.array([value[0] for value in entries.values()])
     level = float(mean.mean()) if len(mean) else 1.0
     means = np.append(mean, 0.0)  # no shared factor moves the overhead
-    one_layer = np.append(np.full(len(mean), level), 0.0)
+    moved = np.array([_activations(layer) for layer in entries])
+    relative = moved / max(float(moved.mean()), 1.0) if len(moved) else moved
     return Structure(
         mean=np.append(mean, overhead[0]),
-        deviation=np.append(deviation, overhead[1]),
+        deviation=np.append([value[1] for value in entries.values()], overhead[1]),
         loadings={
             "scale": means[:, None],
-            "constant": one_layer[:, None],
-            "kind": means[:, None] * _membership(kinds),
-            "size": means[:, None] * _membership(sizes),
+            "constant": np.append(np.full(len(mean), level), 0.0)[:, None],
+            "activation": np.append(level * relative, 0.0)[:, None],
+            "kind": means[:, None] * _membership([layer.kind for layer in entries]),
+            "size": means[:, None] * _membership([layer.height for layer in entries]),
         },
     )
+
+
+def _activations(layer: Layer) -> float:
+    """Elements read and written."""
+    area = layer.height * layer.width
+    return layer.in_channels * area + layer.out_channels * area / layer.stride**2
 
 
 def _membership(labels: list[str] | list[int]) -> Array:
@@ -207,8 +224,8 @@ def fit_hyperparameters(prior: Structure, data: Observations, defaults: Hyperpar
         return defaults
     evidence, best = _Evidence(prior, data), defaults
     for _ in range(_NUM_SWEEPS):
-        # Weights first: an outlier must not be explained by a large residual.
-        weights = evidence.robust_weights(best)
+        # An outlier must not be explained by a large residual; ordinary scatter must be.
+        weights = evidence.robust_weights(best, _FIT_TOLERANCE)
         for field in fields(Hyperparameters):
             default = getattr(defaults, field.name)
             options = [replace(best, **{field.name: float(default * step)}) for step in _GRID_STEPS]
@@ -244,8 +261,8 @@ class _Evidence:
         shift = [np.log(value / default[name]) / _LOG_PRIOR_WIDTH for name, value in hyper.as_dict().items()]
         return likelihood - 0.5 * float(np.square(shift).sum())
 
-    def robust_weights(self, hyper: Hyperparameters) -> Array:
-        """Student-t weights (n,) in (0, 1]."""
+    def robust_weights(self, hyper: Hyperparameters, tolerance: float = 1.0) -> Array:
+        """Student-t weights (n,) in (0, 1]; ``tolerance`` above 1 doubts only what is more surprising than that."""
         weights = np.ones(len(self._residuals))
         if not len(weights):
             return weights
@@ -256,5 +273,6 @@ class _Evidence:
             left_out_residual = (inverse @ self._residuals) * left_out_variance
             # The variance an untainted observation would have, seen from all others.
             clean = np.maximum(left_out_variance - noise / weights, 0.0) + noise
-            weights = np.minimum((NU + 1) / (NU + left_out_residual**2 / clean), 1.0)
+            surprise = (NU + left_out_residual**2 / clean) / (NU + 1)
+            weights = noise / (noise + clean * np.maximum(surprise - tolerance, 0.0))
         return weights

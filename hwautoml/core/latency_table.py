@@ -26,7 +26,7 @@ SCHEMA = "latency-table/v1"
 EntryOrigin = Literal["measured", "inferred", "estimated"]
 ENTRY_ORIGINS = ("measured", "inferred", "estimated")
 CLASS_DEPENDENT_KINDS = ("head",)  # their out_channels are the number of classes, which a table leaves open
-_CHUNK = 2048  # rows of a dense (rows, entries) count matrix at a time
+_CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 
 @dataclass(frozen=True)
@@ -202,14 +202,8 @@ class LatencyTable:
 
     @cached_property
     def _structure(self) -> model.Structure:
-        layers = [Layer.from_key(key) for key in self.entries]
-        return model.structure(
-            mean=np.array([entry.mean_ms for entry in self.entries.values()]),
-            deviation=np.array([entry.deviation_ms for entry in self.entries.values()]),
-            kinds=[layer.kind for layer in layers],
-            sizes=[layer.height for layer in layers],
-            overhead=(self.overhead.mean_ms, self.overhead.deviation_ms),
-        )
+        entries = {Layer.from_key(key): (entry.mean_ms, entry.deviation_ms) for key, entry in self.entries.items()}
+        return model.structure(entries, (self.overhead.mean_ms, self.overhead.deviation_ms))
 
     @cached_property
     def _data(self) -> model.Observations:

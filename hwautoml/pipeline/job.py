@@ -34,6 +34,7 @@ class Job:
     space: MobileSpace = field(init=False)
     table: LatencyTable = field(init=False)
     plan: Plan = field(init=False)
+    profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
 
     @property

@@ -106,10 +106,19 @@ def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architectur
         Observation(a.id, job.table.counts(job.space.layers(a)), m.median_ms, m.deviation_ms)
         for a, m in measured.items() if a.id not in known
     ]
-    job.screen_predictions = {a.id: job.table.predict(job.space.layers(a)) for a in measured} | job.screen_predictions
+    _keep_predictions(job, list(measured))
     job.table = job.table.with_observations(observations)
     save_table(job.table, job.folder / "latency_table.json")
     return measured
+
+
+def _keep_predictions(job: Job, architectures: Sequence[Architecture]) -> None:
+    """What the table said *before* these measurements improved it: the only honest prediction to compare with."""
+    kept = job.store.setting("predictions", {})
+    for architecture in architectures:
+        estimate = job.table.predict(job.space.layers(architecture))
+        kept.setdefault(architecture.id, [estimate.mean_ms, *estimate.interval_ms])
+    job.store.set_setting("predictions", kept)
 
 
 def _limit_not_met(job: Job, measured: dict[Architecture, Measurement]) -> LimitNotMetError:

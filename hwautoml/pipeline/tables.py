@@ -1,1 +1,217 @@
-"""Latency tables: found when one is valid, measured when not."""
+"""Verb and stage: a latency table is found where a valid one exists, and measured where not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwautoml.compilers import load_backend
+from hwautoml.core.latency_file import check_matches
+from hwautoml.core.latency_file import load as load_table
+from hwautoml.core.latency_file import save as save_table
+from hwautoml.core.latency_prior import roofline_table
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.progress import OnProgress, Progress, silent
+from hwautoml.core.resources import profile_folders, target_folders, user_config_folder
+from hwautoml.core.target import Target, load_target
+from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.machine import fingerprint
+from hwautoml.devices.protocol import MeasureProtocol
+from hwautoml.errors import MissingDependencyError, RunFolderError, TargetUnavailableError
+from hwautoml.pipeline.artifacts import probe_builders, slug
+from hwautoml.profilers.assembly import ProfileSetting
+from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
+from hwautoml.spaces.mobile import MobileSpace
+
+if TYPE_CHECKING:
+    from hwautoml.pipeline.job import Job
+
+__all__ = ["device_for", "ensure_table", "profile", "profile_stage", "save_table", "usable_runtimes"]
+
+PRECISION, BATCH = "fp32", 1
+NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
+MAX_NETWORKS = 24
+
+_log = logging.getLogger(__name__)
+
+
+def profile(
+    target: str = "cpu",
+    *,
+    image_size: int = 32,
+    channels: int = 3,
+    runtime: str = "auto",
+    budget_sec: float = 300.0,
+    seed: int = 0,
+    targets_dir: Path | None = None,
+    profiles_dir: Path | None = None,
+    on_progress: OnProgress = silent,
+) -> tuple[LatencyTable, Path]:
+    """Measure the latency table of the ``mobile`` space on a target; returns it and its file.
+
+    Interrupted, it goes on where it was; finished, a larger budget adds to it.
+
+    Raises:
+        TargetUnavailableError: code cannot be run on the target from this machine.
+    """
+    found = load_target(target, target_folders(targets_dir))
+    require_local(found)
+    chosen = choose_runtime(found, runtime)
+    space = MobileSpace(image_size, channels, num_classes=10)
+    path = table_path(found, chosen, space, profiles_dir)
+    return _measure_table(space, found, chosen, path, budget_sec, seed, partial(_listen, on_progress)), path
+
+
+def profile_stage(job: Job) -> None:
+    """The table of the run's target, kept in the run folder too."""
+    kept = job.folder / "latency_table.json"
+    if job.store.stage("profile") is not None and kept.is_file():
+        job.table = load_table(kept)
+        return
+    with job.timed_stage("profile") as payload:
+        runtime = choose_runtime(job.target, job.settings.runtime)
+        job.table = ensure_table(
+            job.target, runtime, job.space, budget_sec=job.profile_cap_sec, seed=job.settings.seed,
+            profiles_dir=job.profiles_dir, on_progress=job.on_progress,
+        )
+        save_table(job.table, kept)
+        payload.update(runtime=runtime, origin=job.table.origin, num_entries=len(job.table.entries))
+
+
+def ensure_table(
+    target: Target, runtime: str, space: MobileSpace, *, budget_sec: float, seed: int = 0,
+    profiles_dir: Path | None = None, on_progress: OnProgress = silent,
+) -> LatencyTable:
+    """A valid table from a file; else measured here; else, with no access to the device, estimated."""
+    table = _find_table(target, runtime, space, profiles_dir)
+    if table is not None:
+        return table
+    if unavailable_reason(target) is not None:
+        _log.warning("%s cannot be measured from here: its latencies are estimated from the datasheet", target.name)
+        costs = [(layer, space.cost(layer)) for layer in space.all_layers()]
+        return roofline_table(target, costs, space=space.family, runtime=runtime, batch=BATCH, precision=PRECISION)
+    path = table_path(target, runtime, space, profiles_dir)
+    return _measure_table(space, target, runtime, path, budget_sec, seed, partial(_listen, on_progress))
+
+
+def device_for(target: Target, runtime: str) -> LocalDevice:
+    """Raises TargetUnavailableError: only targets of this machine can be measured so far."""
+    require_local(target)
+    return LocalDevice(runtime, num_threads=target.num_threads)
+
+
+def unavailable_reason(target: Target) -> str | None:
+    """Why code cannot be run on the target from this machine; None where it can."""
+    if target.connection != "local":
+        return f"{target.name} is reached over the network, and remote devices are not supported yet"
+    if target.kind == "gpu":
+        import torch
+
+        return None if torch.cuda.is_available() else f"{target.name} needs a CUDA device, and this machine has none"
+    return None
+
+
+def require_local(target: Target) -> None:
+    reason = unavailable_reason(target)
+    if reason is not None:
+        raise TargetUnavailableError(
+            reason, fix=f"hwautoml search --run RUN --target {target.name} works with estimated latencies"
+        )
+
+
+def usable_runtimes(target: Target) -> tuple[str, ...]:
+    """The target's runtimes that are installed here and that we have a backend for, in its order of preference."""
+    from hwautoml.compilers import backend_names
+
+    return tuple(r for r in target.runtimes if r in backend_names() and load_backend(r).unavailable_reason() is None)
+
+
+def choose_runtime(target: Target, wanted: str) -> str:
+    """``auto`` is the target's first usable one.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    usable = usable_runtimes(target)
+    if wanted == "auto":
+        if not usable and target.connection == "local":
+            raise MissingDependencyError(f"none of {target.name}'s runtimes {target.runtimes} is usable: hwautoml doctor")
+        return usable[0] if usable else target.runtimes[0]
+    reason = load_backend(wanted).unavailable_reason()
+    if reason is not None:
+        raise MissingDependencyError(f"runtime {wanted!r} is not usable: {reason}")
+    return wanted
+
+
+def table_folder(profiles_dir: Path | None) -> Path:
+    """Where new tables are written."""
+    return profiles_dir if profiles_dir is not None else user_config_folder() / "profiles"
+
+
+def table_path(target: Target, runtime: str, space: MobileSpace, profiles_dir: Path | None) -> Path:
+    return table_folder(profiles_dir) / target.name / _file_name(target, runtime, space)
+
+
+def records_path(target: Target, profiles_dir: Path | None) -> Path:
+    """TVM tuning records: they belong to a device, and every later compilation finds them."""
+    return table_folder(profiles_dir) / target.name / "tvm_records.json"
+
+
+def _file_name(target: Target, runtime: str, space: MobileSpace) -> str:
+    return f"{runtime}-{slug(space.family)}-t{target.num_threads}-b{BATCH}-{PRECISION}.json"
+
+
+def _find_table(target: Target, runtime: str, space: MobileSpace, profiles_dir: Path | None) -> LatencyTable | None:
+    """The first valid one; a table that does not fit is passed over and named in the log."""
+    version = _version(runtime) if target.connection == "local" else None
+    folders = [table_folder(profiles_dir), *profile_folders(profiles_dir)]
+    for path in dict.fromkeys(folder / target.name / _file_name(target, runtime, space) for folder in folders):
+        if not path.is_file():
+            continue
+        table = load_table(path)
+        try:
+            check_matches(
+                table, target=target.name, runtime=runtime, runtime_version=version, num_threads=target.num_threads,
+                batch=BATCH, precision=PRECISION, space=space.family,
+            )
+        except RunFolderError as error:
+            _log.warning("%s is not used: %s", path, error.message)
+            continue
+        here = fingerprint(runtime, version or "")
+        if target.connection == "local" and table.conditions.get("fingerprint") != here:
+            _log.warning("%s is not used: it was measured on another machine", path)
+            continue
+        return table
+    return None
+
+
+def _measure_table(
+    space: MobileSpace, target: Target, runtime: str, path: Path, budget_sec: float, seed: int,
+    listen: Callable[[int, int, str], None],
+) -> LatencyTable:
+    version = _version(runtime)
+    setting = ProfileSetting(target.name, runtime, version, target.num_threads, BATCH, PRECISION, space.family)
+    options = ProfileOptions(
+        layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec, network_budget_sec=NETWORKS_SHARE * budget_sec,
+        num_networks=MAX_NETWORKS, num_holdout=4, seed=seed,
+    )
+    protocol = replace(MeasureProtocol(), min_rounds=6, max_rounds=20, max_model_sec=1.0, seed=seed)
+    builders = probe_builders(space, target, runtime, path.parent / "tvm_records.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with device_for(target, runtime) as device:
+        return profile_layers(
+            space, setting, path, builders=builders, options=options, on_progress=listen,
+            measure=lambda paths, reference=None: device.measure(paths, reference, protocol),
+        )
+
+
+def _version(runtime: str) -> str:
+    return load_backend(runtime).version()
+
+
+def _listen(on_progress: OnProgress, done: int, total: int, text: str) -> None:
+    on_progress(Progress("profile", min(done / total, 0.999), f"{text}: {done} of at most {total} measured"))

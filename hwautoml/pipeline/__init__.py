@@ -1,0 +1,29 @@
+"""The public verbs; the only package that wires rooms together.
+
+Verbs load on first use, so that ``hwautoml --help`` never imports torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hwautoml.pipeline.benching import bench
+    from hwautoml.pipeline.inspecting import doctor, targets
+    from hwautoml.pipeline.running import run
+    from hwautoml.pipeline.tables import profile
+    from hwautoml.pipeline.verbs import compile, export, report, search
+
+__all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
+
+_MODULE_OF = {
+    "bench": "benching", "compile": "verbs", "doctor": "inspecting", "export": "verbs", "profile": "tables",
+    "report": "verbs", "run": "running", "search": "verbs", "targets": "inspecting",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"hwautoml.pipeline.{_MODULE_OF[name]}"), name)

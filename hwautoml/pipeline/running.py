@@ -1,0 +1,224 @@
+"""Verb ``run``: labelled images and a target in; a trained, exported, compiled, measured, shippable model out."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwautoml.core.progress import OnProgress, silent
+from hwautoml.core.resources import target_folders
+from hwautoml.core.target import load_target
+from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.pipeline import results
+from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
+from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.settings import RunSettings, require_same
+from hwautoml.pipeline.tables import choose_runtime, profile_stage, require_local, usable_runtimes
+from hwautoml.store.files import read_json
+from hwautoml.store.run_store import RunStore
+
+if TYPE_CHECKING:
+    from hwautoml.datasets import ImageDataset
+
+# Whatever the budget, these are made anew when a finished stage before them was not.
+STAGES = ("data", "profile", "train", "search", "specialise", "export", "compile", "measure", "check", "ship")
+
+
+def run(
+    source: str | None = None,
+    *,
+    target: str | None = None,
+    latency_ms: float | None = None,
+    out: str | Path | None = None,
+    budget_sec: float | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    runtime: str | None = None,
+    searcher: str | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    targets_dir: Path | None = None,
+    profiles_dir: Path | None = None,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Search, train, export, compile, measure and bundle the best network for a target and a limit.
+
+    ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, or an ``.npz``. ``latency_ms`` is
+    for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
+    by default it grows with the data. Interrupted, it goes on with ``resume=True`` and the same ``out``.
+
+    Returns:
+        What ``result.json`` in the run folder holds; see docs/run.md.
+
+    Raises:
+        HwAutoMLError: the family of docs/exit_codes.md.
+    """
+    given = {
+        "source": source, "target": target, "latency_ms": latency_ms, "budget_sec": budget_sec,
+        "image_size": image_size, "channels": channels, "runtime": runtime, "searcher": searcher, "seed": seed,
+    }
+    folder = _run_folder(out, source)
+    if source is not None and source != "digits":
+        given["source"] = str(Path(source).resolve())  # resuming works from any folder
+    with _open_store(folder, given, resume=resume, overwrite=overwrite) as store:
+        settings = RunSettings.from_json(store.setting("settings"))
+        if store.stage("ship") is not None:
+            return dict(read_json(folder / "result.json"))
+        found = load_target(settings.target, target_folders(targets_dir))
+        require_local(found)
+        choose_runtime(found, settings.runtime)
+        job = Job(store, settings, found, on_progress, profiles_dir)
+        try:
+            return _run_stages(job)
+        finally:
+            job.save_elapsed()
+
+
+def _run_stages(job: Job) -> dict[str, Any]:
+    from hwautoml.pipeline.searching import latencies_of, search_stage
+    from hwautoml.pipeline.shipping import (
+        bundle_stage,
+        check_stage,
+        choose_winner,
+        compile_stage,
+        export_stage,
+        finalists,
+        measure_stage,
+        write_result,
+    )
+    from hwautoml.pipeline.specialising import specialise_stage
+    from hwautoml.pipeline.training import train_supernet
+
+    open_data(job)
+    budget = _budget_sec(job)
+    job.profile_cap_sec = profile_cap_sec(budget)
+    profile_stage(job)
+    _require_feasible(job, latencies_of(job.space, job.table))
+    job.plan = _plan(job, budget)
+    train_supernet(job)
+    search_stage(job)
+    specialise_stage(job)
+    export_stage(job)
+    compile_stage(job)
+    measure_stage(job)
+    candidates = finalists(job)
+    winner = choose_winner(job, candidates)
+    checked = check_stage(job, winner)
+    with job.timed_stage("ship"):
+        result = results.summarise(job, candidates, winner, checked)
+        bundle_stage(job, winner, checked, result)
+        results.write_run_report(job, candidates, winner, checked, result)
+        result["seconds"]["total"] = job.elapsed_sec
+        write_result(job, result)
+    return result
+
+
+def open_data(job: Job) -> None:
+    """Load the images, and set the run's data set and space.
+
+    Raises:
+        RunFolderError: the data changed since the run was started.
+    """
+    from hwautoml.spaces.mobile import MobileSpace
+
+    job.dataset = _load(job)
+    known = job.store.setting("dataset_fingerprint")
+    if known is not None and known != job.dataset.fingerprint:
+        raise RunFolderError(
+            f"the images in {job.settings.source} changed since this run was started", fix="start a new run: another --out"
+        )
+    job.store.set_setting("dataset_fingerprint", job.dataset.fingerprint)
+    job.space = MobileSpace(job.dataset.image_size, job.dataset.channels, job.dataset.num_classes)
+    if job.store.stage("data") is None:
+        counts = {split: getattr(job.dataset, split).num_images for split in ("train", "val", "test")}
+        job.store.finish_stage("data", job.elapsed_sec, {"counts": counts, "skipped": len(job.dataset.skipped)})
+
+
+def _load(job: Job) -> ImageDataset:
+    from hwautoml.datasets import load_dataset
+
+    settings = job.settings
+
+    def listen(done: int, total: int, *_: object) -> None:
+        job.report("data", min(done / max(total, 1), 0.999), f"{done:,} of {total:,} images")
+
+    job.report("data", 0.0, settings.source)
+    dataset = load_dataset(
+        settings.source, image_size=settings.image_size, channels=settings.channels, seed=settings.seed,
+        cache_dir=job.folder / "cache", on_progress=listen,
+    )
+    skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
+    job.report("data", 1.0, f"{dataset.train.num_images:,} training images of {dataset.num_classes} classes{skipped}")
+    return dataset
+
+
+def _budget_sec(job: Job) -> float:
+    return job.settings.budget_sec or default_budget_sec(job.dataset.train.num_images, job.dataset.image_size)
+
+
+def _plan(job: Job, budget: float) -> Plan:
+    """Made once; a resumed run keeps it."""
+    stored = job.store.setting("plan")
+    if stored is not None:
+        return Plan(**stored)
+    plan = make_plan(budget, job.elapsed_sec, "tvm" in usable_runtimes(job.target))
+    job.store.set_setting("plan", plan.to_json())
+    return plan
+
+
+def _require_feasible(job: Job, latencies: Any) -> None:
+    import numpy as np
+
+    from hwautoml.searchers.problem import require_feasible
+
+    require_feasible(job.space, latencies, job.settings.latency_ms, np.random.default_rng(job.settings.seed))
+
+
+def _run_folder(out: str | Path | None, source: str | None) -> Path:
+    if out is not None:
+        return Path(out)
+    if source is None:
+        raise InvalidValueError("nothing to run: neither images nor a run folder were named", fix="hwautoml run digits")
+    return Path("runs") / (re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).stem).strip("-") or "run")
+
+
+def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite: bool) -> RunStore:
+    """The run's store with its settings in it: the stored ones when resuming, else the given ones."""
+    exists = (folder / "journal.sqlite").is_file()
+    if exists and overwrite and not resume:
+        RunStore(folder).close()  # refuses when another process is at work in it
+        shutil.rmtree(folder)
+        exists = False
+    if exists and not resume:
+        raise RunFolderError(
+            f"{folder} already holds a run", fix=f"--resume to go on with it, --overwrite to start anew, or another --out than {folder}"
+        )
+    if resume and not exists:
+        raise RunFolderError(f"nothing to resume: {folder} holds no run", fix="leave out --resume, or name the run's --out")
+    if not exists:
+        settings = _new_settings(given)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RunFolderError(f"{folder} holds other files and no run", fix="an empty or new folder as --out")
+    store = RunStore(folder, create=True)
+    if exists and store.setting("settings") is not None:
+        stored = RunSettings.from_json(store.setting("settings"))
+        try:
+            require_same(stored, given)
+        except RunFolderError:
+            store.close()
+            raise
+        return store
+    store.set_setting("settings", (settings if not exists else _new_settings(given)).to_json())
+    return store
+
+
+def _new_settings(given: dict[str, Any]) -> RunSettings:
+    if given["source"] is None:
+        raise InvalidValueError("name the images: digits, a folder, a .zip or an .npz", fix="hwautoml run digits")
+    if given["latency_ms"] is None:
+        raise InvalidValueError("name the latency limit in ms", fix="--latency-ms 1")
+    defaults = {"target": "cpu", "runtime": "auto", "searcher": "surrogate", "seed": 0}
+    return RunSettings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
