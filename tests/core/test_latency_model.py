@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwautoml.core import latency_model as model
+from hwautoml.core.layer import Layer
+
+HYPER = model.Hyperparameters()
+
+
+def problem(seed: int, num_entries: int, num_observations: int) -> tuple[model.Structure, model.Observations]:
+    rng = np.random.default_rng(seed)
+    entries = {
+        Layer(f"kind{i % 3}", 8, size, size, 8 + i): (float(rng.uniform(0.1, 1)), float(rng.uniform(0, 0.1)))
+        for i, size in zip(range(num_entries), itertools.cycle((4, 8)))
+    }
+    prior = model.structure(entries, (0.05, 0.01))
+    counts = np.hstack([rng.integers(0, 3, (num_observations, num_entries)), np.ones((num_observations, 1))])
+    latency = (counts @ prior.mean) * rng.lognormal(0, 0.05, num_observations)
+    return prior, model.Observations(counts, latency, (0.01 * latency) ** 2)
+
+
+def dense(prior: model.Structure, data: model.Observations, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The textbook formula: information form with Sigma written out."""
+    factors = prior.factors(HYPER)
+    sigma = np.diag(prior.own_variance(HYPER)) + factors @ factors.T
+    noise = model.noise_variance(prior, data, HYPER.residual) / weights
+    precision = np.linalg.inv(sigma) + data.counts.T @ np.diag(1 / noise) @ data.counts
+    covariance = np.linalg.inv(precision)
+    information = np.linalg.inv(sigma) @ prior.mean + data.counts.T @ (data.latency_ms / noise)
+    return covariance @ information, covariance
+
+
+problems = st.builds(problem, st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 10))
+
+
+@given(problems)
+@settings(max_examples=40, deadline=None)
+def test_dual_form_is_the_dense_textbook_formula(case: tuple[model.Structure, model.Observations]) -> None:
+    prior, data = case
+    weights = np.random.default_rng(0).uniform(0.2, 1, len(data.latency_ms))
+    posterior = model.condition(prior, HYPER, data, weights)
+    mean, covariance = dense(prior, data, weights)
+    counts = np.random.default_rng(1).integers(0, 3, (5, len(mean))).astype(float)
+    found_mean, found_variance = posterior.latent(counts)
+    np.testing.assert_allclose(posterior.mean, mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found_mean, counts @ mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found_variance, np.diag(counts @ covariance @ counts.T), rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(posterior.covariance(counts), counts @ covariance @ counts.T, rtol=1e-4, atol=1e-9)
+
+
+@given(problems)
+@settings(max_examples=40, deadline=None)
+def test_more_observations_never_widen(case: tuple[model.Structure, model.Observations]) -> None:
+    prior, data = case
+    counts = np.random.default_rng(1).integers(0, 3, (5, len(prior.mean))).astype(float)
+    before = np.inf
+    # At the prior's own level: the noise assumed of earlier observations follows the typical level.
+    exact = data.counts @ prior.mean
+    for num in range(len(data.latency_ms) + 1):
+        part = model.Observations(data.counts[:num], exact[:num], data.variance[:num])
+        _, variance = model.condition(prior, HYPER, part, np.ones(num)).latent(counts)
+        assert np.all(variance <= before + 1e-9)
+        before = variance
+
+
+@given(problems)
+@settings(max_examples=20, deadline=None)
+def test_without_observations_the_prior_comes_back(case: tuple[model.Structure, model.Observations]) -> None:
+    prior, data = case
+    none = model.Observations(data.counts[:0], data.latency_ms[:0], data.variance[:0])
+    posterior = model.posterior(prior, HYPER, none)
+    factors = prior.factors(HYPER)
+    sigma = np.diag(prior.own_variance(HYPER)) + factors @ factors.T
+    mean, variance = posterior.latent(data.counts)
+    np.testing.assert_allclose(mean, data.counts @ prior.mean)
+    np.testing.assert_allclose(variance, np.diag(data.counts @ sigma @ data.counts.T), rtol=1e-9)
+
+
+def test_hyperparameters_find_quiet_and_noisy_data() -> None:
+    rng = np.random.default_rng(0)
+    prior, data = problem(3, 12, 40)
+    exact = data.counts @ prior.mean
+    for noise, low, high in ((0.002, 0.0, 0.011), (0.08, 0.04, 0.2)):
+        latency = exact * rng.lognormal(0, noise, len(exact))
+        found = model.fit_hyperparameters(prior, model.Observations(data.counts, latency, 0 * exact), HYPER)
+        assert low < found.residual < high
+
+
+def test_few_observations_keep_the_defaults() -> None:
+    prior, data = problem(3, 12, model.MIN_OBSERVATIONS_TO_FIT - 1)
+    assert model.fit_hyperparameters(prior, data, HYPER) == HYPER
+
+
+def test_only_the_wild_observation_is_doubted() -> None:
+    prior, data = problem(5, 12, 20)
+    wild = data.latency_ms.copy()
+    wild[7] *= 5
+    weights = model.posterior(prior, HYPER, model.Observations(data.counts, wild, data.variance)).weights
+    assert np.argmin(weights) == 7
+    assert weights[7] < 0.02
+    assert np.median(np.delete(weights, 7)) > 0.5
