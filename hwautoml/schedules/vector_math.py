@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import te, tirx
 
 #: Coefficients of Cephes' single-precision expf, highest power first.
@@ -21,15 +23,36 @@ _EXP_LOWEST, _EXP_HIGHEST = -87.3, 88.3762626647950
 
 def exp(x: tirx.PrimExpr) -> tirx.PrimExpr:
     """e**x for float32, within about 2 units in the last place, clamped to finite results."""
-    x = tirx.max(tirx.min(x, _float(_EXP_HIGHEST)), _float(_EXP_LOWEST))
+    clamped = tirx.max(tirx.min(x, _float(_EXP_HIGHEST)), _float(_EXP_LOWEST))
+    return _bound(clamped, "x", _exp_of_clamped)
+
+
+def _exp_of_clamped(x: tirx.PrimExpr) -> tirx.PrimExpr:
+    """2**n * e**rest, with n = round(x / ln 2)."""
     exponent = tirx.floor(x * _float(_LOG2_E) + _float(0.5))
-    rest = x - exponent * _float(_LN2_HIGH) - exponent * _float(_LN2_LOW)
-    series = _float(_EXP_POLYNOMIAL[0])
-    for coefficient in _EXP_POLYNOMIAL[1:]:
-        series = series * rest + _float(coefficient)
-    series = series * rest * rest + rest + _float(1.0)
+    return _bound(exponent, "exponent", lambda n: _exp_of_rest(x, n))
+
+
+def _exp_of_rest(x: tirx.PrimExpr, exponent: tirx.PrimExpr) -> tirx.PrimExpr:
     bits = (tirx.Cast("int32", exponent) + tirx.const(127, "int32")) << tirx.const(23, "int32")
-    return series * tirx.reinterpret("float32", bits)
+    power_of_two = tirx.reinterpret("float32", bits)
+    rest = x - exponent * _float(_LN2_HIGH) - exponent * _float(_LN2_LOW)
+
+    def series(rest: tirx.PrimExpr) -> tirx.PrimExpr:
+        total = _float(_EXP_POLYNOMIAL[0])
+        for coefficient in _EXP_POLYNOMIAL[1:]:
+            total = total * rest + _float(coefficient)
+        return (total * rest * rest + rest + _float(1.0)) * power_of_two
+
+    return _bound(rest, "rest", series)
+
+
+def _bound(
+    value: tirx.PrimExpr, name: str, body: Callable[[tirx.PrimExpr], tirx.PrimExpr]
+) -> tirx.PrimExpr:
+    """``body`` of a variable bound to ``value``: written out, the expression would explode."""
+    variable = tirx.Var(name, "float32")
+    return tirx.Let(variable, value, body(variable))
 
 
 def sigmoid(x: tirx.PrimExpr) -> tirx.PrimExpr:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.legalize import PACKED
 from hwautoml.schedules.tiling import (
@@ -15,10 +17,10 @@ from hwautoml.schedules.tiling import (
 from hwautoml.schedules.vector_unit import VectorUnit
 
 NAME = "windowed"
-_BEST_ACCUMULATORS, _FEWEST_ACCUMULATORS = 12, 8
 _MAX_ROWS, _MAX_COLUMNS, _MAX_VECTORS = 4, 16, 4
 #: A window larger than this (a global pooling) is a reduction, not a window.
 _MAX_WINDOW = 49
+_MAX_UNROLLED_WINDOW = 9
 
 
 def fits(kernel: Kernel) -> bool:
@@ -38,33 +40,52 @@ def fits(kernel: Kernel) -> bool:
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
     """Tilings to try, the most promising first; the first one is the fixed rule."""
     _, height, width, channels = kernel.spatial_extents(kernel.reduction)
-    groups = [
-        size for size in divisors(channels, _MAX_VECTORS * unit.lanes) if size % unit.lanes == 0
-    ] or [divisors(channels, unit.lanes)[-1]]
+    lanes = next(
+        (size for size in (unit.lanes, unit.lanes // 2) if size and channels % size == 0),
+        divisors(channels, unit.lanes)[-1],
+    )
     paddings = ("apart", "tile", "inline") if kernel.paddings() else ("apart",)
     found = []
-    for size in groups:
-        vectors = -(-size // unit.lanes)
+    for vectors in divisors(channels // lanes, _MAX_VECTORS):
+        size = vectors * lanes
         for rows in divisors(height, _MAX_ROWS):
             for columns in divisors(width, _MAX_COLUMNS):
                 if rows * columns * vectors > unit.num_accumulators and rows * columns > 1:
                     continue
                 for outside in (True, False) if size < channels else (False,):
                     found += [
-                        Tiling(rows, columns, size, size, outside, 1, padding)
+                        Tiling(rows, columns, size, lanes, outside, 1, padding)
                         for padding in paddings
                     ]
-    found.sort(key=lambda tiling: _penalty(tiling, unit))
+    padding, num_accumulators = _preference(kernel)
+    found.sort(key=lambda tiling: _penalty(tiling, padding, num_accumulators))
     return found
 
 
-def _penalty(tiling: Tiling, unit: VectorUnit) -> float:
-    """How far a tiling is from the shape that ran fastest on most layers (lower is better)."""
-    accumulators = tiling.rows * tiling.columns * -(-tiling.channels // unit.lanes)
-    penalty = abs(accumulators - _BEST_ACCUMULATORS) + 0.1 * abs(tiling.rows - 2)
-    penalty += 4 if accumulators < _FEWEST_ACCUMULATORS else 0
-    penalty += 0 if tiling.channels_outside else 0.5
-    return penalty + {"apart": 0.0, "tile": 0.6, "inline": 0.8}[tiling.padding]
+def _preference(kernel: Kernel) -> tuple[str, int]:
+    """(padding, vector accumulators per tile) that ran fastest on most layers of a kind.
+
+    A copy of a strided layer's input costs as much as the layer itself; reading past the
+    border is cheapest to check for in small tiles, and gets dear in large windows.
+    """
+    height, width = kernel.spatial_extents(kernel.reduction)[1:3]
+    window = math.prod(kernel.reduction_extents(kernel.reduction))
+    for block in kernel.paddings():
+        padded_height, padded_width = kernel.spatial_extents(block)[1:3]
+        if padded_height * padded_width > 2 * height * width:
+            return "inline", 8
+        return ("inline", 4) if window <= _MAX_UNROLLED_WINDOW else ("apart", 12)
+    return "apart", 12
+
+
+def _penalty(tiling: Tiling, padding: str, num_accumulators: int) -> float:
+    """How far a tiling is from the preferred one (lower is better)."""
+    vectors = tiling.channels // tiling.lanes
+    pixels = tiling.rows * tiling.columns
+    penalty = abs(pixels * vectors - num_accumulators) + 2.0 * (vectors - 1)
+    penalty += 4 if pixels * vectors < num_accumulators / 2 else 0
+    penalty += 0.1 * abs(tiling.rows - 2) + (0 if tiling.channels_outside else 0.5)
+    return penalty + (0 if tiling.padding == padding else 0.7)
 
 
 def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None:
@@ -85,10 +106,14 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     place_paddings(kernel, loops, tiling, unit.lanes)
     inside = schedule.get_loops(reduction)[-6:]
     spatial, window = inside[:4], inside[4:]
+    spatial[-1:] = schedule.split(spatial[-1], [None, tiling.lanes])
     schedule.reorder(*window, *spatial)
     schedule.vectorize(spatial[-1])
     schedule.vectorize(loops.vector)
-    for loop in [*spatial[:-1], *window, *loops.inner]:
+    # Unrolled whole, a 7 x 7 window takes seconds to compile and runs no faster.
+    rows_too = math.prod(kernel.reduction_extents(reduction)) <= _MAX_UNROLLED_WINDOW
+    unrolled = window if rows_too else window[1:]
+    for loop in [*spatial[:-1], *unrolled, *loops.inner]:
         schedule.unroll(loop)
     schedule.set_scope(reduction, 0, "local")
     schedule.decompose_reduction(reduction, window[0])
