@@ -10,17 +10,16 @@ MAX_DEFAULT_SEC = 7200.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Seconds per stage. ``profile`` and ``ship`` are caps and estimates, the others are used up."""
+    """Seconds per stage. ``ship`` is an estimate, ``train``, ``search`` and ``tune`` are used up;
+    specialising gets what is left when it begins."""
 
     total: float
-    profile: float
     train: float
     search: float
-    specialise: float
     ship: float
+    tune: float
     num_finalists: int
     max_evaluations: int
-    tune: float
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,11 +43,8 @@ def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
     """
     finalists = 1 if total < 60 else 2 if total < 400 else 3
     tune = min(max(0.04 * total, 2.0), 120.0) if has_tvm else 0.0
-    ship = min(8.0 + finalists * (4.0 + (9.0 if has_tvm else 0.0)) + tune, 0.6 * total)
+    ship = min(10.0 + finalists * (3.0 + (7.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
     search = min(0.12 * rest, 150.0)
     train = 0.42 * (rest - search) if total > 300 else 0.65 * (rest - search)
-    return Plan(
-        total=total, profile=profile_cap_sec(total), train=train, search=search, specialise=rest - search - train,
-        ship=ship, num_finalists=finalists, max_evaluations=40 if total < 180 else 200, tune=tune,
-    )
+    return Plan(total, train, search, ship, tune, finalists, max_evaluations=40 if total < 180 else 200)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwautoml.core.progress import OnProgress, Progress
 from hwautoml.core.target import Target
+from hwautoml.devices.local import LocalDevice
 from hwautoml.pipeline.settings import RunSettings
 from hwautoml.store.run_store import RunStore
 
@@ -36,6 +37,7 @@ class Job:
     plan: Plan = field(init=False)
     profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
+    devices: dict[str, LocalDevice] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -52,6 +54,17 @@ class Job:
 
     def report(self, stage: str, share: float, text: str = "") -> None:
         self.on_progress(Progress(stage, share, text))
+
+    def device(self, runtime: str) -> LocalDevice:
+        """The target through ``runtime``; stays open for the later stages, because TVM takes seconds to start."""
+        if runtime not in self.devices:
+            self.devices[runtime] = LocalDevice(runtime, num_threads=self.target.num_threads)
+        return self.devices[runtime]
+
+    def close_devices(self) -> None:
+        for device in self.devices.values():
+            device.close()
+        self.devices.clear()
 
     @contextmanager
     def timed_stage(self, name: str) -> Iterator[dict[str, Any]]:

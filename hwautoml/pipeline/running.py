@@ -74,6 +74,7 @@ def run(
         try:
             return _run_stages(job)
         finally:
+            job.close_devices()
             job.save_elapsed()
 
 

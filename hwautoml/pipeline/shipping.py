@@ -18,7 +18,7 @@ from hwautoml.errors import CompileError, LimitNotMetError, MeasurementError
 from hwautoml.exporters import check_parity, export_onnx, require_parity
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.specialising import candidate_rows, load_network
-from hwautoml.pipeline.tables import device_for, records_path, usable_runtimes
+from hwautoml.pipeline.tables import records_path, usable_runtimes
 from hwautoml.store.files import write_json
 from hwautoml.supernets.scoring import accuracy
 
@@ -127,9 +127,8 @@ def measure_stage(job: Job) -> None:
             files = {key: path for key, path in files.items() if path.is_file()}
             if not files:
                 continue
-            with device_for(job.target, runtime) as device:
-                paths = list(files.values())
-                results = device.measure(paths, paths[0], FINAL_PROTOCOL)
+            paths = list(files.values())
+            results = job.device(runtime).measure(paths, paths[0], FINAL_PROTOCOL)
             for key, result in zip(files, results, strict=True):
                 if isinstance(result, MeasureFailure):
                     payload["failures"][f"{key} {runtime}"] = result.reason
@@ -203,9 +202,8 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
         outputs: dict[str, np.ndarray] = {}
         for runtime in winner.measured:
             job.report("check", len(outputs) / 2, f"parity and test accuracy on {runtime}")
-            with device_for(job.target, runtime) as device:
-                chosen = images if runtime == winner.runtime else images[:PARITY_IMAGES]
-                outputs[runtime] = device.run_model(winner.files[runtime], chosen)
+            chosen = images if runtime == winner.runtime else images[:PARITY_IMAGES]
+            outputs[runtime] = job.device(runtime).run_model(winner.files[runtime], chosen)
             report = check_parity(reference, outputs[runtime][:PARITY_IMAGES], tolerance=PARITY_TOLERANCE[runtime])
             require_parity(report, artifact=str(winner.files[runtime]))
             payload[runtime] = {"max_abs": report.max_abs, "top1_agreement": report.top1_agreement, "images": report.num_images}

@@ -21,7 +21,7 @@ from hwautoml.errors import LimitNotMetError
 from hwautoml.pipeline.artifacts import deployable_probe
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, scored_weights_path
-from hwautoml.pipeline.tables import device_for, save_table
+from hwautoml.pipeline.tables import save_table
 from hwautoml.pipeline.training import batch_size, checkpoint, restore, training_batches, training_listener
 from hwautoml.store.files import read_tensors, write_tensors
 from hwautoml.store.run_store import Evaluation
@@ -45,14 +45,26 @@ def specialise_stage(job: Job) -> None:
         return
     with job.timed_stage("specialise") as payload:
         finalists = _finalists(job)
+        seconds = _training_sec(job)
         trainer = _FineTuner(job)
-        num_first = FIRST_ROUND_SHARE if len(finalists) > 1 else 0.0
-        for index, architecture in enumerate(finalists if len(finalists) > 1 else []):
-            trainer.train(architecture, "first", num_first * job.plan.specialise / len(finalists), index / len(finalists))
-        leader = max(finalists, key=lambda a: trainer.accuracy(a, "first")) if len(finalists) > 1 else finalists[0]
-        trainer.train(leader, "second", (1 - num_first) * job.plan.specialise, num_first)
+        leader, first_share = finalists[0], 0.0
+        if len(finalists) > 1:
+            first_share = FIRST_ROUND_SHARE
+            for architecture in finalists:
+                trainer.train(architecture, "first", first_share * seconds / len(finalists))
+            leader = max(finalists, key=lambda a: trainer.accuracy(a, "first"))
+        trainer.train(leader, "second", (1 - first_share) * seconds)
         payload["finalists"] = [a.id for a in finalists]
         payload["leader"] = leader.id
+
+
+def _training_sec(job: Job) -> float:
+    """What is left of the budget once the time to ship is set aside; decided once, so that resuming keeps it."""
+    stored = job.store.setting("specialise_sec")
+    if stored is None:
+        stored = max(job.plan.total - job.elapsed_sec - job.plan.ship, 0.1 * job.plan.total)
+        job.store.set_setting("specialise_sec", stored)
+    return float(stored)
 
 
 def _finalists(job: Job) -> list[Architecture]:
@@ -95,8 +107,7 @@ def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architectur
     folder = job.folder / "probes"
     paths = [deployable_probe(job.space, a, folder / f"{a.id}.onnx") for a in architectures]
     protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=4.0 * len(paths))
-    with device_for(job.target, job.table.runtime) as device:
-        results = device.measure(paths, paths[0], protocol)
+    results = job.device(job.table.runtime).measure(paths, paths[0], protocol)
     measured = {a: r for a, r in zip(architectures, results, strict=True) if isinstance(r, Measurement)}
     for architecture, result in measured.items():
         payload = {"samples_ms": result.samples_ms, "conditions": dict(result.conditions), "weights": "random"}
@@ -147,27 +158,27 @@ class _FineTuner:
         self.job = job
         self._evaluator: Evaluator | None = None
 
-    def train(self, architecture: Architecture, phase: str, seconds: float, share_before: float) -> None:
+    def train(self, architecture: Architecture, phase: str, seconds: float) -> None:
         if self.job.store.stage(f"fine-tune.{phase}.{architecture.id}") is not None:
             return
         path = self.job.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
-        network, state_images = self._train(architecture, path, seconds, phase)
+        network, num_images = self._train(architecture, path, seconds)
         tensors = dict(network.state_dict())
         write_tensors(scored_weights_path(self.job.folder, architecture.id), tensors)
         confusion = self._confusion(network, architecture)
         self.job.store.add_evaluation(Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", confusion, seconds))
-        self.job.store.finish_stage(f"fine-tune.{phase}.{architecture.id}", seconds, {"images": state_images})
+        self.job.store.finish_stage(f"fine-tune.{phase}.{architecture.id}", seconds, {"images": num_images})
         path.unlink(missing_ok=True)
 
     def accuracy(self, architecture: Architecture, phase: str) -> float:
         found = self.job.store.evaluations(self.job.space, weights=f"{FINE_TUNED}.{phase}", split="val")
         return next(e.accuracy for e in found if e.architecture == architecture)
 
-    def _train(self, architecture: Architecture, path: Path, seconds: float, phase: str) -> tuple[nn.Module, int]:
+    def _train(self, architecture: Architecture, path: Path, seconds: float) -> tuple[nn.Module, int]:
         import torch
 
         from hwautoml.supernets.scoring import Normalised
-        from hwautoml.supernets.training import TrainSettings, default_device, faster_dtype, network_step, train
+        from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, network_step, train
 
         job, device = self.job, default_device()
         network = self._starting_point(architecture)
@@ -178,10 +189,13 @@ class _FineTuner:
         settings = replace(TrainSettings(batch_size=size, seed=job.settings.seed + 1), peak_learning_rate=0.1)
         batches = training_batches(job.dataset, size, device, job.space.resolution(architecture))
         images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
-        dtype = faster_dtype(lambda d: network_step(model, settings=settings, dtype=d, device=device), images, labels)
+
+        def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
+            return network_step(model, settings=settings, dtype=dtype, device=device)
+
+        setup = fastest_setup(make_step, images, labels)
         state = train(
-            network, network_step(model, settings=settings, dtype=dtype, device=device), batches, budget_sec=seconds,
-            settings=settings, state=state, images_per_epoch=job.dataset.train.num_images,
+            network, make_step(setup.dtype), batches, budget_sec=seconds, settings=settings, state=state, images_per_epoch=job.dataset.train.num_images,
             on_progress=training_listener(job, "specialise", seconds),
             on_checkpoint=lambda current: checkpoint(path, network, current),
         )

@@ -53,7 +53,7 @@ def _train(job: Job) -> dict[str, object]:
 
     from hwautoml.supernets.scoring import Normalised
     from hwautoml.supernets.supernet import Supernet
-    from hwautoml.supernets.training import TrainSettings, default_device, faster_dtype, supernet_step, train
+    from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, supernet_step, train
 
     torch.manual_seed(job.settings.seed)
     device, dataset = default_device(), job.dataset
@@ -71,8 +71,9 @@ def _train(job: Job) -> dict[str, object]:
 
     batches = training_batches(dataset, settings.batch_size, device)
     images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
+    setup = fastest_setup(make_step, images, labels)
     state = train(
-        supernet, make_step(faster_dtype(make_step, images, labels)), batches,
+        supernet, make_step(setup.dtype), batches,
         budget_sec=job.plan.train, settings=settings, state=state, images_per_epoch=dataset.train.num_images,
         on_progress=training_listener(job, "train", job.plan.train),
         on_checkpoint=lambda current: checkpoint(path, supernet, current),

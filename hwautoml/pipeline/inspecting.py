@@ -1,0 +1,94 @@
+"""Verbs ``targets`` and ``doctor``: what is known, and what this machine can do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hwautoml import __version__
+from hwautoml.compilers import backend_names, load_backend
+from hwautoml.core.resources import target_folders
+from hwautoml.core.target import load_target, target_names
+from hwautoml.devices.machine import machine_conditions
+
+CROSS_COMPILERS = {
+    "aarch64": ("aarch64-linux-gnu-g++", "apt-get install g++-aarch64-linux-gnu, or pip install 'hwautoml[edge]'"),
+    "armv7": ("arm-linux-gnueabihf-g++", "apt-get install g++-arm-linux-gnueabihf, or pip install 'hwautoml[edge]'"),
+    "riscv64": ("riscv64-linux-gnu-g++", "apt-get install g++-riscv64-linux-gnu, or pip install 'hwautoml[edge]'"),
+}
+
+
+def targets(name: str | None = None, *, targets_dir: Path | None = None) -> list[dict[str, Any]]:
+    """Every known target (or one), what it needs, and whether it works from this machine.
+
+    Raises:
+        UnknownTargetError: no file describes ``name``.
+    """
+    from hwautoml.pipeline.tables import unavailable_reason, usable_runtimes
+
+    folders = target_folders(targets_dir)
+    rows = []
+    for found in (load_target(n, folders) for n in ([name] if name is not None else target_names(folders))):
+        reason = unavailable_reason(found)
+        usable = usable_runtimes(found)
+        if reason is None and not usable:
+            reason = f"none of its runtimes {', '.join(found.runtimes)} is installed here"
+        rows.append({**asdict(found), "usable_runtimes": usable, "works_here": reason is None, "reason": reason})
+    return rows
+
+
+def doctor() -> dict[str, Any]:
+    """Torch, CUDA, ONNX Runtime providers, TVM targets and cross-compilers of this machine, with what brings the rest."""
+    import onnxruntime
+    import torch
+
+    checks = [
+        _check("python", True, sys.version.split()[0]),
+        _check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        _check("bfloat16 training", _has_bf16(), "native" if _has_bf16() else "float32 is used"),
+        _check(
+            "CUDA", torch.cuda.is_available(),
+            torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no device, or a build of torch without CUDA",
+        ),
+        _check("onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())),
+    ]
+    for name in backend_names():
+        backend = load_backend(name)
+        reason = backend.unavailable_reason()
+        checks.append(_check(f"runtime {name}", reason is None, backend.version() if reason is None else reason))
+    if load_backend("tvm").unavailable_reason() is None:
+        checks.append(_tvm_targets())
+    for architecture, (program, fix) in CROSS_COMPILERS.items():
+        found = shutil.which(program) or ("ziglang" if importlib.util.find_spec("ziglang") else None)
+        checks.append(_check(f"cross-compiler {architecture}", found is not None, found or fix))
+    checks.append(_check("nni", importlib.util.find_spec("nni") is not None, _package_version("nni")))
+    return {"hwautoml": __version__, "machine": machine_conditions(), "checks": checks}
+
+
+def _check(name: str, is_ok: bool, text: str) -> dict[str, Any]:
+    return {"name": name, "ok": is_ok, "text": text}
+
+
+def _has_bf16() -> bool:
+    from hwautoml.supernets.training import autocast_dtype, default_device
+
+    return autocast_dtype(default_device()) is not None
+
+
+def _package_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return f"pip install {name}"
+
+
+def _tvm_targets() -> dict[str, Any]:
+    import tvm
+
+    names = [name for name in ("llvm", "cuda", "vulkan", "opencl", "metal") if tvm.get_global_func(f"target.build.{name}", True)]
+    return _check("tvm code generators", "llvm" in names, ", ".join(names))
