@@ -20,7 +20,10 @@ _MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhea
 
 @dataclass(frozen=True)
 class ProfileSetting:
-    """What a table is valid for; ``space`` is the family, without the number of classes."""
+    """What a table is valid for; ``space`` is the family, without the number of classes.
+
+    ``machine`` (``devices.machine.fingerprint``) keeps a journal from being continued elsewhere.
+    """
 
     target: str
     runtime: str
@@ -29,6 +32,7 @@ class ProfileSetting:
     batch: int
     precision: str
     space: str
+    machine: str = ""
 
     def key(self, layer: Layer) -> str:
         return replace(layer, precision=self.precision, batch=self.batch).key

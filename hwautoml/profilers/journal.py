@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,17 +13,19 @@ from typing import Any
 
 from hwautoml.errors import RunFolderError
 
+logger = logging.getLogger(__name__)
+
 _SCHEMA = "profile-journal/v1"
 
 
 class Journal:
     """Append-only; every line is on disk before ``append`` returns.
 
-    A last line that a crash cut short is dropped. ``setting`` identifies what is being measured
-    and must equal the one the journal was begun with.
+    A last line that a crash cut short is dropped. ``setting`` identifies what is being measured;
+    a journal of another one (an older runtime, another machine) is set aside as ``.old``.
 
     Raises:
-        RunFolderError: the journal is damaged before its last line, or of another setting.
+        RunFolderError: the journal is damaged before its last line.
     """
 
     def __init__(self, path: Path, setting: Mapping[str, object]) -> None:
@@ -30,15 +33,10 @@ class Journal:
         header = {"record": "header", "schema": _SCHEMA, **setting}
         path.parent.mkdir(parents=True, exist_ok=True)
         self.records = self._read()
+        if self.records and self.records[0] != header:
+            self._set_aside(header)
         if not self.records:
             self.append(header)
-        elif self.records[0] != header:
-            changed = sorted(k for k in header.keys() | self.records[0] if header.get(k) != self.records[0].get(k))
-            raise RunFolderError(
-                f"{path} belongs to another profile: "
-                + ", ".join(f"{k} was {self.records[0].get(k)!r}, is {header.get(k)!r}" for k in changed),
-                fix=f"move {path} away to measure anew",
-            )
 
     def of(self, record: str) -> list[dict[str, Any]]:
         """All lines of one kind, in the order they were measured."""
@@ -71,6 +69,17 @@ class Journal:
                 raise self._damaged(number, "no record")
             records.append(record)
         return records
+
+    def _set_aside(self, header: Mapping[str, object]) -> None:
+        found = self.records[0]
+        changed = sorted(name for name in header.keys() | found.keys() if header.get(name) != found.get(name))
+        old = self._path.with_name(self._path.name + ".old")
+        logger.warning(
+            "%s was measured with other settings (%s) and is kept as %s", self._path,
+            ", ".join(f"{name} was {found.get(name)!r}, is {header.get(name)!r}" for name in changed), old.name,
+        )
+        self._path.replace(old)
+        self.records = []
 
     def _damaged(self, number: int, reason: str) -> RunFolderError:
         return RunFolderError(

@@ -99,7 +99,7 @@ def profile_layers(
     model: there are fewer of them, and they decide the level.
 
     Raises:
-        RunFolderError: another process profiles into this table, or the journal is damaged or of another setting.
+        RunFolderError: another process profiles into this table, or the journal is damaged.
         MeasurementError: no layer could be measured.
     """
     with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
