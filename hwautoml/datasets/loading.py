@@ -74,7 +74,7 @@ def load_dataset(
     request = _Request(
         image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
     )
-    if str(source) in BUILT_IN:
+    if isinstance(source, str) and source in BUILT_IN:  # Path("digits") and "./digits" mean a folder
         return _from_array(load_digits_array(), request)
     path = Path(source).expanduser()
     if not path.exists():

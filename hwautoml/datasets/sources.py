@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from hwautoml.errors import DatasetError
 
@@ -157,7 +157,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+    return name[max(name.rfind("."), 0) :].lower() in IMAGE_SUFFIXES  # for every member of large archives: no Path
 
 
 def open_source(path: Path) -> FileSource:

@@ -26,6 +26,7 @@ def export_probe(network: torch.nn.Module, path: Path, input_shape: tuple[int, .
     """
     import torch
 
+    was_training = network.training
     network.eval()
     buffer = io.BytesIO()
     try:
@@ -38,5 +39,7 @@ def export_probe(network: torch.nn.Module, path: Path, input_shape: tuple[int, .
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         raise CompileError(f"torch cannot export {type(network).__name__} for measuring: {error}") from error
+    finally:
+        network.train(was_training)
     write_atomically(path, buffer.getvalue())
     return Artifact.of_file(path, "onnx", "")

@@ -242,6 +242,25 @@ def test_decompression_bomb(runner: ModuleType, tmp_path: Path, monkeypatch: pyt
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.slow
+def test_tvm_library(folder: Path, tmp_path: Path, bundle_arguments: Arguments, onnx_path: Path, infer: Infer) -> None:
+    tvm = pytest.importorskip("tvm")
+    import onnx
+    from tvm.relax.frontend.onnx import from_onnx
+
+    module = from_onnx(onnx.load(onnx_path), keep_params_in_input=False)
+    tvm.compile(module, target=tvm.target.Target({"kind": "llvm"})).export_library(str(tmp_path / "lib.so"))
+    image = np.asarray(picture(0))
+    samples = [BundleSample(image, infer(onnx_path, image))]
+    bundle = write_bundle(
+        tmp_path / "t", tvm_library=tmp_path / "lib.so", default_runtime="tvm", samples=samples, **bundle_arguments
+    )
+    result = run(bundle, "--check")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 samples as expected with tvm" in result.stdout
+    assert run(bundle, "--check", "--runtime", "onnxruntime").returncode == 0
+
+
 # On a machine without torch.
 
 

@@ -28,6 +28,13 @@ def test_digits() -> None:
     assert dataset.fingerprint == load_dataset("digits", seed=5).fingerprint
 
 
+def test_a_folder_called_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source in (Path("digits"), "./digits"):
+        with pytest.raises(DatasetError, match="no such file or folder"):
+            load_dataset(source)
+
+
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingDependencyError, match="pip install scikit-learn"):
