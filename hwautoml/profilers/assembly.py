@@ -38,6 +38,11 @@ class ProfileSetting:
         return replace(layer, precision=self.precision, batch=self.batch).key
 
 
+def is_usable(line: Mapping[str, Any], max_relative_deviation: float) -> bool:
+    """Measured, and not too noisy to be written into a table."""
+    return "median_ms" in line and bool(line["deviation_ms"] <= max_relative_deviation * line["median_ms"])
+
+
 def assemble_table(
     setting: ProfileSetting, journal: Journal, costs: Mapping[str, LayerCost], max_relative_deviation: float
 ) -> LatencyTable:
@@ -51,7 +56,7 @@ def assemble_table(
     """
     records = [line for line in journal.records if "median_ms" in line]
     speed = _reference_ms(records)
-    quiet = [line for line in records if line["deviation_ms"] <= max_relative_deviation * line["median_ms"]]
+    quiet = [line for line in records if is_usable(line, max_relative_deviation)]
     overhead = _overhead(quiet, speed)
     measured = {line["key"]: _layer_entry(line, speed, overhead) for line in quiet if line["record"] == "layer"}
     if not measured:

@@ -18,7 +18,7 @@ from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
-from hwautoml.profilers.assembly import ProfileSetting, assemble_table
+from hwautoml.profilers.assembly import ProfileSetting, assemble_table, is_usable
 from hwautoml.profilers.journal import Journal, exclusive_lock
 
 logger = logging.getLogger(__name__)
@@ -94,9 +94,9 @@ def profile_layers(
     """Measure, and write the table to ``table_path``.
 
     Beside it lie the journal (``.journal.jsonl``), from which an interrupted profile goes on
-    without repeating anything, and a lock. Running again with a larger budget or more networks
-    adds to what is there. ``measure_networks``, by default ``measure``, may spend more on each
-    model: there are fewer of them, and they decide the level.
+    without repeating what it got (what was too noisy is tried again), and a lock. Running again
+    with a larger budget or more networks adds to what is there. ``measure_networks``, by default
+    ``measure``, may spend more on each model: there are fewer of them, and they decide the level.
 
     Raises:
         RunFolderError: another process profiles into this table, or the journal is damaged.
@@ -128,15 +128,18 @@ class _Profile:
         self._on_progress, self._folder = on_progress, folder
         self._layers = {setting.key(layer): layer for layer in space.all_layers()}
         self._reference: Path | None = None
+        self._num_earlier = len(journal.records)
 
     def table(self) -> LatencyTable:
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
         return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
 
     def measure_layers(self) -> None:
-        done = {record["key"] for record in self._journal.of("layer")}
+        done = {line["key"] for line in self._usable("layer")}
+        if done:  # if all failed, it was the set-up, and they deserve another try
+            done |= {line["key"] for line in self._journal.of("layer") if "failure" in line}
         todo = [key for key in coverage_order(self._layers, self._options.seed) if key not in done]
-        if self._builders.overhead is not None and not self._journal.of("overhead"):
+        if self._builders.overhead is not None and not self._usable("overhead"):
             self._measure_chunk("overhead", [("overhead", {}, self._builders.overhead)])
         for chunk in _chunks(todo, _LAYERS_PER_CALL):
             if self._spent_sec("layer") > self._options.layer_budget_sec:
@@ -145,8 +148,9 @@ class _Profile:
             jobs = [(key, {"key": key}, self._layer_builder(key)) for key in chunk]
             self._measure_chunk("layer", jobs)
             self._report("layers")
-            if not any("median_ms" in record for record in self._journal.of("layer")):
-                reason = self._journal.of("layer")[0]["failure"]
+            lines = self._journal.of("layer")
+            if all("failure" in line for line in lines):
+                reason = lines[-1]["failure"]
                 raise MeasurementError(f"none of the first {len(chunk)} layers could be measured: {reason}")
 
     def measure_networks(self) -> None:
@@ -166,8 +170,12 @@ class _Profile:
                         "is_holdout": is_holdout, "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
                     }
                     jobs.append((architecture.id, fields, self._network_builder(architecture)))
+                num_before = len(self._usable("network"))
                 self._measure_chunk("network", jobs)
                 self._report("networks")
+                if len(self._usable("network")) == num_before:
+                    logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
+                    return
 
     def _pool(self) -> list[Architecture]:
         rng = np.random.default_rng(self._options.seed)
@@ -176,12 +184,11 @@ class _Profile:
 
     def _next_networks(self, pool: list[Architecture], is_holdout: bool) -> list[Architecture]:
         """At most one chunk; chosen by information for the fit, at random for the hold-out."""
-        measured = self._journal.of("network")
-        done = {record["architecture_id"] for record in measured}
+        tried = {line["architecture_id"] for line in self._journal.of("network")}
         options = self._options
         wanted = options.num_holdout if is_holdout else options.num_networks - options.num_holdout
-        wanted -= sum(record["is_holdout"] == is_holdout for record in measured)
-        free = [architecture for architecture in pool if architecture.id not in done]
+        wanted -= sum(line["is_holdout"] == is_holdout for line in self._usable("network"))
+        free = [architecture for architecture in pool if architecture.id not in tried]
         num = max(min(wanted, _NETWORKS_PER_CALL, len(free)), 0)
         if is_holdout or not num:
             return free[:num]
@@ -215,8 +222,14 @@ class _Profile:
                 logger.warning("%s failed: %s", name, line["failure"])
             self._journal.append(line | {"seconds": round(seconds, 4)})
 
+    def _usable(self, record: str) -> list[dict[str, Any]]:
+        return [line for line in self._journal.of(record) if is_usable(line, self._options.max_relative_deviation)]
+
     def _spent_sec(self, record: str) -> float:
-        return float(sum(line["seconds"] for line in self._journal.of(record)))
+        """Of this run, and of what earlier ones got out of theirs: a failed run must not use up the next one's."""
+        earlier, now = self._journal.records[: self._num_earlier], self._journal.records[self._num_earlier :]
+        useful = [line for line in earlier if is_usable(line, self._options.max_relative_deviation)]
+        return float(sum(line["seconds"] for line in useful + now if line["record"] == record))
 
     def _report(self, text: str) -> None:
         if self._on_progress is not None:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwautoml.errors import RunFolderError
+from hwautoml.profilers.journal import Journal, exclusive_lock
+
+SETTING = {"target": "cpu", "num_threads": 1}
+
+
+def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "t.journal.jsonl"
+    first = Journal(path, SETTING)
+    first.append({"record": "layer", "key": "a", "median_ms": 0.1})
+    assert Journal(path, SETTING).records == first.records
+    assert [line["key"] for line in first.of("layer")] == ["a"]
+
+
+@pytest.mark.parametrize("torn", [b'{"record": "lay', b'{"record": "layer"}', b"\xff"])
+def test_a_torn_last_line_is_dropped_and_written_over(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "t.journal.jsonl"
+    Journal(path, SETTING).append({"record": "layer", "key": "a"})
+    with path.open("ab") as file:
+        file.write(torn)
+    resumed = Journal(path, SETTING)
+    assert len(resumed.records) == 2
+    resumed.append({"record": "layer", "key": "b"})
+    assert [line["key"] for line in Journal(path, SETTING).of("layer")] == ["a", "b"]
+
+
+def test_damage_elsewhere_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "t.journal.jsonl"
+    Journal(path, SETTING).append({"record": "layer", "key": "a"})
+    content = path.read_bytes().replace(b'{"key"', b'{"key')
+    path.write_bytes(content + b'{"record": "layer"}\n')
+    with pytest.raises(RunFolderError, match="damaged at line 2"):
+        Journal(path, SETTING)
+
+
+def test_another_setting_starts_anew_and_keeps_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "t.journal.jsonl"
+    Journal(path, SETTING).append({"record": "layer", "key": "a"})
+    before = path.read_bytes()
+    assert Journal(path, SETTING | {"num_threads": 4}).of("layer") == []
+    assert (tmp_path / "t.journal.jsonl.old").read_bytes() == before
+
+
+def test_lock_names_its_holder_and_is_released(tmp_path: Path) -> None:
+    import os
+
+    path = tmp_path / "t.lock"
+    with exclusive_lock(path), pytest.raises(RunFolderError, match=f"process {os.getpid()} "), exclusive_lock(path):
+        pass
+    with exclusive_lock(path):
+        pass

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from hwautoml.core.latency_file import load
+from hwautoml.core.measurement import Measurement
+from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.protocol import MeasureFailure
+from hwautoml.errors import CompileError, InvalidValueError, MeasurementError, RunFolderError
+from hwautoml.profilers.journal import exclusive_lock
+from hwautoml.profilers.layer_profiler import ProfileOptions, coverage_order
+
+PROGRAM = Path(__file__).with_name("tiny_profile.py")
+
+
+def journal_lines(table_path: Path) -> list[dict[str, object]]:
+    path = table_path.with_suffix(".journal.jsonl")
+    content = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def names(lines: list[dict[str, object]]) -> Counter[tuple[object, object]]:
+    return Counter((line["record"], line.get("key", line.get("architecture_id"))) for line in lines)
+
+
+def test_a_profile_has_everything_and_a_second_run_repeats_nothing(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    path = tmp_path / "t.json"
+    progress: list[tuple[int, int, str]] = []
+    table = tiny.profile(path, device, on_progress=lambda *report: progress.append(report))
+    layers = tiny.TinySpace().all_layers()
+    assert {layer.key for layer in layers} == set(table.entries)
+    assert {entry.origin for entry in table.entries.values()} == {"measured"}
+    assert table.origin == "measured"
+    assert len(table.observations) == 6
+    assert table.overhead.origin == "measured"
+    assert load(path).entries.keys() == table.entries.keys()
+    assert progress[-1][0] == progress[-1][1] == len(layers) + 6
+    conditions = table.conditions
+    assert conditions["holdout"]["num_networks"] == 2  # type: ignore[index]
+    assert conditions["num_layers_measured"] == len(layers)
+    for name in ("cpu", "runtime_version", "noise_floor_relative", "date", "affinity", "reference_median_ms"):
+        assert conditions[name] is not None, name
+    before = journal_lines(path)
+    holdouts = [line["is_holdout"] for line in before if line["record"] == "network"]
+    assert holdouts == [False] * 4 + [True] * 2
+    assert tiny.profile(path, device).entries == table.entries
+    assert journal_lines(path) == before
+
+
+def test_a_larger_wish_adds_to_what_is_there(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    path = tmp_path / "t.json"
+    small = replace(tiny.OPTIONS, layer_budget_sec=1e-6, network_budget_sec=1e-6)
+    first = tiny.profile(path, device, small)
+    origins = Counter(entry.origin for entry in first.entries.values())
+    assert origins["measured"] == 16  # one measuring call
+    assert origins["inferred"] == len(first.entries) - 16
+    second = tiny.profile(path, device, replace(tiny.OPTIONS, num_networks=8))
+    assert Counter(entry.origin for entry in second.entries.values()) == {"measured": len(second.entries)}
+    assert len(second.observations) == 8
+    assert max(names(journal_lines(path)).values()) == 1
+
+
+def test_sigkill_loses_nothing_and_resume_repeats_nothing(tmp_path: Path, tiny: ModuleType) -> None:
+    path = tmp_path / "t.json"
+    command = [sys.executable, str(PROGRAM), str(path)]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while len(journal_lines(path)) < 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    interrupted = journal_lines(path)
+    assert len(interrupted) >= 20
+    assert not path.exists()
+    subprocess.run(command, check=True, timeout=100)
+    lines = journal_lines(path)
+    assert lines[: len(interrupted)] == interrupted
+    assert max(names(lines).values()) == 1
+    expected = 1 + 1 + len(tiny.TinySpace().all_layers()) + tiny.OPTIONS.num_networks  # header, overhead
+    assert len(lines) == expected
+    assert load(path).missing(tiny.TinySpace().all_layers()) == ()
+
+
+def test_two_processes_cannot_share_a_table(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    path = tmp_path / "t.json"
+    with exclusive_lock(path.with_suffix(".lock")), pytest.raises(RunFolderError, match="process [0-9]+ is profiling"):
+        tiny.profile(path, device)
+
+
+def test_layers_that_fail_are_inferred_and_counted(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    space = tiny.TinySpace()
+    unbuildable, unloadable = space.all_layers()[3], space.all_layers()[20]
+
+    def build(layer: object, path: Path) -> Path:
+        if layer == unbuildable:
+            raise CompileError("no schedule")
+        if layer == unloadable:
+            path.write_bytes(b"not a model")
+            return path
+        return tiny.write_chain((layer,), path)
+
+    table = tiny.profile(tmp_path / "t.json", device, builders=replace(tiny.builders(space), layer=build))
+    assert table.entries[unbuildable.key].origin == table.entries[unloadable.key].origin == "inferred"
+    assert table.conditions["num_failed"] == 2
+    assert table.missing(space.all_layers()) == ()
+
+
+def test_when_nothing_can_be_measured_it_says_why(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    def build(layer: object, path: Path) -> Path:
+        raise CompileError("no such compiler")
+
+    with pytest.raises(MeasurementError, match="no such compiler"):
+        tiny.profile(tmp_path / "t.json", device, builders=replace(tiny.builders(tiny.TinySpace()), layer=build))
+    assert not (tmp_path / "t.json").exists()
+    # Once the set-up is repaired, nothing that failed because of it is held against a layer.
+    table = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=2))
+    assert Counter(entry.origin for entry in table.entries.values()) == {"measured": len(table.entries)}
+
+
+def test_a_noisy_run_is_not_written(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    def measure(paths: Sequence[Path], reference: Path | None = None) -> list[Measurement | MeasureFailure]:
+        return [Measurement((1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0), {"reference_median_ms": 1.0}) for _ in paths]
+
+    options = ProfileOptions(num_networks=2, num_holdout=0)
+    with pytest.raises(MeasurementError, match="quieter machine"):
+        tiny.profile(tmp_path / "t.json", device, options, measure=measure)
+    assert not (tmp_path / "t.json").exists()
+    table = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=2, max_relative_deviation=0.4))
+    assert table.conditions["num_layers_measured"] > 0  # type: ignore[operator]
+
+
+def test_order_covers_every_group_early(tiny: ModuleType) -> None:
+    layers = {layer.key: layer for layer in tiny.TinySpace().all_layers()}
+    order = coverage_order(layers, seed=0)
+    assert sorted(order) == sorted(layers)
+    assert {layers[key].height for key in order[:2]} == {8, 12}
+    assert coverage_order(layers, seed=0) == order != coverage_order(layers, seed=1)
+
+
+def test_options_are_validated() -> None:
+    with pytest.raises(InvalidValueError, match="num_holdout <= num_networks"):
+        ProfileOptions(num_networks=2)
+    with pytest.raises(InvalidValueError, match="layer_budget_sec"):
+        ProfileOptions(layer_budget_sec=0)
