@@ -86,6 +86,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     for name, kind in _FIELDS.items():
         if not isinstance(manifest.get(name), kind):
             raise RunFolderError(f"{path}: {name!r} must be a {kind.__name__}, got {manifest.get(name)!r}", fix=FIX)
+    for name in ("resolution", "channels", "image_size"):
+        if not isinstance(manifest["input"].get(name), int):
+            raise RunFolderError(f"{path}: input needs {name!r}, got {manifest['input']!r}", fix=FIX)
     if manifest["default_runtime"] not in RUNTIME_FILES:
         raise RunFolderError(f"{path}: unknown default_runtime {manifest['default_runtime']!r}", fix=FIX)
     return manifest

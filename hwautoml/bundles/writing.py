@@ -80,11 +80,22 @@ def write_bundle(
         "accuracy": dict(accuracy),
         "latency": dict(latency),
         "conditions": dict(conditions),
-        "architecture": _architecture_facts(architecture),
         "parity": dict(parity),
+        "architecture": _architecture_facts(architecture),
         "sample_tolerance": SAMPLE_TOLERANCE,
         "versions": _versions(with_tvm=tvm_library is not None),
     }
+    _write(out_dir, manifest, onnx_path, tvm_library, samples)
+    return out_dir
+
+
+def _write(
+    out_dir: Path,
+    manifest: dict[str, Json],
+    onnx_path: Path,
+    tvm_library: Path | None,
+    samples: Sequence[BundleSample],
+) -> None:
     _check_replaceable(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +107,6 @@ def write_bundle(
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise RunFolderError(f"cannot write the bundle {out_dir}: {error}") from error
-    return out_dir
 
 
 def _fill(

@@ -124,6 +124,9 @@ def _class_names(split_folders: Mapping[str, _Folder], root: _Folder, origin: st
     if not any(_holds_images(folder) for folder in root.folders.values()):
         raise DatasetError(f"{where} is not an image folder: its folders hold no images; {EXPECTED}")
     classes = tuple(sorted(top.folders))
+    for name in classes:
+        if not name.isprintable():  # bytes that are not UTF-8, too: no manifest or report could hold them
+            raise DatasetError(f"class folder {name!r} in {where} has no printable name", fix="rename the folder")
     if len(classes) == 1:
         raise DatasetError(f"{where} has one class only, {classes[0]!r}", fix="add a folder of images of another class")
     return classes

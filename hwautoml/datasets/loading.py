@@ -179,5 +179,5 @@ def _fingerprint(layout: Layout, scan: Scan) -> str:
     digest = hashlib.sha256()
     for entry, checksum in zip(layout.files, scan.checksums.tolist(), strict=True):
         name = entry.file.path.rpartition("/")[2]
-        digest.update(f"{entry.split}\0{layout.classes[entry.label]}\0{name}\0{checksum}\n".encode())
+        digest.update(f"{entry.split}\0{layout.classes[entry.label]}\0{name}\0{checksum}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]

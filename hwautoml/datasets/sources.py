@@ -82,8 +82,7 @@ class FolderSource(FileSource):
                             if path.count("/") + 1 < MAX_DEPTH:
                                 pending.append(path)
                         elif is_image_name(entry.name):
-                            status = entry.stat()
-                            files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+                            files.append(_image_file(entry, path))
             except OSError as error:
                 raise DatasetError(
                     f"cannot read folder {self.root / folder}: {error.strerror}", fix="check its permissions"
@@ -149,6 +148,14 @@ class ZipSource(FileSource):
                 f"more than the {MAX_FILE_BYTES:,} allowed for one image",
                 fix="remove it, or store a smaller picture",
             )
+
+
+def _image_file(entry: os.DirEntry[str], path: str) -> ImageFile:
+    try:
+        status = entry.stat()
+    except OSError:  # a link that leads nowhere: reading it will fail, and be counted and named there
+        return ImageFile(path, 0, 0)
+    return ImageFile(path, status.st_size, status.st_mtime_ns)
 
 
 def is_hidden(name: str) -> bool:

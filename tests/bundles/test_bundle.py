@@ -164,6 +164,7 @@ def edit(folder: Path, change: Callable[[dict], object]) -> None:
         (lambda m: m.update(schema="hwautoml-bundle/9"), "has schema 'hwautoml-bundle/9', this version reads"),
         (lambda m: m.pop("classes"), "'classes' must be a list, got None"),
         (lambda m: m.update(files=[]), "'files' must be a dict"),
+        (lambda m: m["input"].pop("channels"), "input needs 'channels'"),
         (lambda m: m.update(default_runtime="x"), "unknown default_runtime 'x'"),
         (lambda m: m.update(default_runtime="tvm"), r"lists no model_tvm\.so"),
         (lambda m: m["files"].pop("run.py"), r"lists no run\.py"),

@@ -305,6 +305,20 @@ def test_misplaced_split_folders(make_folder: MakeFolder) -> None:
     expect(make_folder({**train, "val/cat": 1, "valid/cat": 1}, name="c"), "both name the val split")
 
 
+def test_names_that_are_not_text(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    (root / "a" / "000.png").rename(root / "a" / "\udcff.png")
+    assert load_dataset(root, cache_dir=tmp_path / "cache").skipped == ()
+    (root / "a").rename(root / "a\udcff")
+    expect(root, "has no printable name")
+
+
+def test_link_that_leads_nowhere_counts_as_broken(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 10, "b": 10})
+    (root / "a" / "x.png").symlink_to(root / "nowhere.png")
+    assert [image.path for image in load_dataset(root).skipped] == ["a/x.png"]
+
+
 def test_unreadable_folder(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_folder({"a": 3, "b": 3})
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import io
 import json
 import os
 import sys
@@ -172,7 +173,8 @@ def read_image(path: Path, manifest: dict[str, Any]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
-            with image_module.open(path, formats=IMAGE_FORMATS) as image:
+            # Not by its path: Pillow then maps uncompressed TIFFs into memory, and leaves those unturned.
+            with image_module.open(io.BytesIO(path.read_bytes()), formats=IMAGE_FORMATS) as image:
                 image.draft(None, (2 * image_size, 2 * image_size))
                 pixels = _square(operations.exif_transpose(image), image_size, channels)
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
