@@ -229,7 +229,8 @@ def _summary(row: CandidateRow) -> str:
     groups: dict[str, list[str]] = {}
     for name in key_values(row):
         groups.setdefault(name.rpartition(".")[0], []).append(str(row.values[name]))
-    return " | ".join(" ".join(values) for values in groups.values())
+    # Lines break between stages, never inside one.
+    return " | ".join("\N{NO-BREAK SPACE}".join(values) for values in groups.values())
 
 
 def _summary_key(row: CandidateRow) -> str:
