@@ -141,7 +141,7 @@ def search_summary(out: Console, result: Mapping[str, Any]) -> None:
     best = result["best"]
     text = "nothing scored is predicted to meet it" if best is None else f"best {best['id']}, {best['accuracy_val']:.2%}"
     out.print(
-        f"{result['target']} ({result['runtime']}), limit {result['limit_ms']:g} ms: {text}; "
+        f"{result['target']} ({', '.join(result['runtimes'])}), limit {result['limit_ms']:g} ms: {text}; "
         f"{result['num_scored']} scored, {result['num_new']} of them new, {result['seconds']:.1f} s"
     )
 

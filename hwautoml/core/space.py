@@ -114,11 +114,13 @@ class SearchSpace(ABC):
         for choice in self.choices:
             if choice.name not in values:
                 raise InvalidValueError(f"architecture of {self.name} lacks {choice.name!r}")
-            if values[choice.name] not in choice.options:
+            value = values[choice.name]
+            if isinstance(value, bool) or value not in choice.options:
                 raise InvalidValueError(
-                    f"{choice.name} = {values[choice.name]!r} must be one of {choice.options} in {self.name}"
+                    f"{choice.name} = {value!r} must be one of {choice.options} in {self.name}"
                 )
-        canonical = self.canonical(values)
+        exact = {c.name: c.options[c.options.index(values[c.name])] for c in self.choices}  # 3.0 is the option 3
+        canonical = self.canonical(exact)
         return Architecture(self.name, tuple((c.name, canonical[c.name]) for c in self.choices))
 
     def decode(self, indices: NDArray[np.integer]) -> Architecture:

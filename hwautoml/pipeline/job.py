@@ -33,11 +33,16 @@ class Job:
     profiles_dir: Path | None = None
     dataset: ImageDataset = field(init=False)
     space: MobileSpace = field(init=False)
-    table: LatencyTable = field(init=False)
+    tables: dict[str, LatencyTable] = field(default_factory=dict)
     plan: Plan = field(init=False)
     profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
     devices: dict[str, LocalDevice] = field(default_factory=dict)
+
+    @property
+    def table(self) -> LatencyTable:
+        """Of the first runtime; ``tables`` may have more."""
+        return next(iter(self.tables.values()))
 
     @property
     def folder(self) -> Path:

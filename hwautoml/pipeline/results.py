@@ -28,8 +28,8 @@ def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: d
         },
         "accuracy": {"val": winner.accuracy_val, "test": checked["accuracy_test"]},
         "latency_ms": {
-            "limit": job.settings.latency_ms, "predicted": predicted[0], "predicted_interval": predicted[1:],
-            "predicted_runtime": job.table.runtime, "predicted_origin": _origin(job),
+            "limit": job.settings.latency_ms, "predicted": predicted["mean_ms"],
+            "predicted_interval": predicted["interval_ms"], "predicted_runtime": predicted["runtime"], "predicted_origin": _origin(job),
             "measured_median": best.median_ms, "measured_interval": list(best.interval_ms), "p95": best.p95_ms,
             "by_runtime": {runtime: _measured(m) for runtime, m in winner.measured.items()},
         },
@@ -63,15 +63,17 @@ def write_run_report(
 
     cost = job.space.total_cost(winner.architecture)
     layers = job.space.layers(winner.architecture)
-    alone = [job.table.entries.get(job.table.key(layer)) for layer in layers]
+    table = job.tables.get(winner.runtime, job.table)
+    alone = [table.entries.get(table.key(layer)) for layer in layers]
     data = {
         "title": f"{job.dataset.name} on {job.target.name}",
         "target": job.target.name,
         "space": job.space.name,
         "dataset": result["dataset"],
         "limit_ms": job.settings.latency_ms,
+        "predicted_runtime": _prediction(job, winner)["runtime"],
         "candidates": _candidates(job, winner),
-        "specialised": [row for row in result["finalists"]],
+        "specialised": result["finalists"],
         "winner": {
             "architecture_id": winner.architecture.id, "accuracy_val": winner.accuracy_val,
             "accuracy_test": checked["accuracy_test"], "runtime": winner.runtime, "latency": _measured(winner.best),
@@ -91,13 +93,9 @@ def write_run_report(
     return write_report(data, job.folder).html
 
 
-def _prediction(job: Job, finalist: Finalist) -> list[float]:
-    """[mean, low, high] in ms as predicted before anything of this architecture was measured."""
-    known = job.store.setting("predictions", {}).get(finalist.architecture.id)
-    if known is not None:
-        return list(known)
-    estimate = job.table.predict(job.space.layers(finalist.architecture))
-    return [estimate.mean_ms, *estimate.interval_ms]
+def _prediction(job: Job, finalist: Finalist) -> dict[str, Any]:
+    """Runtime, mean and interval in ms as predicted before anything of this architecture was measured."""
+    return dict(job.store.setting("predictions")[finalist.architecture.id])
 
 
 def _origin(job: Job) -> str:
@@ -114,19 +112,19 @@ def _finalist_row(job: Job, finalist: Finalist, winner: Finalist) -> dict[str, A
     predicted = _prediction(job, finalist)
     return {
         "architecture_id": finalist.architecture.id, "accuracy_val": finalist.accuracy_val, "accuracy_test": None,
-        "predicted_ms": predicted[0], "predicted_interval": predicted[1:],
+        "predicted_ms": predicted["mean_ms"], "predicted_interval": predicted["interval_ms"],
         "measured": {runtime: _measured(m) for runtime, m in finalist.measured.items()},
         "meets_limit": finalist.meets(job.settings.latency_ms), "chosen": finalist is winner,
     }
 
 
 def _candidates(job: Job, winner: Finalist) -> list[dict[str, Any]]:
-    from hwautoml.pipeline.searching import SHARED_WEIGHTS
+    from hwautoml.pipeline.searching import SHARED_WEIGHTS, fastest_runtimes
 
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     if not scored:
         return []
-    means, deviations = job.table.predict_many([job.space.layers(e.architecture) for e in scored])
+    _, means, deviations = fastest_runtimes(job.space, job.tables, [e.architecture for e in scored])
     on_front = _on_front([e.accuracy for e in scored], list(means))
     return [
         {

@@ -97,7 +97,7 @@ def _run_stages(job: Job) -> dict[str, Any]:
     budget = _budget_sec(job)
     job.profile_cap_sec = profile_cap_sec(budget)
     profile_stage(job)
-    _require_feasible(job, latencies_of(job.space, job.table))
+    _require_feasible(job, latencies_of(job.space, job.tables))
     job.plan = _plan(job, budget)
     train_supernet(job)
     search_stage(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,15 +33,17 @@ def search_stage(job: Job) -> None:
     if job.store.stage("search") is not None:
         return
     with job.timed_stage("search") as payload:
-        problem = run_search(job, job.table, job.settings.latency_ms, job.plan.max_evaluations, job.plan.search)
+        problem = run_search(job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, job.plan.search)
         payload["num_evaluations"] = len(problem.scores)
 
 
-def run_search(job: Job, table: LatencyTable, limit_ms: float, max_evaluations: int, budget_sec: float) -> SearchProblem:
+def run_search(
+    job: Job, tables: Mapping[str, LatencyTable], limit_ms: float, max_evaluations: int, budget_sec: float
+) -> SearchProblem:
     """Search from everything the journal already knows."""
     known = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     problem = SearchProblem(
-        space=job.space, evaluate=_LazyEvaluator(job), latencies=latencies_of(job.space, table), limit_ms=limit_ms,
+        space=job.space, evaluate=_LazyEvaluator(job), latencies=latencies_of(job.space, tables), limit_ms=limit_ms,
         rng=np.random.default_rng(job.settings.seed), max_evaluations=max_evaluations, budget_sec=budget_sec,
         scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
         on_progress=lambda done, total, text: job.report("search", min(done / total, 0.999), text),
@@ -51,9 +53,27 @@ def run_search(job: Job, table: LatencyTable, limit_ms: float, max_evaluations: 
 
 
 def latencies_of(
-    space: MobileSpace, table: LatencyTable
+    space: MobileSpace, tables: Mapping[str, LatencyTable]
 ) -> Callable[[Sequence[Architecture]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    return lambda architectures: table.predict_many([space.layers(a) for a in architectures])
+    """On each architecture's fastest runtime."""
+
+    def latencies(architectures: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        _, means, deviations = fastest_runtimes(space, tables, architectures)
+        return means, deviations
+
+    return latencies
+
+
+def fastest_runtimes(
+    space: MobileSpace, tables: Mapping[str, LatencyTable], architectures: Sequence[Architecture]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """Predicted fastest runtime of each architecture, its mean and its deviation in ms."""
+    layers = [space.layers(a) for a in architectures]
+    predicted = [table.predict_many(layers) for table in tables.values()]
+    means, deviations = np.array([p[0] for p in predicted]), np.array([p[1] for p in predicted])
+    best = means.argmin(0)
+    names, columns = list(tables), np.arange(len(layers))
+    return [names[i] for i in best], means[best, columns], deviations[best, columns]
 
 
 def front_rows(problem: SearchProblem, origin: str) -> list[dict[str, Any]]:

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwautoml.core.latency_table import Observation
+from hwautoml.core.latency_table import LatencyTable, Observation
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import LimitNotMetError
-from hwautoml.pipeline.artifacts import deployable_probe
+from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, scored_weights_path
-from hwautoml.pipeline.tables import save_table
+from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, fastest_runtimes, scored_weights_path
+from hwautoml.pipeline.tables import kept_table_path, records_path, save_table
 from hwautoml.pipeline.training import batch_size, checkpoint, restore, training_batches, training_listener
+from hwautoml.profilers.layer_profiler import reference_architecture
 from hwautoml.store.files import read_tensors, write_tensors
 from hwautoml.store.run_store import Evaluation
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 FINE_TUNED = "fine-tuned"
 SCREEN_SIZE = 8
 MAX_SCREENS = 3
-FIRST_ROUND_SHARE = 0.35  # of the fine-tuning time goes to all finalists, the rest to the leader alone
+FIRST_ROUND_SHARE = 0.25  # of the fine-tuning time goes to all finalists, the rest to the leader alone
 
 
 def specialise_stage(job: Job) -> None:
@@ -94,7 +95,7 @@ def _next_to_screen(
     rest = [a for a in scores if a not in measured]
     if not rest:
         return []
-    means, _ = job.table.predict_many([job.space.layers(a) for a in rest])
+    _, means, _ = fastest_runtimes(job.space, job.tables, rest)
     within = [a for a, ms in zip(rest, means, strict=True) if ms <= job.settings.latency_ms]
     if within:
         return sorted(within, key=lambda a: -scores[a])[:SCREEN_SIZE]
@@ -102,33 +103,50 @@ def _next_to_screen(
 
 
 def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
-    """Measure with random weights on the table's runtime; each figure also improves the table."""
+    """Measure with random weights, each on its predicted fastest runtime; every figure improves that table."""
     job.report("specialise", 0.0, f"measuring {len(architectures)} candidates")
-    folder = job.folder / "probes"
-    paths = [deployable_probe(job.space, a, folder / f"{a.id}.onnx") for a in architectures]
-    protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=4.0 * len(paths))
-    results = job.device(job.table.runtime).measure(paths, paths[0], protocol)
-    measured = {a: r for a, r in zip(architectures, results, strict=True) if isinstance(r, Measurement)}
-    for architecture, result in measured.items():
-        payload = {"samples_ms": result.samples_ms, "conditions": dict(result.conditions), "weights": "random"}
-        job.store.add_measurement(architecture.id, job.target.name, job.table.runtime, payload)
-    known = {o.architecture_id for o in job.table.observations}
-    observations = [
-        Observation(a.id, job.table.counts(job.space.layers(a)), m.median_ms, m.deviation_ms)
-        for a, m in measured.items() if a.id not in known
-    ]
-    _keep_predictions(job, list(measured))
-    job.table = job.table.with_observations(observations)
-    save_table(job.table, job.folder / "latency_table.json")
+    runtimes, _, _ = fastest_runtimes(job.space, job.tables, architectures)
+    measured: dict[Architecture, Measurement] = {}
+    for runtime in dict.fromkeys(runtimes):
+        group = [a for a, r in zip(architectures, runtimes, strict=True) if r == runtime]
+        measured |= _screen_on(job, runtime, group)
     return measured
 
 
-def _keep_predictions(job: Job, architectures: Sequence[Architecture]) -> None:
+def _screen_on(job: Job, runtime: str, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
+    folder, table = job.folder / "probes", job.tables[runtime]
+    builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
+    paths = [builders.network(a, folder / f"{a.id}.{runtime}") for a in architectures]
+    reference = builders.network(reference_architecture(job.space), folder / f"reference.{runtime}")
+    protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=4.0 * len(paths))
+    results = job.device(runtime).measure(paths, reference, protocol)
+    measured = {a: r for a, r in zip(architectures, results, strict=True) if isinstance(r, Measurement)}
+    for architecture, result in measured.items():
+        payload = {"samples_ms": list(result.samples_ms), "conditions": dict(result.conditions), "weights": "random"}
+        job.store.add_measurement(architecture.id, job.target.name, runtime, payload)
+    _keep_predictions(job, list(measured), runtime)
+    known = {o.architecture_id for o in table.observations}
+    observations = [_observation(job, table, a, m) for a, m in measured.items() if a.id not in known]
+    job.tables[runtime] = table.with_observations(observations)
+    save_table(job.tables[runtime], kept_table_path(job, runtime))
+    return measured
+
+
+def _observation(job: Job, table: LatencyTable, architecture: Architecture, measured: Measurement) -> Observation:
+    """At the speed the machine had when the table was made, by the reference network that both timed."""
+    then, now = (c.get("reference_median_ms") for c in (table.conditions, measured.conditions))
+    scale = then / now if isinstance(then, float) and isinstance(now, float) else 1.0
+    counts = table.counts(job.space.layers(architecture))
+    return Observation(architecture.id, counts, scale * measured.median_ms, scale * measured.deviation_ms)
+
+
+def _keep_predictions(job: Job, architectures: Sequence[Architecture], runtime: str) -> None:
     """What the table said *before* these measurements improved it: the only honest prediction to compare with."""
     kept = job.store.setting("predictions", {})
     for architecture in architectures:
-        estimate = job.table.predict(job.space.layers(architecture))
-        kept.setdefault(architecture.id, [estimate.mean_ms, *estimate.interval_ms])
+        estimate = job.tables[runtime].predict(job.space.layers(architecture))
+        row = {"runtime": runtime, "mean_ms": estimate.mean_ms, "interval_ms": list(estimate.interval_ms)}
+        kept.setdefault(architecture.id, row)
     job.store.set_setting("predictions", kept)
 
 

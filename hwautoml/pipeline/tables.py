@@ -9,19 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hwautoml.compilers import load_backend
 from hwautoml.core.latency_file import check_matches
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_prior import roofline_table
-from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.latency_table import Entry, LatencyTable, Observation, choose_to_measure
+from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import profile_folders, target_folders, user_config_folder
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import fingerprint
 from hwautoml.devices.protocol import MeasureProtocol
-from hwautoml.errors import MissingDependencyError, RunFolderError, TargetUnavailableError
+from hwautoml.errors import MeasurementError, MissingDependencyError, RunFolderError, TargetUnavailableError
 from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
@@ -35,6 +38,9 @@ __all__ = ["device_for", "ensure_table", "profile", "profile_stage", "save_table
 PRECISION, BATCH = "fp32", 1
 NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
 MAX_NETWORKS = 24
+SIBLING_NETWORKS = 8
+SIBLING_DEVIATION = 0.2
+MIN_SIBLING_CAP_SEC = 60.0  # compiling the networks for a sibling table takes about half a minute
 
 _log = logging.getLogger(__name__)
 
@@ -67,19 +73,60 @@ def profile(
 
 
 def profile_stage(job: Job) -> None:
-    """The table of the run's target, kept in the run folder too."""
-    kept = job.folder / "latency_table.json"
-    if job.store.stage("profile") is not None and kept.is_file():
-        job.table = load_table(kept)
-        return
-    with job.timed_stage("profile") as payload:
-        runtime = choose_runtime(job.target, job.settings.runtime)
-        job.table = ensure_table(
-            job.target, runtime, job.space, budget_sec=job.profile_cap_sec, seed=job.settings.seed,
-            profiles_dir=job.profiles_dir, on_progress=job.on_progress,
-        )
-        save_table(job.table, kept)
-        payload.update(runtime=runtime, origin=job.table.origin, num_entries=len(job.table.entries))
+    """The table of the run's target, kept in the run folder too; with time enough, one per further runtime."""
+    runtime = choose_runtime(job.target, job.settings.runtime)
+    if job.store.stage("profile") is None:
+        with job.timed_stage("profile") as payload:
+            table = ensure_table(
+                job.target, runtime, job.space, budget_sec=job.profile_cap_sec, seed=job.settings.seed,
+                profiles_dir=job.profiles_dir, on_progress=job.on_progress,
+            )
+            save_table(table, kept_table_path(job, runtime))
+            others = [r for r in usable_runtimes(job.target) if r != runtime] if job.settings.runtime == "auto" else []
+            for other in others if job.profile_cap_sec >= MIN_SIBLING_CAP_SEC and table.origin == "measured" else []:
+                save_table(sibling_table(job, table, other), kept_table_path(job, other))
+            payload.update(runtime=runtime, origin=table.origin, num_entries=len(table.entries))
+    for known in dict.fromkeys([runtime, *job.target.runtimes]):
+        if kept_table_path(job, known).is_file():
+            job.tables[known] = load_table(kept_table_path(job, known))
+
+
+def kept_table_path(job: Job, runtime: str) -> Path:
+    return job.folder / "tables" / f"{runtime}.json"
+
+
+def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
+    """A table for another runtime of the same device from a few whole networks.
+
+    The known table's entries, brought to the other runtime's level, are the prior; its layers' ratios to the
+    level are uncertain by ``SIBLING_DEVIATION`` until the measured networks say more.
+    """
+    candidates = [job.space.sample(np.random.default_rng(job.settings.seed + i)) for i in range(64)]
+    layers = [job.space.layers(a) for a in candidates]
+    chosen = [candidates[i] for i in choose_to_measure(known, layers, SIBLING_NETWORKS)]
+    builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
+    paths = []
+    for index, architecture in enumerate(chosen):
+        job.report("profile", index / len(chosen), f"{runtime}: building network {index + 1} of {len(chosen)}")
+        paths.append(builders.network(architecture, job.folder / "probes" / f"{architecture.id}.{runtime}"))
+    results = job.device(runtime).measure(paths, paths[0])
+    measured = [(a, r) for a, r in zip(chosen, results, strict=True) if isinstance(r, Measurement)]
+    if not measured:
+        raise MeasurementError(f"none of {len(chosen)} networks could be measured on {runtime}")
+    ratio = float(np.median([r.median_ms / known.predict(job.space.layers(a)).mean_ms for a, r in measured]))
+    table = replace(
+        known, runtime=runtime, observations=(), hyperparameters=None, overhead=_scaled(known.overhead, ratio),
+        entries={key: _scaled(entry, ratio) for key, entry in known.entries.items()},
+        conditions={**measured[0][1].conditions, "sibling": known.runtime, "level": ratio},
+    )
+    return table.with_observations(
+        [Observation(a.id, table.counts(job.space.layers(a)), r.median_ms, r.deviation_ms) for a, r in measured]
+    )
+
+
+def _scaled(entry: Entry, ratio: float) -> Entry:
+    mean_ms = ratio * entry.mean_ms
+    return Entry(mean_ms, float(np.hypot(ratio * entry.deviation_ms, SIBLING_DEVIATION * mean_ms)), "inferred")
 
 
 def ensure_table(
@@ -194,18 +241,20 @@ def _measure_table(
     listen: Callable[[int, int, str], None],
 ) -> LatencyTable:
     version = _version(runtime)
-    setting = ProfileSetting(target.name, runtime, version, target.num_threads, BATCH, PRECISION, space.family)
+    machine = fingerprint(runtime, version)
+    setting = ProfileSetting(target.name, runtime, version, target.num_threads, BATCH, PRECISION, space.family, machine)
     options = ProfileOptions(
         layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec, network_budget_sec=NETWORKS_SHARE * budget_sec,
         num_networks=MAX_NETWORKS, num_holdout=4, seed=seed,
     )
-    protocol = replace(MeasureProtocol(), min_rounds=6, max_rounds=20, max_model_sec=1.0, seed=seed)
+    quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(space, target, runtime, path.parent / "tvm_records.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     with device_for(target, runtime) as device:
         return profile_layers(
             space, setting, path, builders=builders, options=options, on_progress=listen,
-            measure=lambda paths, reference=None: device.measure(paths, reference, protocol),
+            measure=lambda paths, reference=None: device.measure(paths, reference, quick),
+            measure_networks=lambda paths, reference=None: device.measure(paths, reference, full),
         )
 
 

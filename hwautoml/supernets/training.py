@@ -28,7 +28,7 @@ StepLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """``peak_learning_rate`` is for a batch of 128 and scales linearly with ``batch_size``."""
+    """Plain SGD; the learning rate peaks at ``peak_learning_rate`` after ``warmup_share`` of the time."""
 
     batch_size: int = 128
     peak_learning_rate: float = 0.2
@@ -47,7 +47,6 @@ class TrainProgress:
     share: float
     seconds: float
     epochs: float
-    images: int
     images_per_sec: float
     loss: float
 
@@ -90,7 +89,6 @@ def train(
     optimizer = _optimizer(network, settings)
     _restore_momentum(optimizer, network, state.momentum)
     generator = torch.Generator().manual_seed(settings.seed + state.steps)
-    peak = settings.peak_learning_rate * settings.batch_size / 128
     before, started, saved = state.seconds, time.monotonic(), time.monotonic()
     images_before = state.images
     network.train()
@@ -99,21 +97,17 @@ def train(
             for images, labels in batches(generator):
                 share = min(state.seconds / budget_sec, 1.0) if budget_sec > 0 else 1.0
                 for group in optimizer.param_groups:
-                    group["lr"] = peak * one_cycle(share, settings.warmup_share)
+                    group["lr"] = settings.peak_learning_rate * one_cycle(share, settings.warmup_share)
                 optimizer.zero_grad(set_to_none=True)
                 loss = step(images, labels)
                 nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
                 optimizer.step()
                 now = time.monotonic()
-                state.seconds, state.steps, state.images = before + now - started, state.steps + 1, state.images + len(labels)
+                state.seconds, state.steps = before + now - started, state.steps + 1
+                state.images += len(labels)
                 if on_progress is not None:
                     speed = (state.images - images_before) / max(now - started, 1e-9)
-                    on_progress(
-                        TrainProgress(
-                            min(state.seconds / max(budget_sec, 1e-9), 1.0), state.seconds,
-                            state.images / images_per_epoch, state.images, speed, float(loss),
-                        )
-                    )
+                    on_progress(TrainProgress(share, state.seconds, state.images / images_per_epoch, speed, float(loss)))
                 if on_checkpoint is not None and now - saved > checkpoint_every_sec:
                     _save(optimizer, network, state, on_checkpoint)
                     saved = time.monotonic()
@@ -132,9 +126,10 @@ def supernet_step(
 ) -> StepLoss:
     """One sandwich step with in-place distillation (BigNAS, Yu et al. 2020).
 
-    The largest sampled network learns from the labels, ``num_random`` random ones and the smallest
-    from the largest. The block kinds of "largest" and "smallest" are drawn anew, so that every
-    kind is trained at both ends.
+    The largest network learns from the labels; ``num_random`` random ones and the smallest in equal parts from
+    the labels and from the largest, whose answers are poor for much of a short training (labels as well:
+    93.7 % against 92.4 % mean accuracy of random members on the digits). The block kinds of "largest" and
+    "smallest" are drawn anew, so that every kind is trained at both ends.
     """
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
@@ -144,12 +139,12 @@ def supernet_step(
         for architecture in [largest, *students]:
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
                 logits = supernet(resize(images, architecture), architecture).float()
+            hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
             if teacher is None:
-                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-                loss.backward()
-                teacher = logits.detach().softmax(1)
+                loss, teacher = hard, logits.detach().softmax(1)
+                hard.backward()
             else:
-                F.cross_entropy(logits, teacher).backward()
+                (0.5 * hard + 0.5 * F.cross_entropy(logits, teacher)).backward()
         assert loss is not None
         return loss.detach()
 

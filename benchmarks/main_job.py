@@ -1,0 +1,219 @@
+"""The main job: demo, CIFAR-10 against human-designed networks, a second limit, latency prediction, start-up.
+
+    python -m benchmarks.main_job demo
+    python -m benchmarks.main_job cifar --data ../shared/data/cifar10.zip --budget 20m --latency-ms 0.3
+    python -m benchmarks.main_job predict --networks 50
+    python -m benchmarks.main_job help
+
+Each part prints one table and writes ``benchmarks/results/main_job_<part>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwautoml.core.duration import parse_duration
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def demo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The demo's command, then another limit on the finished run; wall-clock, imports included."""
+    folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-demo-")) / "run"
+    began = time.monotonic()
+    result = _cli("run", "digits", "--target", "cpu", "--latency-ms", "0.3", "--out", str(folder), "--overwrite", *_profiles(arguments))
+    seconds = time.monotonic() - began
+    began = time.monotonic()
+    second = _cli("search", "--run", str(folder), "--latency-ms", "0.03", *_profiles(arguments))
+    searched = time.monotonic() - began
+    latency = result["latency_ms"]
+    return [
+        {"what": "demo, start to report", "value": seconds, "unit": "s", "goal": "<= 120"},
+        {"what": "test accuracy on digits", "value": 100 * result["accuracy"]["test"], "unit": "%", "goal": ">= 98"},
+        {"what": "measured latency", "value": latency["measured_median"], "unit": "ms", "goal": f"<= {latency['limit']}"},
+        {"what": f"second limit, {len(second['front'])} on the front", "value": searched, "unit": "s", "goal": "<= 10"},
+    ]
+
+
+def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Ours within its budget; each baseline trained for the same wall-clock time; all measured together."""
+    folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-cifar-")) / "run"
+    command = ["run", arguments.data, "--target", "cpu", "--latency-ms", str(arguments.latency_ms), "--out", str(folder)]
+    began = time.monotonic()
+    result = _cli(*command, "--budget", arguments.budget, "--overwrite", *_profiles(arguments))
+    seconds = time.monotonic() - began
+    began = time.monotonic()
+    second = _cli("search", "--run", str(folder), "--latency-ms", str(arguments.latency_ms / 2), *_profiles(arguments))
+    searched = time.monotonic() - began
+    rows = [{"network": "hwautoml", "train_sec": seconds, "accuracy_test": result["accuracy"]["test"], "folder": folder / "bundle"}]
+    for name in arguments.baselines.split(","):
+        rows.append(_train_baseline(name, arguments.data, seconds, folder.parent / name))
+    _measure_together(rows)
+    table = [
+        {key: value for key, value in row.items() if key not in ("folder",)}
+        | {"budget_sec": parse_duration(arguments.budget), "limit_ms": arguments.latency_ms}
+        for row in rows
+    ]
+    table[0]["predicted_ms"] = result["latency_ms"]["predicted"]
+    table[0]["stages"] = result["seconds"]
+    table.append({"network": "second limit on the finished run", "train_sec": searched, "front": len(second["front"])})
+    return table
+
+
+def _train_baseline(name: str, data: str, seconds: float, folder: Path) -> dict[str, Any]:
+    import torch
+
+    from benchmarks.baselines import BASELINES
+    from hwautoml.datasets import default_augment, load_dataset
+    from hwautoml.exporters import export_onnx
+    from hwautoml.supernets.scoring import Normalised, accuracy, confusion_matrix
+    from hwautoml.supernets.training import TrainSettings, TrainState, fastest_setup, network_step, train
+
+    dataset = load_dataset(data)
+    torch.manual_seed(0)
+    network = BASELINES[name](dataset.num_classes)
+    model = Normalised(network, dataset.mean, dataset.std).to(memory_format=torch.channels_last).train()
+    settings = TrainSettings()
+
+    def batches(generator: torch.Generator) -> Any:
+        return dataset.train.batches(
+            settings.batch_size, shuffle=True, generator=generator, augment=default_augment(dataset), drop_last=True
+        )
+
+    def make_step(dtype: torch.dtype | None) -> Any:
+        return network_step(model, settings=settings, dtype=dtype, device="cpu")
+
+    images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
+    setup = fastest_setup(make_step, images, labels)
+    state = train(
+        network, make_step(setup.dtype), batches, budget_sec=seconds, settings=settings, state=TrainState(),
+        images_per_epoch=dataset.train.num_images,
+    )
+    confusion = confusion_matrix(model, dataset.test.batches(250), dataset.num_classes)
+    export_onnx(
+        network, folder / "model.onnx", resolution=dataset.image_size, channels=dataset.channels, mean=dataset.mean,
+        std=dataset.std, classes=dataset.classes, architecture={"baseline": name},
+    )
+    row = {"network": name, "train_sec": state.seconds, "accuracy_test": accuracy(confusion), "folder": folder}
+    return row | {"epochs": state.images / dataset.train.num_images}
+
+
+def _measure_together(rows: list[dict[str, Any]]) -> None:
+    """ONNX Runtime and tuned TVM for every network, interleaved per runtime."""
+    artifacts: list[str] = []
+    for row in rows[1:]:
+        onnx = row["folder"] / "model.onnx"
+        _cli("compile", str(onnx), "--target", "cpu", "--tune", "45s", "--out", str(row["folder"]))
+        artifacts += [str(onnx), str(row["folder"] / "model.so")]
+    result = _cli("bench", str(rows[0]["folder"]), *artifacts, "--target", "cpu")
+    for row in rows:
+        for found in result["rows"]:
+            if str(found["artifact"]).startswith(str(row["folder"])):
+                row[f"{found['runtime']}_ms"] = found["median_ms"]
+                row[f"{found['runtime']}_interval_ms"] = found["interval_ms"]
+
+
+def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Unseen networks, exported as they ship: predicted before measured, next to measuring twice."""
+    from hwautoml.core.measurement import Measurement
+    from hwautoml.devices.local import LocalDevice
+    from hwautoml.devices.protocol import MeasureProtocol
+    from hwautoml.exporters import export_onnx
+    from hwautoml.pipeline.tables import profile
+    from hwautoml.spaces.mobile import MobileSpace
+
+    began = time.monotonic()
+    profiles = Path(arguments.profiles_dir) if arguments.profiles_dir else None
+    table, _ = profile("cpu", image_size=32, channels=3, runtime="onnxruntime", budget_sec=120.0, profiles_dir=profiles)
+    profiled = time.monotonic() - began
+    space, generator = MobileSpace(32, 3, 10), np.random.default_rng(12345)
+    seen = {observation.architecture_id for observation in table.observations}
+    drawn = [a for a in (space.sample(generator) for _ in range(4 * arguments.networks)) if a.id not in seen]
+    architectures = list(dict.fromkeys(drawn))[: arguments.networks]
+    means, deviations = table.predict_many([space.layers(a) for a in architectures])
+    with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
+        paths = []
+        for a in architectures:
+            paths.append(Path(folder) / f"{a.id}.onnx")
+            export_onnx(
+                space.module(a), paths[-1], resolution=space.resolution(a), channels=3, mean=[0.5] * 3, std=[0.25] * 3,
+                classes=[str(i) for i in range(10)], architecture=a,
+            )
+        protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
+        passes = [device.measure(paths, paths[0], protocol) for _ in range(2)]
+    kept = [i for i, pair in enumerate(zip(*passes, strict=True)) if all(isinstance(r, Measurement) for r in pair)]
+    first, second = (np.array([one[i].median_ms for i in kept]) for one in passes)  # type: ignore[union-attr]
+    rows = [_agreement("table", means[kept], first), _agreement("measuring twice", second, first)]
+    rows[0]["coverage_95"] = float((np.abs(means[kept] - first) <= 1.96 * deviations[kept]).mean())
+    for row in rows:
+        row |= {"networks": len(kept), "profile_sec": profiled, "observations": len(table.observations)}
+    return rows
+
+
+def _agreement(name: str, predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
+    errors = np.abs(predicted / measured - 1)
+    pairs = np.triu_indices(len(measured), 1)
+    signs = np.sign(np.subtract.outer(predicted, predicted)) * np.sign(np.subtract.outer(measured, measured))
+    level = np.abs(predicted / measured / np.median(predicted / measured) - 1)
+    return {
+        "method": name, "within_5": float((errors <= 0.05).mean()), "within_10": float((errors <= 0.10).mean()),
+        "mean_error": float(errors.mean()), "mean_error_without_level": float(level.mean()),
+        "kendall_tau": float(signs[pairs].mean()), "min_ms": float(measured.min()), "max_ms": float(measured.max()),
+    }
+
+
+def help(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Start-up of ``hwautoml --help``, nine times."""
+    seconds = []
+    for _ in range(9):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "hwautoml.cli", "--help"], check=True, capture_output=True)
+        seconds.append(time.monotonic() - began)
+    return [{"what": "hwautoml --help", "median_sec": float(np.median(seconds)), "max_sec": max(seconds), "goal": "<= 0.5"}]
+
+
+def _cli(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "hwautoml.cli", *arguments, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}")
+    return dict(json.loads(done.stdout))
+
+
+def _profiles(arguments: argparse.Namespace) -> list[str]:
+    return ["--profiles-dir", arguments.profiles_dir] if arguments.profiles_dir else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("demo", "cifar", "predict", "help"))
+    parser.add_argument("--data", default="../shared/data/cifar10.zip")
+    parser.add_argument("--budget", default="20m")
+    parser.add_argument("--latency-ms", type=float, default=0.3)
+    parser.add_argument("--networks", type=int, default=50)
+    parser.add_argument("--baselines", default="resnet20,mobilenetv2")
+    parser.add_argument("--profiles-dir")
+    parser.add_argument("--out")
+    arguments = parser.parse_args()
+    rows = {"demo": demo, "cifar": cifar, "predict": predict, "help": help}[arguments.part](arguments)
+    from hwautoml.devices.machine import machine_conditions
+
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"main_job_{arguments.part}.json"
+    path.write_text(json.dumps({"rows": rows, "conditions": machine_conditions()}, indent=1, default=str) + "\n")
+    for row in rows:
+        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    main()
