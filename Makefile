@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/hwautoml run digits --target cpu --latency-ms 0.3 --out runs/demo
+	@$(BIN)/hwautoml run digits --target cpu --latency-ms 0.3 --out runs/demo --overwrite
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet . && echo "ruff: clean"

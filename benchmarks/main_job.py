@@ -30,7 +30,18 @@ def demo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The demo's command, then another limit on the finished run; wall-clock, imports included."""
     folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-demo-")) / "run"
     began = time.monotonic()
-    result = _cli("run", "digits", "--target", "cpu", "--latency-ms", "0.3", "--out", str(folder), "--overwrite", *_profiles(arguments))
+    result = _cli(
+        "run",
+        "digits",
+        "--target",
+        "cpu",
+        "--latency-ms",
+        "0.3",
+        "--out",
+        str(folder),
+        "--overwrite",
+        *_profiles(arguments),
+    )
     seconds = time.monotonic() - began
     began = time.monotonic()
     second = _cli("search", "--run", str(folder), "--latency-ms", "0.03", *_profiles(arguments))
@@ -39,7 +50,12 @@ def demo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return [
         {"what": "demo, start to report", "value": seconds, "unit": "s", "goal": "<= 120"},
         {"what": "test accuracy on digits", "value": 100 * result["accuracy"]["test"], "unit": "%", "goal": ">= 98"},
-        {"what": "measured latency", "value": latency["measured_median"], "unit": "ms", "goal": f"<= {latency['limit']}"},
+        {
+            "what": "measured latency",
+            "value": latency["measured_median"],
+            "unit": "ms",
+            "goal": f"<= {latency['limit']}",
+        },
         {"what": f"second limit, {len(second['front'])} on the front", "value": searched, "unit": "s", "goal": "<= 10"},
     ]
 
@@ -47,14 +63,30 @@ def demo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Ours within its budget; each baseline trained for the same wall-clock time; all measured together."""
     folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-cifar-")) / "run"
-    command = ["run", arguments.data, "--target", "cpu", "--latency-ms", str(arguments.latency_ms), "--out", str(folder)]
+    command = [
+        "run",
+        arguments.data,
+        "--target",
+        "cpu",
+        "--latency-ms",
+        str(arguments.latency_ms),
+        "--out",
+        str(folder),
+    ]
     began = time.monotonic()
     result = _cli(*command, "--budget", arguments.budget, "--overwrite", *_profiles(arguments))
     seconds = time.monotonic() - began
     began = time.monotonic()
     second = _cli("search", "--run", str(folder), "--latency-ms", str(arguments.latency_ms / 2), *_profiles(arguments))
     searched = time.monotonic() - began
-    rows = [{"network": "hwautoml", "train_sec": seconds, "accuracy_test": result["accuracy"]["test"], "folder": folder / "bundle"}]
+    rows = [
+        {
+            "network": "hwautoml",
+            "train_sec": seconds,
+            "accuracy_test": result["accuracy"]["test"],
+            "folder": folder / "bundle",
+        }
+    ]
     for name in arguments.baselines.split(","):
         rows.append(_train_baseline(name, arguments.data, seconds, folder.parent / name))
     _measure_together(rows)
@@ -95,13 +127,24 @@ def _train_baseline(name: str, data: str, seconds: float, folder: Path) -> dict[
     images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
     setup = fastest_setup(make_step, images, labels)
     state = train(
-        network, make_step(setup.dtype), batches, budget_sec=seconds, settings=settings, state=TrainState(),
+        network,
+        make_step(setup.dtype),
+        batches,
+        budget_sec=seconds,
+        settings=settings,
+        state=TrainState(),
         images_per_epoch=dataset.train.num_images,
     )
     confusion = confusion_matrix(model, dataset.test.batches(250), dataset.num_classes)
     export_onnx(
-        network, folder / "model.onnx", resolution=dataset.image_size, channels=dataset.channels, mean=dataset.mean,
-        std=dataset.std, classes=dataset.classes, architecture={"baseline": name},
+        network,
+        folder / "model.onnx",
+        resolution=dataset.image_size,
+        channels=dataset.channels,
+        mean=dataset.mean,
+        std=dataset.std,
+        classes=dataset.classes,
+        architecture={"baseline": name},
     )
     row = {"network": name, "train_sec": state.seconds, "accuracy_test": accuracy(confusion), "folder": folder}
     return row | {"epochs": state.images / dataset.train.num_images}
@@ -145,8 +188,14 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for a in architectures:
             paths.append(Path(folder) / f"{a.id}.onnx")
             export_onnx(
-                space.module(a), paths[-1], resolution=space.resolution(a), channels=3, mean=[0.5] * 3, std=[0.25] * 3,
-                classes=[str(i) for i in range(10)], architecture=a,
+                space.module(a),
+                paths[-1],
+                resolution=space.resolution(a),
+                channels=3,
+                mean=[0.5] * 3,
+                std=[0.25] * 3,
+                classes=[str(i) for i in range(10)],
+                architecture=a,
             )
         protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
         passes = [device.measure(paths, paths[0], protocol) for _ in range(2)]
@@ -165,9 +214,14 @@ def _agreement(name: str, predicted: np.ndarray, measured: np.ndarray) -> dict[s
     signs = np.sign(np.subtract.outer(predicted, predicted)) * np.sign(np.subtract.outer(measured, measured))
     level = np.abs(predicted / measured / np.median(predicted / measured) - 1)
     return {
-        "method": name, "within_5": float((errors <= 0.05).mean()), "within_10": float((errors <= 0.10).mean()),
-        "mean_error": float(errors.mean()), "mean_error_without_level": float(level.mean()),
-        "kendall_tau": float(signs[pairs].mean()), "min_ms": float(measured.min()), "max_ms": float(measured.max()),
+        "method": name,
+        "within_5": float((errors <= 0.05).mean()),
+        "within_10": float((errors <= 0.10).mean()),
+        "mean_error": float(errors.mean()),
+        "mean_error_without_level": float(level.mean()),
+        "kendall_tau": float(signs[pairs].mean()),
+        "min_ms": float(measured.min()),
+        "max_ms": float(measured.max()),
     }
 
 
@@ -178,7 +232,9 @@ def help(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", "hwautoml.cli", "--help"], check=True, capture_output=True)
         seconds.append(time.monotonic() - began)
-    return [{"what": "hwautoml --help", "median_sec": float(np.median(seconds)), "max_sec": max(seconds), "goal": "<= 0.5"}]
+    return [
+        {"what": "hwautoml --help", "median_sec": float(np.median(seconds)), "max_sec": max(seconds), "goal": "<= 0.5"}
+    ]
 
 
 def _cli(*arguments: str) -> dict[str, Any]:
@@ -211,7 +267,11 @@ def main() -> None:
     path = RESULTS / f"main_job_{arguments.part}.json"
     path.write_text(json.dumps({"rows": rows, "conditions": machine_conditions()}, indent=1, default=str) + "\n")
     for row in rows:
-        print("  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
+        print(
+            "  ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+            )
+        )
     print(f"written to {path}")
 
 

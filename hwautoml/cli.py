@@ -16,7 +16,11 @@ from hwautoml import console
 from hwautoml.core.duration import parse_duration
 
 app = typer.Typer(
-    name="hwautoml", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="hwautoml",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="The best neural network for exactly your device, trained, exported, compiled and measured.\n\n"
     "Start with: [bold]hwautoml run digits --target cpu --latency-ms 0.3[/bold]",
     epilog="Exit codes: 0 done, 2 wrong argument, 3 unusable images, 4 target, 5 infeasible limit, 6 limit not met, "
@@ -49,9 +53,13 @@ def root(
 
 @app.command(epilog="Example: hwautoml run photos/ --target cpu --image-size 32 --latency-ms 1 --budget 20m")
 def run(
-    source: Annotated[str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Name of a target; see: hwautoml targets. [default: cpu]")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Limit for one image on the target, met by measurement.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Limit for one image on the target, met by measurement.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/NAME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
@@ -70,9 +78,21 @@ def run(
         from hwautoml.pipeline import run as verb
 
         result = verb(
-            source, target=target, latency_ms=latency_ms, out=out, budget_sec=_seconds(budget), image_size=image_size,
-            channels=_channels(channels), runtime=runtime, searcher=searcher, seed=seed, resume=resume,
-            overwrite=overwrite, targets_dir=targets_dir, profiles_dir=profiles_dir, on_progress=show.progress,
+            source,
+            target=target,
+            latency_ms=latency_ms,
+            out=out,
+            budget_sec=_seconds(budget),
+            image_size=image_size,
+            channels=_channels(channels),
+            runtime=runtime,
+            searcher=searcher,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+            on_progress=show.progress,
         )
         show.result(result, console.run_summary)
 
@@ -109,8 +129,14 @@ def profile(
         from hwautoml.pipeline import profile as verb
 
         table, path = verb(
-            target, image_size=image_size, channels=_channels(channels) or 3, runtime=runtime,
-            budget_sec=parse_duration(budget), seed=seed, targets_dir=targets_dir, profiles_dir=profiles_dir,
+            target,
+            image_size=image_size,
+            channels=_channels(channels) or 3,
+            runtime=runtime,
+            budget_sec=parse_duration(budget),
+            seed=seed,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
             on_progress=show.progress,
         )
         show.result(console.table_facts(table, path), console.profile_summary)
@@ -133,8 +159,15 @@ def search(
         from hwautoml.pipeline import search as verb
 
         result = verb(
-            run, target=target, latency_ms=latency_ms, runtime=runtime, budget_sec=parse_duration(budget), seed=seed,
-            targets_dir=targets_dir, profiles_dir=profiles_dir, on_progress=show.progress,
+            run,
+            target=target,
+            latency_ms=latency_ms,
+            runtime=runtime,
+            budget_sec=parse_duration(budget),
+            seed=seed,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+            on_progress=show.progress,
         )
         show.result(result, console.search_summary)
 
@@ -171,8 +204,15 @@ def compile(
         from hwautoml.pipeline import compile as verb
 
         result = verb(
-            model, target=target, runtime=runtime, out=out, tune_sec=_seconds(tune) or 0.0, seed=seed,
-            targets_dir=targets_dir, profiles_dir=profiles_dir, on_progress=show.progress,
+            model,
+            target=target,
+            runtime=runtime,
+            out=out,
+            tune_sec=_seconds(tune) or 0.0,
+            seed=seed,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+            on_progress=show.progress,
         )
         show.result(result, console.compile_summary)
 
@@ -194,9 +234,7 @@ def bench(
 
 
 @app.command(epilog="Example: hwautoml report runs/photos")
-def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")], json: Json = False
-) -> None:
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")], json: Json = False) -> None:
     """Write the report of a finished run anew: HTML, PNG and CSV."""
     with console.session(json) as show:
         from hwautoml.pipeline import report as verb
@@ -240,7 +278,9 @@ def _channels(text: str | None) -> int | None:
 
 
 def _resume_hint(source: str | None, out: Path | None) -> str:
-    command: list[Any] = ["hwautoml run"] + ([source] if source else []) + ["--resume"] + (["--out", out] if out else [])
+    command: list[Any] = (
+        ["hwautoml run"] + ([source] if source else []) + ["--resume"] + (["--out", out] if out else [])
+    )
     return "go on with: " + " ".join(str(part) for part in command)
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,15 @@ class Show:
         self.as_json = as_json
         self.errors = Console(stderr=True, highlight=False)
         self.bars = Bars(
-            TextColumn("[bold]{task.description:<10}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[text]}", style="dim"),
-            console=self.errors, disable=not self.errors.is_terminal,
+            TextColumn("[bold]{task.description:<10}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", style="dim"),
+            console=self.errors,
+            disable=not self.errors.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
         self._announced: set[str] = set()
@@ -98,7 +104,9 @@ def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
 
 
 def set_up_logging(verbose: bool) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
 
 
 def print_line(text: str) -> None:
@@ -106,24 +114,23 @@ def print_line(text: str) -> None:
 
 
 def run_summary(out: Console, result: Mapping[str, Any]) -> None:
-    latency, seconds = result["latency_ms"], result["seconds"]
-    low, high = latency["measured_interval"]
-    rows = [
-        ("limit", f"{latency['limit']:g} ms on {result['target']}"),
-        ("latency", f"[bold]{latency['measured_median']:.4g} ms[/bold] (measured, 95 % {low:.4g} to {high:.4g}) on {result['runtime']}"),
-    ]
-    for runtime, figures in latency["by_runtime"].items():
-        if runtime != result["runtime"]:
-            rows.append(("", f"{figures['median_ms']:.4g} ms (measured) on {runtime}"))
-    low, high = latency["predicted_interval"]
+    latency, seconds, parity = result["latency_ms"], result["seconds"], result["parity"]
+    rows = [("limit", f"{latency['limit']:g} ms on {result['target']}")]
+    for runtime, figures in sorted(latency["by_runtime"].items(), key=lambda item: item[1]["median_ms"]):
+        name = "latency" if runtime == result["runtime"] else ""
+        rows.append((name, f"{_with_interval(figures['median_ms'], figures['interval_ms'], 'measured')} on {runtime}"))
+    predicted = _with_interval(latency["predicted"], latency["predicted_interval"], latency["predicted_origin"])
+    by_stage = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)
     rows += [
-        ("", f"{latency['predicted']:.4g} ms ({latency['predicted_origin']}, 95 % {low:.4g} to {high:.4g}) on {latency['predicted_runtime']}"),
-        ("accuracy", f"[bold]{result['accuracy']['test']:.2%}[/bold] test, {result['accuracy']['val']:.2%} validation"),
+        ("", f"{predicted} on {latency['predicted_runtime']}"),
+        ("accuracy", f"{result['accuracy']['test']:.2%} test, {result['accuracy']['val']:.2%} validation"),
         ("network", f"{result['architecture']['id']}, one of {len(result['front'])} on the front"),
-        ("parity", f"ONNX {_exponent(result['parity']['onnx_max_abs'])}, TVM {_exponent(result['parity']['tvm_max_abs'])}, "
-                   f"same class on {result['parity']['top1_agreement']:.1%} of {result['parity']['num_images']} images"),
-        ("time", f"{format_duration(seconds['total'])} of {format_duration(result['budget_sec'])}: "
-                 + ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)),
+        (
+            "parity",
+            f"ONNX {_exponent(parity['onnx_max_abs'])}, TVM {_exponent(parity['tvm_max_abs'])}, "
+            f"same class on {parity['top1_agreement']:.1%} of {parity['num_images']} images",
+        ),
+        ("time", f"{format_duration(seconds['total'])} of {format_duration(result['budget_sec'])}: {by_stage}"),
         ("bundle", f"{result['bundle']}   (try: python {result['bundle']}/run.py IMAGE)"),
         ("report", result["report"]),
     ]
@@ -134,12 +141,16 @@ def search_summary(out: Console, result: Mapping[str, Any]) -> None:
     table = _table("id", "accuracy (val)", f"latency ({result['latency_origin']})", "within the limit")
     for row in result["front"]:
         table.add_row(
-            row["id"], f"{row['accuracy_val']:.2%}", f"{row['latency_ms']:.4g} +- {1.96 * row['latency_std_ms']:.2g} ms",
+            row["id"],
+            f"{row['accuracy_val']:.2%}",
+            f"{row['latency_ms']:.4g} +- {1.96 * row['latency_std_ms']:.2g} ms",
             "yes" if row["meets_limit"] else "no",
         )
     out.print(table)
     best = result["best"]
-    text = "nothing scored is predicted to meet it" if best is None else f"best {best['id']}, {best['accuracy_val']:.2%}"
+    text = (
+        "nothing scored is predicted to meet it" if best is None else f"best {best['id']}, {best['accuracy_val']:.2%}"
+    )
     out.print(
         f"{result['target']} ({', '.join(result['runtimes'])}), limit {result['limit_ms']:g} ms: {text}; "
         f"{result['num_scored']} scored, {result['num_new']} of them new, {result['seconds']:.1f} s"
@@ -148,53 +159,98 @@ def search_summary(out: Console, result: Mapping[str, Any]) -> None:
 
 def profile_summary(out: Console, facts: Mapping[str, Any]) -> None:
     holdout = facts["holdout"] or {}
-    check = f"{holdout['mean_relative_error']:.1%} mean error on {holdout['num_networks']} unseen networks" if holdout else "none"
-    _print_pairs(out, [
-        ("table", facts["path"]),
-        ("layers", f"{facts['num_measured']} measured, {facts['num_inferred']} inferred"),
-        ("networks", f"{facts['num_networks']} measured"),
-        ("check", f"{check} (predicted before measured)"),
-        ("noise", "unknown" if facts["noise_floor"] is None else f"{facts['noise_floor']:.1%} of a sample (measured)"),
-    ])
+    check = (
+        f"{holdout['mean_relative_error']:.1%} mean error on {holdout['num_networks']} unseen networks"
+        if holdout
+        else "none"
+    )
+    _print_pairs(
+        out,
+        [
+            ("table", facts["path"]),
+            ("layers", f"{facts['num_measured']} measured, {facts['num_inferred']} inferred"),
+            ("networks", f"{facts['num_networks']} measured"),
+            ("check", f"{check} (predicted before measured)"),
+            (
+                "noise",
+                "unknown" if facts["noise_floor"] is None else f"{facts['noise_floor']:.1%} of a sample (measured)",
+            ),
+        ],
+    )
 
 
 def table_facts(table: LatencyTable, path: Path) -> dict[str, Any]:
     origins = [entry.origin for entry in table.entries.values()]
     return {
-        "path": str(path), "target": table.target, "runtime": table.runtime, "space": table.space,
-        "num_measured": origins.count("measured"), "num_inferred": origins.count("inferred"),
-        "num_networks": len(table.observations), "holdout": table.conditions.get("holdout"),
-        "noise_floor": table.conditions.get("noise_floor_relative"), "conditions": dict(table.conditions),
+        "path": str(path),
+        "target": table.target,
+        "runtime": table.runtime,
+        "space": table.space,
+        "num_measured": origins.count("measured"),
+        "num_inferred": origins.count("inferred"),
+        "num_networks": len(table.observations),
+        "holdout": table.conditions.get("holdout"),
+        "noise_floor": table.conditions.get("noise_floor_relative"),
+        "conditions": dict(table.conditions),
     }
 
 
 def export_summary(out: Console, result: Mapping[str, Any]) -> None:
-    _print_pairs(out, [
-        ("file", result["path"]), ("weights", result["weights"]),
-        ("parity", f"{_exponent(result['parity']['max_abs'])} over {result['parity']['num_images']} images"),
-    ])
+    _print_pairs(
+        out,
+        [
+            ("file", result["path"]),
+            ("weights", result["weights"]),
+            ("parity", f"{_exponent(result['parity']['max_abs'])} over {result['parity']['num_images']} images"),
+        ],
+    )
 
 
 def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
     parity = result["parity"]
     seconds = result["seconds"]
-    _print_pairs(out, [
-        ("library", result["path"]),
-        ("functions", f"{result['functions']}, {result['tuned']} tuned, {len(result['fallbacks'])} on a fallback schedule"),
-        ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
-        ("parity", parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale"),
-        ("time", f"compile {seconds['compile']:.1f} s, tune {seconds['tune']:.1f} s"),
-    ])
+    _print_pairs(
+        out,
+        [
+            ("library", result["path"]),
+            (
+                "functions",
+                f"{result['functions']}, {result['tuned']} tuned, {len(result['fallbacks'])} on a fallback schedule",
+            ),
+            ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
+            (
+                "parity",
+                parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale",
+            ),
+            ("time", f"compile {seconds['compile']:.1f} s, tune {seconds['tune']:.1f} s"),
+        ],
+    )
 
 
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
-    table = _table("artifact", "runtime", "threads", "median ms (measured)", "95 % interval", "p95", "per second", "load ms", "size MB")
+    table = _table(
+        "artifact",
+        "runtime",
+        "threads",
+        "median ms (measured)",
+        "95 % interval",
+        "p95",
+        "per second",
+        "load ms",
+        "size MB",
+    )
     for row in result["rows"]:
         low, high = row["interval_ms"]
         table.add_row(
-            row["artifact"], row["runtime"], str(row["threads"]), f"{row['median_ms']:.4g}", f"{low:.4g} to {high:.4g}",
-            "-" if row["p95_ms"] is None else f"{row['p95_ms']:.4g}", f"{row['throughput']:,.0f}",
-            "-" if row["load_ms"] is None else f"{row['load_ms']:.1f}", f"{row['size_mb']:.2f}",
+            row["artifact"],
+            row["runtime"],
+            str(row["threads"]),
+            f"{row['median_ms']:.4g}",
+            f"{low:.4g} to {high:.4g}",
+            "-" if row["p95_ms"] is None else f"{row['p95_ms']:.4g}",
+            f"{row['throughput']:,.0f}",
+            "-" if row["load_ms"] is None else f"{row['load_ms']:.1f}",
+            f"{row['size_mb']:.2f}",
         )
     out.print(table)
     for reason in result["skipped"]:
@@ -233,8 +289,12 @@ def _print_pairs(out: Console, rows: list[tuple[str, str]]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
-        table.add_row(f"[bold]{name}[/bold]", text)
+        table.add_row(f"[bold]{name}[/bold]", _escape(str(text)))
     out.print(table)
+
+
+def _with_interval(milliseconds: float, interval: Sequence[float], origin: str) -> str:
+    return f"{milliseconds:.4g} ms ({origin}, 95 % {interval[0]:.4g} to {interval[1]:.4g})"
 
 
 def _table(*columns: str) -> Any:

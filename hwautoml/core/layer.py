@@ -59,9 +59,17 @@ class Layer:
             raise InvalidValueError(f"layer key {key!r} has schema {match['schema']}, this version reads {SCHEMA}")
         number = {name: int(match[name]) for name in "chwokesb"}
         return cls(
-            kind=match["kind"], in_channels=number["c"], height=number["h"], width=number["w"],
-            out_channels=number["o"], kernel_size=number["k"], expansion=number["e"], stride=number["s"],
-            activation=match["act"], precision=match["precision"], batch=number["b"],
+            kind=match["kind"],
+            in_channels=number["c"],
+            height=number["h"],
+            width=number["w"],
+            out_channels=number["o"],
+            kernel_size=number["k"],
+            expansion=number["e"],
+            stride=number["s"],
+            activation=match["act"],
+            precision=match["precision"],
+            batch=number["b"],
         )
 
 

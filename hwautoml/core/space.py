@@ -116,9 +116,7 @@ class SearchSpace(ABC):
                 raise InvalidValueError(f"architecture of {self.name} lacks {choice.name!r}")
             value = values[choice.name]
             if isinstance(value, bool) or value not in choice.options:
-                raise InvalidValueError(
-                    f"{choice.name} = {value!r} must be one of {choice.options} in {self.name}"
-                )
+                raise InvalidValueError(f"{choice.name} = {value!r} must be one of {choice.options} in {self.name}")
         exact = {c.name: c.options[c.options.index(values[c.name])] for c in self.choices}  # 3.0 is the option 3
         canonical = self.canonical(exact)
         return Architecture(self.name, tuple((c.name, canonical[c.name]) for c in self.choices))

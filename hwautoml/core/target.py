@@ -39,7 +39,9 @@ class Target:
         for field_name, allowed in (("kind", KINDS), ("connection", CONNECTIONS)):
             if getattr(self, field_name) not in allowed:
                 problems.append(f"{field_name} must be one of {allowed}, got {getattr(self, field_name)!r}")
-        problems += [f"precision must be one of {PRECISIONS}, got {p!r}" for p in self.precisions if p not in PRECISIONS]
+        problems += [
+            f"precision must be one of {PRECISIONS}, got {p!r}" for p in self.precisions if p not in PRECISIONS
+        ]
         for name in ("num_threads", "memory_bytes", "peak_gflops", "bandwidth_gb_s"):
             if not getattr(self, name) > 0:
                 problems.append(f"{name} must be positive, got {getattr(self, name)!r}")
@@ -52,8 +54,16 @@ class Target:
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
-    "description": str, "kind": str, "runtimes": list, "tvm": dict, "num_threads": int, "precisions": list,
-    "memory_bytes": int, "peak_gflops": (int, float), "bandwidth_gb_s": (int, float), "connection": str,
+    "description": str,
+    "kind": str,
+    "runtimes": list,
+    "tvm": dict,
+    "num_threads": int,
+    "precisions": list,
+    "memory_bytes": int,
+    "peak_gflops": (int, float),
+    "bandwidth_gb_s": (int, float),
+    "connection": str,
 }
 
 
@@ -92,8 +102,10 @@ def load_target(name: str, folders: Sequence[Path]) -> Target:
         if Path(name).name == name and path.is_file():
             return parse_target(name, path.read_text(encoding="utf-8"), str(path))
     raise UnknownTargetError(
-        "target", name, target_names(folders),
-        fix=f"write {folders[0] / (name + '.toml') if folders else name + '.toml'} (copy one shown by: hwautoml targets show cpu)",
+        "target",
+        name,
+        target_names(folders),
+        fix=f"write {(folders[0] if folders else Path()) / (name + '.toml')}, or name one shown by: hwautoml targets",
     )
 
 

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
 
 _MODULE_OF = {
-    "bench": "benching", "compile": "verbs", "doctor": "inspecting", "export": "verbs", "profile": "tables",
-    "report": "verbs", "run": "running", "search": "verbs", "targets": "inspecting",
+    "bench": "benching",
+    "compile": "verbs",
+    "doctor": "inspecting",
+    "export": "verbs",
+    "profile": "tables",
+    "report": "verbs",
+    "run": "running",
+    "search": "verbs",
+    "targets": "inspecting",
 }
 
 

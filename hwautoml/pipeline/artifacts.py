@@ -59,7 +59,8 @@ def probe_builders(space: MobileSpace, target: Target, runtime: str, records: Pa
             model = load_backend(runtime).compile_model(
                 onnx_path, Path(folder), tvm_target=target.tvm, num_threads=target.num_threads, records_path=records
             )
-            path = path.with_suffix(model.path.suffix)
+            path = path.with_name(path.name + model.path.suffix)
+            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(model.path, path)
         return path
 

@@ -60,7 +60,9 @@ def bench(
             rows += [_row(item, result, found.num_threads) for item, result in zip(chosen, results, strict=True)]
     on_progress(Progress("bench", 1.0))
     if not rows:
-        raise MeasurementError(f"nothing could be measured on {found.name}: {'; '.join(skipped)}", fix="hwautoml doctor")
+        raise MeasurementError(
+            f"nothing could be measured on {found.name}: {'; '.join(skipped)}", fix="hwautoml doctor"
+        )
     return {"target": found.name, "rows": sorted(rows, key=lambda row: row["median_ms"]), "skipped": skipped}
 
 
@@ -71,7 +73,9 @@ def _items(path: Path) -> list[Benchable]:
         return found if bundle.tvm_library is None else [*found, Benchable(str(path), "tvm", bundle.tvm_library)]
     if path.suffix not in RUNTIME_OF_SUFFIX or not path.is_file():
         reason = "does not exist" if not path.exists() else "is no .onnx or .so file"
-        raise InvalidValueError(f"{path} {reason}", fix="name .onnx files, .so files made by compile, or bundle folders")
+        raise InvalidValueError(
+            f"{path} {reason}", fix="name .onnx files, .so files made by compile, or bundle folders"
+        )
     return [Benchable(str(path), RUNTIME_OF_SUFFIX[path.suffix], path)]
 
 
@@ -80,11 +84,18 @@ def _row(item: Benchable, result: Measurement | MeasureFailure, num_threads: int
         raise MeasurementError(f"{item.name} could not be measured on {item.runtime}: {result.reason}")
     peak = result.conditions.get("peak_memory_bytes")
     return {
-        "artifact": item.name, "runtime": item.runtime, "threads": num_threads, "batch": 1,
-        "median_ms": result.median_ms, "interval_ms": list(result.interval_ms), "p95_ms": result.p95_ms,
-        "throughput": 1000.0 / result.median_ms, "load_ms": result.conditions.get("load_ms"),
+        "artifact": item.name,
+        "runtime": item.runtime,
+        "threads": num_threads,
+        "batch": 1,
+        "median_ms": result.median_ms,
+        "interval_ms": list(result.interval_ms),
+        "p95_ms": result.p95_ms,
+        "throughput": 1000.0 / result.median_ms,
+        "load_ms": result.conditions.get("load_ms"),
         "peak_memory_mb": None if not isinstance(peak, int | float) else peak / 2**20,
         "size_mb": item.path.stat().st_size / 2**20,
-        "num_samples": len(result.samples_ms), "noise_floor_relative": result.conditions.get("noise_floor_relative"),
+        "num_samples": len(result.samples_ms),
+        "noise_floor_relative": result.conditions.get("noise_floor_relative"),
         "conditions": dict(result.conditions),
     }

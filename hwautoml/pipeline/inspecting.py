@@ -43,7 +43,7 @@ def targets(name: str | None = None, *, targets_dir: Path | None = None) -> list
 
 
 def doctor() -> dict[str, Any]:
-    """Torch, CUDA, ONNX Runtime providers, TVM targets and cross-compilers of this machine, with what brings the rest."""
+    """Torch, CUDA, ONNX Runtime providers, TVM targets, cross-compilers: what is here, and what brings the rest."""
     import onnxruntime
     import torch
 
@@ -52,8 +52,11 @@ def doctor() -> dict[str, Any]:
         _check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _check("bfloat16 training", _has_bf16(), "native" if _has_bf16() else "float32 is used"),
         _check(
-            "CUDA", torch.cuda.is_available(),
-            torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no device, or a build of torch without CUDA",
+            "CUDA",
+            torch.cuda.is_available(),
+            torch.cuda.get_device_name(0)
+            if torch.cuda.is_available()
+            else "no device, or a build of torch without CUDA",
         ),
         _check("onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())),
     ]
@@ -90,5 +93,9 @@ def _package_version(name: str) -> str:
 def _tvm_targets() -> dict[str, Any]:
     import tvm
 
-    names = [name for name in ("llvm", "cuda", "vulkan", "opencl", "metal") if tvm.get_global_func(f"target.build.{name}", True)]
+    names = [
+        name
+        for name in ("llvm", "cuda", "vulkan", "opencl", "metal")
+        if tvm.get_global_func(f"target.build.{name}", True)
+    ]
     return _check("tvm code generators", "llvm" in names, ", ".join(names))

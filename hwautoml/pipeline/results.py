@@ -24,13 +24,20 @@ def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: d
     parity = {runtime: checked[runtime] for runtime in winner.measured}
     return {
         "architecture": {
-            "id": winner.architecture.id, "space": winner.architecture.space, "values": winner.architecture.as_dict,
+            "id": winner.architecture.id,
+            "space": winner.architecture.space,
+            "values": winner.architecture.as_dict,
         },
         "accuracy": {"val": winner.accuracy_val, "test": checked["accuracy_test"]},
         "latency_ms": {
-            "limit": job.settings.latency_ms, "predicted": predicted["mean_ms"],
-            "predicted_interval": predicted["interval_ms"], "predicted_runtime": predicted["runtime"], "predicted_origin": _origin(job),
-            "measured_median": best.median_ms, "measured_interval": list(best.interval_ms), "p95": best.p95_ms,
+            "limit": job.settings.latency_ms,
+            "predicted": predicted["mean_ms"],
+            "predicted_interval": predicted["interval_ms"],
+            "predicted_runtime": predicted["runtime"],
+            "predicted_origin": _origin(job),
+            "measured_median": best.median_ms,
+            "measured_interval": list(best.interval_ms),
+            "p95": best.p95_ms,
             "by_runtime": {runtime: _measured(m) for runtime, m in winner.measured.items()},
         },
         "target": job.target.name,
@@ -75,14 +82,22 @@ def write_run_report(
         "candidates": _candidates(job, winner),
         "specialised": result["finalists"],
         "winner": {
-            "architecture_id": winner.architecture.id, "accuracy_val": winner.accuracy_val,
-            "accuracy_test": checked["accuracy_test"], "runtime": winner.runtime, "latency": _measured(winner.best),
-            "meets_limit": winner.meets(job.settings.latency_ms), "bundle": "bundle",
+            "architecture_id": winner.architecture.id,
+            "accuracy_val": winner.accuracy_val,
+            "accuracy_test": checked["accuracy_test"],
+            "runtime": winner.runtime,
+            "latency": _measured(winner.best),
+            "meets_limit": winner.meets(job.settings.latency_ms),
+            "bundle": "bundle",
             "layers": [
                 {"key": layer.key, "latency_ms": None if entry is None else entry.mean_ms}
                 for layer, entry in zip(layers, alone, strict=True)
             ],
-            "costs": {"parameters": cost.parameters, "macs": cost.macs, "peak_activation_bytes": cost.peak_activation_bytes},
+            "costs": {
+                "parameters": cost.parameters,
+                "macs": cost.macs,
+                "peak_activation_bytes": cost.peak_activation_bytes,
+            },
         },
         "confusion": checked["confusion"],
         "seconds": result["seconds"],
@@ -104,17 +119,23 @@ def _origin(job: Job) -> str:
 
 def _measured(measurement: Measurement) -> dict[str, Any]:
     return {
-        "median_ms": measurement.median_ms, "interval_ms": list(measurement.interval_ms), "p95_ms": measurement.p95_ms,
+        "median_ms": measurement.median_ms,
+        "interval_ms": list(measurement.interval_ms),
+        "p95_ms": measurement.p95_ms,
     }
 
 
 def _finalist_row(job: Job, finalist: Finalist, winner: Finalist) -> dict[str, Any]:
     predicted = _prediction(job, finalist)
     return {
-        "architecture_id": finalist.architecture.id, "accuracy_val": finalist.accuracy_val, "accuracy_test": None,
-        "predicted_ms": predicted["mean_ms"], "predicted_interval": predicted["interval_ms"],
+        "architecture_id": finalist.architecture.id,
+        "accuracy_val": finalist.accuracy_val,
+        "accuracy_test": None,
+        "predicted_ms": predicted["mean_ms"],
+        "predicted_interval": predicted["interval_ms"],
         "measured": {runtime: _measured(m) for runtime, m in finalist.measured.items()},
-        "meets_limit": finalist.meets(job.settings.latency_ms), "chosen": finalist is winner,
+        "meets_limit": finalist.meets(job.settings.latency_ms),
+        "chosen": finalist is winner,
     }
 
 
@@ -128,8 +149,13 @@ def _candidates(job: Job, winner: Finalist) -> list[dict[str, Any]]:
     on_front = _on_front([e.accuracy for e in scored], list(means))
     return [
         {
-            "architecture_id": e.architecture.id, "values": e.architecture.as_dict, "accuracy_val": e.accuracy,
-            "latency_ms": float(ms), "latency_std_ms": float(std), "origin": _origin(job), "on_front": best,
+            "architecture_id": e.architecture.id,
+            "values": e.architecture.as_dict,
+            "accuracy_val": e.accuracy,
+            "latency_ms": float(ms),
+            "latency_std_ms": float(std),
+            "origin": _origin(job),
+            "on_front": best,
             "chosen": e.architecture == winner.architecture,
         }
         for e, ms, std, best in zip(scored, means, deviations, on_front, strict=True)
@@ -152,9 +178,11 @@ def _front(job: Job, winner: Finalist) -> list[dict[str, Any]]:
 def _dataset(job: Job) -> dict[str, Any]:
     dataset = job.dataset
     return {
-        "name": dataset.name, "classes": list(dataset.classes),
+        "name": dataset.name,
+        "classes": list(dataset.classes),
         "counts": {split: getattr(dataset, split).num_images for split in ("train", "val", "test")},
-        "num_skipped": len(dataset.skipped), "skipped": [f"{s.path}: {s.reason}" for s in dataset.skipped[:20]],
+        "num_skipped": len(dataset.skipped),
+        "skipped": [f"{s.path}: {s.reason}" for s in dataset.skipped[:20]],
     }
 
 
@@ -171,5 +199,7 @@ def _tvm(job: Job) -> dict[str, Any]:
 
 
 def _conditions(job: Job, measurement: Measurement) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "apache-tvm", "numpy")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "apache-tvm", "numpy")
+    }
     return {**measurement.conditions, "versions": {"hwautoml": __version__, **versions}}

@@ -57,8 +57,15 @@ def run(
         HwAutoMLError: the family of docs/exit_codes.md.
     """
     given = {
-        "source": source, "target": target, "latency_ms": latency_ms, "budget_sec": budget_sec,
-        "image_size": image_size, "channels": channels, "runtime": runtime, "searcher": searcher, "seed": seed,
+        "source": source,
+        "target": target,
+        "latency_ms": latency_ms,
+        "budget_sec": budget_sec,
+        "image_size": image_size,
+        "channels": channels,
+        "runtime": runtime,
+        "searcher": searcher,
+        "seed": seed,
     }
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
@@ -129,7 +136,8 @@ def open_data(job: Job) -> None:
     known = job.store.setting("dataset_fingerprint")
     if known is not None and known != job.dataset.fingerprint:
         raise RunFolderError(
-            f"the images in {job.settings.source} changed since this run was started", fix="start a new run: another --out"
+            f"the images in {job.settings.source} changed since this run was started",
+            fix="start a new run: another --out",
         )
     job.store.set_setting("dataset_fingerprint", job.dataset.fingerprint)
     job.space = MobileSpace(job.dataset.image_size, job.dataset.channels, job.dataset.num_classes)
@@ -148,8 +156,12 @@ def _load(job: Job) -> ImageDataset:
 
     job.report("data", 0.0, settings.source)
     dataset = load_dataset(
-        settings.source, image_size=settings.image_size, channels=settings.channels, seed=settings.seed,
-        cache_dir=job.folder / "cache", on_progress=listen,
+        settings.source,
+        image_size=settings.image_size,
+        channels=settings.channels,
+        seed=settings.seed,
+        cache_dir=job.folder / "cache",
+        on_progress=listen,
     )
     skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
     job.report("data", 1.0, f"{dataset.train.num_images:,} training images of {dataset.num_classes} classes{skipped}")
@@ -195,10 +207,13 @@ def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite:
         exists = False
     if exists and not resume:
         raise RunFolderError(
-            f"{folder} already holds a run", fix=f"--resume to go on with it, --overwrite to start anew, or another --out than {folder}"
+            f"{folder} already holds a run",
+            fix=f"--resume to go on with it, --overwrite to start anew, or another --out than {folder}",
         )
     if resume and not exists:
-        raise RunFolderError(f"nothing to resume: {folder} holds no run", fix="leave out --resume, or name the run's --out")
+        raise RunFolderError(
+            f"nothing to resume: {folder} holds no run", fix="leave out --resume, or name the run's --out"
+        )
     if not exists:
         settings = _new_settings(given)
         if folder.is_dir() and any(folder.iterdir()):

@@ -43,8 +43,13 @@ def run_search(
     """Search from everything the journal already knows."""
     known = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     problem = SearchProblem(
-        space=job.space, evaluate=_LazyEvaluator(job), latencies=latencies_of(job.space, tables), limit_ms=limit_ms,
-        rng=np.random.default_rng(job.settings.seed), max_evaluations=max_evaluations, budget_sec=budget_sec,
+        space=job.space,
+        evaluate=_LazyEvaluator(job),
+        latencies=latencies_of(job.space, tables),
+        limit_ms=limit_ms,
+        rng=np.random.default_rng(job.settings.seed),
+        max_evaluations=max_evaluations,
+        budget_sec=budget_sec,
         scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
         on_progress=lambda done, total, text: job.report("search", min(done / total, 0.999), text),
     )
@@ -84,8 +89,13 @@ def front_rows(problem: SearchProblem, origin: str) -> list[dict[str, Any]]:
     means, deviations = problem.latencies(architectures)
     return [
         {
-            "id": a.id, "values": a.as_dict, "accuracy_val": problem.scores[a], "latency_ms": float(ms),
-            "latency_std_ms": float(std), "latency_origin": origin, "meets_limit": bool(ms <= problem.limit_ms),
+            "id": a.id,
+            "values": a.as_dict,
+            "accuracy_val": problem.scores[a],
+            "latency_ms": float(ms),
+            "latency_std_ms": float(std),
+            "latency_origin": origin,
+            "meets_limit": bool(ms <= problem.limit_ms),
         }
         for a, ms, std in zip(architectures, means, deviations, strict=True)
     ]
@@ -131,8 +141,9 @@ class Evaluator:
     def _validation_batches(self, resolution: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         if resolution not in self._validation:
             split = self.job.dataset.val
-            self._validation[resolution] = _first(split.batches(250, device=self.device, resolution=resolution),
-                                                  MAX_VALIDATION_IMAGES)
+            self._validation[resolution] = _first(
+                split.batches(250, device=self.device, resolution=resolution), MAX_VALIDATION_IMAGES
+            )
         return self._validation[resolution]
 
 
@@ -149,7 +160,9 @@ class _LazyEvaluator:
         return self.evaluator(architecture)
 
 
-def recalibration_batches(dataset: ImageDataset, resolution: int, device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def recalibration_batches(
+    dataset: ImageDataset, resolution: int, device: str
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """A fixed, shuffled part of the training images without augmentation."""
     import torch
 

@@ -70,9 +70,15 @@ def export_architecture(job: Job, architecture: Architecture, path: Path, networ
     dataset = job.dataset
     metadata = {"dataset": dataset.name, "dataset_fingerprint": dataset.fingerprint, "target": job.target.name}
     export_onnx(
-        load_network(job, architecture) if network is None else network, path,
-        resolution=job.space.resolution(architecture), channels=dataset.channels, mean=dataset.mean, std=dataset.std,
-        classes=dataset.classes, architecture=architecture, metadata=metadata,
+        load_network(job, architecture) if network is None else network,
+        path,
+        resolution=job.space.resolution(architecture),
+        channels=dataset.channels,
+        mean=dataset.mean,
+        std=dataset.std,
+        classes=dataset.classes,
+        architecture=architecture,
+        metadata=metadata,
     )
     return path
 
@@ -98,8 +104,13 @@ def compile_stage(job: Job) -> None:
 
             try:
                 model = load_backend("tvm").compile_model(
-                    folder / "model.onnx", folder, tvm_target=job.target.tvm, num_threads=job.target.num_threads,
-                    tune_budget_sec=tune, records_path=records_path(job.target, job.profiles_dir), on_progress=listen,
+                    folder / "model.onnx",
+                    folder,
+                    tvm_target=job.target.tvm,
+                    num_threads=job.target.num_threads,
+                    tune_budget_sec=tune,
+                    records_path=records_path(job.target, job.profiles_dir),
+                    on_progress=listen,
                     seed=job.settings.seed,
                 )
             except CompileError as error:
@@ -107,8 +118,11 @@ def compile_stage(job: Job) -> None:
                 payload["errors"][architecture.id] = error.message
                 continue
             payload[architecture.id] = {
-                "functions": model.functions, "tuned": model.tuned, "fallbacks": list(model.fallbacks),
-                "compile_sec": model.compile_sec, "tune_sec": model.tune_sec,
+                "functions": model.functions,
+                "tuned": model.tuned,
+                "fallbacks": list(model.fallbacks),
+                "compile_sec": model.compile_sec,
+                "tune_sec": model.tune_sec,
             }
 
 
@@ -138,8 +152,10 @@ def measure_stage(job: Job) -> None:
 
 def measurement_to_json(measured: Measurement) -> dict[str, Any]:
     return {
-        "samples_ms": list(measured.samples_ms), "conditions": dict(measured.conditions),
-        "drift_corrected": measured.drift_corrected, "weights": "fine-tuned",
+        "samples_ms": list(measured.samples_ms),
+        "conditions": dict(measured.conditions),
+        "drift_corrected": measured.drift_corrected,
+        "weights": "fine-tuned",
     }
 
 
@@ -154,7 +170,9 @@ def finalists(job: Job) -> list[Finalist]:
         for key, payload in job.store.measurements(job.target.name, runtime):
             if payload["weights"] == "fine-tuned":
                 samples = tuple(payload["samples_ms"])
-                measured.setdefault(key, {})[runtime] = Measurement(samples, payload["conditions"], payload["drift_corrected"])
+                measured.setdefault(key, {})[runtime] = Measurement(
+                    samples, payload["conditions"], payload["drift_corrected"]
+                )
     found = []
     for key, row in candidate_rows(job).items():
         folder = candidate_folder(job, row["architecture"])
@@ -180,8 +198,8 @@ def choose_winner(job: Job, candidates: list[Finalist]) -> Finalist:
     nearest = min(candidates, key=lambda c: c.best.median_ms)
     low, high = nearest.best.interval_ms
     raise LimitNotMetError(
-        f"no fine-tuned candidate meets {limit:g} ms on {job.target.name}; the nearest, {nearest.architecture.id}, takes "
-        f"{nearest.best.median_ms:.3g} ms on {nearest.runtime} (measured, 95 % interval {low:.3g} to {high:.3g})",
+        f"no fine-tuned candidate meets {limit:g} ms on {job.target.name}; the nearest, {nearest.architecture.id}, "
+        f"takes {nearest.best.median_ms:.3g} ms on {nearest.runtime} (measured, 95 % interval {low:.3g} to {high:.3g})",
         fix=f"--latency-ms {high * 1.1:.2g}; the nearest one is kept: {nearest.files[nearest.runtime]}",
     )
 
@@ -206,12 +224,18 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
             outputs[runtime] = job.device(runtime).run_model(winner.files[runtime], chosen)
             report = check_parity(reference, outputs[runtime][:PARITY_IMAGES], tolerance=PARITY_TOLERANCE[runtime])
             require_parity(report, artifact=str(winner.files[runtime]))
-            payload[runtime] = {"max_abs": report.max_abs, "top1_agreement": report.top1_agreement, "images": report.num_images}
+            payload[runtime] = {
+                "max_abs": report.max_abs,
+                "top1_agreement": report.top1_agreement,
+                "images": report.num_images,
+            }
         num_classes = job.dataset.num_classes
         flat = job.dataset.test.labels.numpy() * num_classes + outputs[winner.runtime].argmax(1)
         confusion = np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
         payload.update(confusion=confusion.tolist(), accuracy_test=accuracy(confusion))
-        payload["samples"] = [[int(i), outputs[winner.runtime][i].tolist()] for i in range(min(NUM_SAMPLES, len(images)))]
+        payload["samples"] = [
+            [int(i), outputs[winner.runtime][i].tolist()] for i in range(min(NUM_SAMPLES, len(images)))
+        ]
     return job.store.stage("check")  # type: ignore[return-value]
 
 
@@ -223,7 +247,9 @@ def torch_probabilities(job: Job, architecture: Architecture, images: np.ndarray
 
     module = Deployable(load_network(job, architecture), job.dataset.mean, job.dataset.std).eval()
     with torch.no_grad():
-        return np.concatenate([module(torch.from_numpy(part)).numpy() for part in np.array_split(images, max(len(images) // 250, 1))])
+        return np.concatenate(
+            [module(torch.from_numpy(part)).numpy() for part in np.array_split(images, max(len(images) // 250, 1))]
+        )
 
 
 def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: dict[str, Any]) -> Path:
@@ -235,11 +261,21 @@ def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: di
         for image, (index, probabilities) in zip(images, checked["samples"], strict=True)
     ]
     return write_bundle(
-        job.folder / "bundle", onnx_path=winner.files["onnxruntime"], tvm_library=tvm, default_runtime=winner.runtime,
-        num_threads=job.target.num_threads, classes=job.dataset.classes,
-        resolution=job.space.resolution(winner.architecture), channels=job.dataset.channels,
-        image_size=job.dataset.image_size, accuracy=result["accuracy"], latency=result["latency_ms"],
-        conditions=result["conditions"], architecture=winner.architecture, parity=result["parity"], samples=samples,
+        job.folder / "bundle",
+        onnx_path=winner.files["onnxruntime"],
+        tvm_library=tvm,
+        default_runtime=winner.runtime,
+        num_threads=job.target.num_threads,
+        classes=job.dataset.classes,
+        resolution=job.space.resolution(winner.architecture),
+        channels=job.dataset.channels,
+        image_size=job.dataset.image_size,
+        accuracy=result["accuracy"],
+        latency=result["latency_ms"],
+        conditions=result["conditions"],
+        architecture=winner.architecture,
+        parity=result["parity"],
+        samples=samples,
     )
 
 

@@ -201,7 +201,9 @@ class _FineTuner:
         job, device = self.job, default_device()
         network = self._starting_point(architecture)
         state = restore(path, network)
-        model = Normalised(network, job.dataset.mean, job.dataset.std).to(device, memory_format=torch.channels_last).train()
+        model = (
+            Normalised(network, job.dataset.mean, job.dataset.std).to(device, memory_format=torch.channels_last).train()
+        )
         size = batch_size(job.dataset.train.num_images)
         # Half the supernet's rate: the weights are already good.
         settings = replace(TrainSettings(batch_size=size, seed=job.settings.seed + 1), peak_learning_rate=0.1)
@@ -213,7 +215,13 @@ class _FineTuner:
 
         setup = fastest_setup(make_step, images, labels)
         state = train(
-            network, make_step(setup.dtype), batches, budget_sec=seconds, settings=settings, state=state, images_per_epoch=job.dataset.train.num_images,
+            network,
+            make_step(setup.dtype),
+            batches,
+            budget_sec=seconds,
+            settings=settings,
+            state=state,
+            images_per_epoch=job.dataset.train.num_images,
             on_progress=training_listener(job, "specialise", seconds),
             on_checkpoint=lambda current: checkpoint(path, network, current),
         )

@@ -78,8 +78,13 @@ def profile_stage(job: Job) -> None:
     if job.store.stage("profile") is None:
         with job.timed_stage("profile") as payload:
             table = ensure_table(
-                job.target, runtime, job.space, budget_sec=job.profile_cap_sec, seed=job.settings.seed,
-                profiles_dir=job.profiles_dir, on_progress=job.on_progress,
+                job.target,
+                runtime,
+                job.space,
+                budget_sec=job.profile_cap_sec,
+                seed=job.settings.seed,
+                profiles_dir=job.profiles_dir,
+                on_progress=job.on_progress,
             )
             save_table(table, kept_table_path(job, runtime))
             others = [r for r in usable_runtimes(job.target) if r != runtime] if job.settings.runtime == "auto" else []
@@ -115,7 +120,11 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
         raise MeasurementError(f"none of {len(chosen)} networks could be measured on {runtime}")
     ratio = float(np.median([r.median_ms / known.predict(job.space.layers(a)).mean_ms for a, r in measured]))
     table = replace(
-        known, runtime=runtime, observations=(), hyperparameters=None, overhead=_scaled(known.overhead, ratio),
+        known,
+        runtime=runtime,
+        observations=(),
+        hyperparameters=None,
+        overhead=_scaled(known.overhead, ratio),
         entries={key: _scaled(entry, ratio) for key, entry in known.entries.items()},
         conditions={**measured[0][1].conditions, "sibling": known.runtime, "level": ratio},
     )
@@ -130,8 +139,14 @@ def _scaled(entry: Entry, ratio: float) -> Entry:
 
 
 def ensure_table(
-    target: Target, runtime: str, space: MobileSpace, *, budget_sec: float, seed: int = 0,
-    profiles_dir: Path | None = None, on_progress: OnProgress = silent,
+    target: Target,
+    runtime: str,
+    space: MobileSpace,
+    *,
+    budget_sec: float,
+    seed: int = 0,
+    profiles_dir: Path | None = None,
+    on_progress: OnProgress = silent,
 ) -> LatencyTable:
     """A valid table from a file; else measured here; else, with no access to the device, estimated."""
     table = _find_table(target, runtime, space, profiles_dir)
@@ -186,7 +201,9 @@ def choose_runtime(target: Target, wanted: str) -> str:
     usable = usable_runtimes(target)
     if wanted == "auto":
         if not usable and target.connection == "local":
-            raise MissingDependencyError(f"none of {target.name}'s runtimes {target.runtimes} is usable: hwautoml doctor")
+            raise MissingDependencyError(
+                f"none of {target.name}'s runtimes {target.runtimes} is usable: hwautoml doctor"
+            )
         return usable[0] if usable else target.runtimes[0]
     reason = load_backend(wanted).unavailable_reason()
     if reason is not None:
@@ -222,8 +239,14 @@ def _find_table(target: Target, runtime: str, space: MobileSpace, profiles_dir: 
         table = load_table(path)
         try:
             check_matches(
-                table, target=target.name, runtime=runtime, runtime_version=version, num_threads=target.num_threads,
-                batch=BATCH, precision=PRECISION, space=space.family,
+                table,
+                target=target.name,
+                runtime=runtime,
+                runtime_version=version,
+                num_threads=target.num_threads,
+                batch=BATCH,
+                precision=PRECISION,
+                space=space.family,
             )
         except RunFolderError as error:
             _log.warning("%s is not used: %s", path, error.message)
@@ -237,22 +260,35 @@ def _find_table(target: Target, runtime: str, space: MobileSpace, profiles_dir: 
 
 
 def _measure_table(
-    space: MobileSpace, target: Target, runtime: str, path: Path, budget_sec: float, seed: int,
+    space: MobileSpace,
+    target: Target,
+    runtime: str,
+    path: Path,
+    budget_sec: float,
+    seed: int,
     listen: Callable[[int, int, str], None],
 ) -> LatencyTable:
     version = _version(runtime)
     machine = fingerprint(runtime, version)
     setting = ProfileSetting(target.name, runtime, version, target.num_threads, BATCH, PRECISION, space.family, machine)
     options = ProfileOptions(
-        layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec, network_budget_sec=NETWORKS_SHARE * budget_sec,
-        num_networks=MAX_NETWORKS, num_holdout=4, seed=seed,
+        layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec,
+        network_budget_sec=NETWORKS_SHARE * budget_sec,
+        num_networks=MAX_NETWORKS,
+        num_holdout=4,
+        seed=seed,
     )
     quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(space, target, runtime, path.parent / "tvm_records.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     with device_for(target, runtime) as device:
         return profile_layers(
-            space, setting, path, builders=builders, options=options, on_progress=listen,
+            space,
+            setting,
+            path,
+            builders=builders,
+            options=options,
+            on_progress=listen,
             measure=lambda paths, reference=None: device.measure(paths, reference, quick),
             measure_networks=lambda paths, reference=None: device.measure(paths, reference, full),
         )

@@ -66,16 +66,27 @@ def _train(job: Job) -> dict[str, object]:
 
     def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
         return supernet_step(
-            model, job.space, num_random=1, rng=np.random.default_rng(job.settings.seed + state.steps),
-            settings=settings, dtype=dtype, resize=_resizer(job), device=device,
+            model,
+            job.space,
+            num_random=1,
+            rng=np.random.default_rng(job.settings.seed + state.steps),
+            settings=settings,
+            dtype=dtype,
+            resize=_resizer(job),
+            device=device,
         )
 
     batches = training_batches(dataset, settings.batch_size, device)
     images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
     setup = fastest_setup(make_step, images, labels)
     state = train(
-        supernet, make_step(setup.dtype), batches,
-        budget_sec=job.plan.train, settings=settings, state=state, images_per_epoch=dataset.train.num_images,
+        supernet,
+        make_step(setup.dtype),
+        batches,
+        budget_sec=job.plan.train,
+        settings=settings,
+        state=state,
+        images_per_epoch=dataset.train.num_images,
         on_progress=training_listener(job, "train", job.plan.train),
         on_checkpoint=lambda current: checkpoint(path, supernet, current),
     )
@@ -91,8 +102,13 @@ def training_batches(
 
     def epoch(generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return dataset.train.batches(
-            min(size, dataset.train.num_images), shuffle=True, generator=generator, augment=augment, device=device,
-            resolution=resolution, drop_last=True,
+            min(size, dataset.train.num_images),
+            shuffle=True,
+            generator=generator,
+            augment=augment,
+            device=device,
+            resolution=resolution,
+            drop_last=True,
         )
 
     return epoch
@@ -101,7 +117,8 @@ def training_batches(
 def training_listener(job: Job, stage: str, budget_sec: float) -> Callable[[TrainProgress], None]:
     def listen(progress: TrainProgress) -> None:
         left = format_duration(max(budget_sec - progress.seconds, 0))
-        text = f"{progress.images_per_sec:,.0f} images/s, epoch {progress.epochs:.1f}, loss {progress.loss:.3f}, {left} left"
+        speed = f"{progress.images_per_sec:,.0f} images/s"
+        text = f"{speed}, epoch {progress.epochs:.1f}, loss {progress.loss:.3f}, {left} left"
         job.report(stage, min(progress.share, 0.999), text)
 
     return listen

@@ -19,7 +19,6 @@ from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings
 from hwautoml.pipeline.tables import (
     choose_runtime,
-    device_for,
     ensure_table,
     profile_stage,
     records_path,
@@ -83,9 +82,15 @@ def search(
         rows = front_rows(problem, origin)
         within = [row for row in rows if row["meets_limit"]]
         result = {
-            "target": found.name, "runtimes": list(tables), "limit_ms": limit, "latency_origin": origin,
-            "best": within[-1] if within else None, "front": rows, "num_scored": len(problem.scores),
-            "num_new": problem.num_evaluated, "seconds": time.monotonic() - began,
+            "target": found.name,
+            "runtimes": list(tables),
+            "limit_ms": limit,
+            "latency_origin": origin,
+            "best": within[-1] if within else None,
+            "front": rows,
+            "num_scored": len(problem.scores),
+            "num_new": problem.num_evaluated,
+            "seconds": time.monotonic() - began,
         }
         write_json(job.folder / "searches" / f"{found.name}-{limit:g}ms.json", result)
         on_progress(Progress("search", 1.0))
@@ -93,7 +98,11 @@ def search(
 
 
 def export(
-    run: str | Path, *, arch: str = "best", format: str = "onnx", out: str | Path | None = None,
+    run: str | Path,
+    *,
+    arch: str = "best",
+    format: str = "onnx",
+    out: str | Path | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Write one network of a run as a file: ``best``, or the id of any scored architecture.
@@ -117,7 +126,9 @@ def export(
         job = _open_job(store, on_progress, None)
         _require_stage(job, "train", "its supernet is not trained yet")
         open_data(job)
-        known = {e.architecture.id: e.architecture for e in store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")}
+        known = {
+            e.architecture.id: e.architecture for e in store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
+        }
         wanted = _best_id(job) if arch == "best" else arch
         if wanted not in known:
             raise UnknownNameError("architecture", wanted, [*known, "best"][:20])
@@ -127,20 +138,38 @@ def export(
         job.report("export", 0.3, f"ONNX of {wanted}")
         network = load_network(job, architecture) if is_tuned else Evaluator(job).recalibrated(architecture).eval()
         export_architecture(job, architecture, path, network)
-        images = job.dataset.val.raw(list(range(min(200, job.dataset.val.num_images))), job.space.resolution(architecture))
-        report = check_parity(_probabilities(job, network, images), _run_here("onnxruntime", path, images), tolerance=1e-4)
+        images = job.dataset.val.raw(
+            list(range(min(200, job.dataset.val.num_images))), job.space.resolution(architecture)
+        )
+        report = check_parity(
+            _probabilities(job, network, images), _run_here("onnxruntime", path, images), tolerance=1e-4
+        )
         require_parity(report, artifact=str(path))
         on_progress(Progress("export", 1.0))
         return {
-            "architecture": wanted, "path": str(path), "format": format, "sha256": sha256_file(path),
+            "architecture": wanted,
+            "path": str(path),
+            "format": format,
+            "sha256": sha256_file(path),
             "weights": "fine-tuned" if is_tuned else "supernet, recalibrated",
-            "parity": {"max_abs": report.max_abs, "top1_agreement": report.top1_agreement, "num_images": report.num_images},
+            "parity": {
+                "max_abs": report.max_abs,
+                "top1_agreement": report.top1_agreement,
+                "num_images": report.num_images,
+            },
         }
 
 
 def compile(
-    model: str | Path, *, target: str = "cpu", runtime: str = "tvm", out: str | Path | None = None,
-    tune_sec: float = 0.0, seed: int = 0, targets_dir: Path | None = None, profiles_dir: Path | None = None,
+    model: str | Path,
+    *,
+    target: str = "cpu",
+    runtime: str = "tvm",
+    out: str | Path | None = None,
+    tune_sec: float = 0.0,
+    seed: int = 0,
+    targets_dir: Path | None = None,
+    profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Compile any ONNX file for a target, and check it against ONNX Runtime on random inputs.
@@ -160,14 +189,25 @@ def compile(
         on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
 
     compiled = load_backend(chosen).compile_model(
-        path, folder, tvm_target=found.tvm, num_threads=found.num_threads, tune_budget_sec=tune_sec,
-        records_path=records_path(found, profiles_dir), on_progress=listen, seed=seed,
+        path,
+        folder,
+        tvm_target=found.tvm,
+        num_threads=found.num_threads,
+        tune_budget_sec=tune_sec,
+        records_path=records_path(found, profiles_dir),
+        on_progress=listen,
+        seed=seed,
     )
     parity = None if unavailable_reason(found) is not None else _random_parity(chosen, path, compiled.path, seed)
     on_progress(Progress("compile", 1.0))
     return {
-        "path": str(compiled.path), "runtime": chosen, "target": found.name, "functions": compiled.functions,
-        "tuned": compiled.tuned, "fallbacks": list(compiled.fallbacks), "sha256": sha256_file(compiled.path),
+        "path": str(compiled.path),
+        "runtime": chosen,
+        "target": found.name,
+        "functions": compiled.functions,
+        "tuned": compiled.tuned,
+        "fallbacks": list(compiled.fallbacks),
+        "sha256": sha256_file(compiled.path),
         "seconds": {"compile": compiled.compile_sec, "tune": compiled.tune_sec},
         "parity": parity if parity is not None else f"not checked: {unavailable_reason(found)}",
     }
@@ -185,7 +225,9 @@ def report(run: str | Path) -> dict[str, Any]:
     folder = Path(run)
     if not (folder / REPORT_DATA).is_file():
         with RunStore(folder):
-            raise RunFolderError(f"{folder} is not finished, so there is nothing to report", fix=f"hwautoml run --resume --out {folder}")
+            raise RunFolderError(
+                f"{folder} is not finished, so there is nothing to report", fix=f"hwautoml run --resume --out {folder}"
+            )
     files = write_report(read_json(folder / REPORT_DATA), folder)
     return {"html": str(files.html), "png": str(files.png), "csv": str(files.csv)}
 
@@ -241,7 +283,8 @@ def _random_parity(runtime: str, onnx_path: Path, compiled: Path, seed: int) -> 
     worst = float(np.abs(expected - got).max()) / scale
     if not worst <= COMPILE_PARITY_TOLERANCE:
         raise ParityError(
-            f"{compiled} differs from ONNX Runtime by {worst:.3g} of the outputs' scale (tolerance {COMPILE_PARITY_TOLERANCE:g})",
+            f"{compiled} differs from ONNX Runtime by {worst:.3g} of the outputs' scale "
+            f"(tolerance {COMPILE_PARITY_TOLERANCE:g})",
             fix="use --runtime onnxruntime for this model",
         )
     return {"max_relative": worst, "tolerance": COMPILE_PARITY_TOLERANCE, "num_inputs": len(inputs)}

@@ -14,7 +14,12 @@ Shares = tuple[float, float, float]
 # Weights of the kernel's three parts: linear in the analytic features, linear in the one-hot
 # options, and a smooth one over everything. The marginal likelihood picks.
 SHARES: tuple[Shares, ...] = (
-    (0.8, 0.1, 0.1), (0.6, 0.3, 0.1), (0.4, 0.4, 0.2), (0.3, 0.6, 0.1), (0.1, 0.8, 0.1), (0.3, 0.2, 0.5),
+    (0.8, 0.1, 0.1),
+    (0.6, 0.3, 0.1),
+    (0.4, 0.4, 0.2),
+    (0.3, 0.6, 0.1),
+    (0.1, 0.8, 0.1),
+    (0.3, 0.2, 0.5),
 )
 NOISES = (0.003, 0.02, 0.1, 0.3, 0.8)
 

@@ -19,12 +19,16 @@ def search(problem: SearchProblem) -> None:
 
     space = problem.space
     algorithm = NSGA2(
-        pop_size=POPULATION, sampling=IntegerRandomSampling(), crossover=UniformCrossover(repair=RoundingRepair()),
-        mutation=PM(prob=1.0, repair=RoundingRepair()), eliminate_duplicates=True,
+        pop_size=POPULATION,
+        sampling=IntegerRandomSampling(),
+        crossover=UniformCrossover(repair=RoundingRepair()),
+        mutation=PM(prob=1.0, repair=RoundingRepair()),
+        eliminate_duplicates=True,
     )
     algorithm.setup(
         Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1, xl=0, xu=space.num_options - 1, vtype=int),
-        seed=int(problem.rng.integers(2**31)), verbose=False,
+        seed=int(problem.rng.integers(2**31)),
+        verbose=False,
     )
     stalled = 0
     while not problem.is_over and stalled < 20:

@@ -48,7 +48,9 @@ class SearchProblem:
     @property
     def share(self) -> float:
         """Of the evaluations or of the time, whichever is further."""
-        return min(max(self.num_evaluated / max(self.max_evaluations, 1), self.seconds / max(self.budget_sec, 1e-9)), 1.0)
+        return min(
+            max(self.num_evaluated / max(self.max_evaluations, 1), self.seconds / max(self.budget_sec, 1e-9)), 1.0
+        )
 
     def evaluate_once(self, architecture: Architecture) -> float:
         if architecture not in self.scores:

@@ -120,7 +120,9 @@ def _spread(problem: SearchProblem, pool: dict[Architecture, tuple[float, float]
 def _features(space: SearchSpace, architectures: list[Architecture]) -> NDArray[np.float64]:
     """(n, NUM_ANALYTIC + num_options): log MACs, log parameters and kernel count, then one-hot options."""
     indices = np.array([space.encode(a) for a in architectures])
-    one_hot = np.concatenate([np.eye(n)[column] for n, column in zip(space.num_options, indices.T, strict=True)], axis=1)
+    one_hot = np.concatenate(
+        [np.eye(n)[column] for n, column in zip(space.num_options, indices.T, strict=True)], axis=1
+    )
     costs = [space.total_cost(a) for a in architectures]
     analytic = np.array([[np.log(c.macs), np.log(c.parameters), c.num_kernels] for c in costs])
     return np.concatenate([analytic, one_hot], axis=1)

@@ -114,7 +114,12 @@ class Head(nn.Module):
 
 
 _BLOCKS: dict[str, type[nn.Module]] = {
-    "stem": Stem, "mbconv": MBConv, "mbconv_se": MBConv, "fused": FusedMBConv, "basic": Basic, "head": Head,
+    "stem": Stem,
+    "mbconv": MBConv,
+    "mbconv_se": MBConv,
+    "fused": FusedMBConv,
+    "basic": Basic,
+    "head": Head,
 }
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from hwautoml.core.layer import Layer, LayerCost
@@ -197,7 +197,9 @@ class MobileSpace(SearchSpace):
         ``mbconv`` shares its weights with ``mbconv_se`` and is listed under the latter's name.
         """
         size = _strided(self.image_size, self.stem_stride)
-        shared = {"stem": {"stem": _layer("stem", self.channels, self.image_size, self.stem_width, 3, 1, self.stem_stride)}}
+        shared = {
+            "stem": {"stem": _layer("stem", self.channels, self.image_size, self.stem_width, 3, 1, self.stem_stride)}
+        }
         width = self.stem_width
         for stage in self.stages:
             out = stage.widths[-1]
@@ -205,10 +207,16 @@ class MobileSpace(SearchSpace):
                 stride = stage.stride if block == 0 else 1
                 shared[f"stage{stage.index}_block{block}"] = {
                     kind: _layer(
-                        kind, width, size, out,
-                        stage.kernels[-1] if kind in DEPTHWISE_KINDS else stage.kernels[0], EXPANSIONS[kind][-1], stride,
+                        kind,
+                        width,
+                        size,
+                        out,
+                        stage.kernels[-1] if kind in DEPTHWISE_KINDS else stage.kernels[0],
+                        EXPANSIONS[kind][-1],
+                        stride,
                     )
-                    for kind in KINDS if kind != "mbconv"
+                    for kind in KINDS
+                    if kind != "mbconv"
                 }
                 size, width = _strided(size, stride), out
         shared["head"] = {"head": _layer("head", width, size, self.num_classes)}
@@ -244,7 +252,7 @@ def squeeze_channels(inner: int) -> int:
     return max(8, inner // 4 // 8 * 8)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _layer(
     kind: str, in_channels: int, size: int, out: int, kernel: int = 1, expansion: int = 1, stride: int = 1
 ) -> Layer:
@@ -256,7 +264,7 @@ def _strided(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-@lru_cache(maxsize=None)
+@cache
 def layer_cost(layer: Layer) -> LayerCost:
     """Multiply-accumulates and fp32 traffic of a layer's convolutions, one kernel each."""
     size, out_size = layer.height, _strided(layer.height, layer.stride)

@@ -50,7 +50,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} does not exist") from error
     except SafetensorError as error:
-        raise RunFolderError(f"{path} is damaged: {error}", fix=f"remove it, the work it held is done again: rm {path}") from error
+        raise RunFolderError(
+            f"{path} is damaged: {error}", fix=f"remove it, the work it held is done again: rm {path}"
+        ) from error
 
 
 def _replace(path: Path, write: Any) -> Path:

@@ -69,16 +69,22 @@ class RunStore:
             schema = self.setting("schema", SCHEMA)
         except sqlite3.DatabaseError as error:
             self._lock.close()
-            raise RunFolderError(f"{journal} is damaged: {error}", fix="start the run anew in another folder") from error
+            raise RunFolderError(
+                f"{journal} is damaged: {error}", fix="start the run anew in another folder"
+            ) from error
         if schema != SCHEMA:
             self.close()
-            raise RunFolderError(f"{folder} was made by a version with journal schema {schema}, this one reads {SCHEMA}")
+            raise RunFolderError(
+                f"{folder} was made by a version with journal schema {schema}, this one reads {SCHEMA}"
+            )
         self.set_setting("schema", SCHEMA)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -113,21 +119,27 @@ class RunStore:
             self._db.execute(
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    evaluation.architecture.id, json.dumps(evaluation.architecture.as_dict), evaluation.weights,
-                    evaluation.split, evaluation.confusion.astype("<i8").tobytes(), evaluation.seconds, time.time(),
+                    evaluation.architecture.id,
+                    json.dumps(evaluation.architecture.as_dict),
+                    evaluation.weights,
+                    evaluation.split,
+                    evaluation.confusion.astype("<i8").tobytes(),
+                    evaluation.seconds,
+                    time.time(),
                 ),
             )
 
     def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
         """In the order they were made."""
         rows = self._db.execute(
-            "SELECT architecture, confusion, seconds FROM evaluations WHERE weights = ? AND split = ? ORDER BY finished",
+            "SELECT architecture, confusion, seconds FROM evaluations "
+            "WHERE weights = ? AND split = ? ORDER BY finished",
             (weights, split),
         )
         found = []
         for values, blob, seconds in rows:
             counts = np.frombuffer(blob, dtype="<i8").astype(np.int64)
-            side = int(round(len(counts) ** 0.5))
+            side = round(len(counts) ** 0.5)
             architecture = space.architecture(json.loads(values))
             found.append(Evaluation(architecture, weights, split, counts.reshape(side, side), seconds))
         return found
@@ -157,7 +169,9 @@ def _lock(folder: Path) -> Any:
         file.seek(0)
         owner = file.read().strip() or "unknown"
         file.close()
-        raise RunFolderError(f"{folder} is in use by process {owner}", fix=f"wait for it, or end it: kill {owner}") from error
+        raise RunFolderError(
+            f"{folder} is in use by process {owner}", fix=f"wait for it, or end it: kill {owner}"
+        ) from error
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()

@@ -107,7 +107,9 @@ def train(
                 state.images += len(labels)
                 if on_progress is not None:
                     speed = (state.images - images_before) / max(now - started, 1e-9)
-                    on_progress(TrainProgress(share, state.seconds, state.images / images_per_epoch, speed, float(loss)))
+                    on_progress(
+                        TrainProgress(share, state.seconds, state.images / images_per_epoch, speed, float(loss))
+                    )
                 if on_checkpoint is not None and now - saved > checkpoint_every_sec:
                     _save(optimizer, network, state, on_checkpoint)
                     saved = time.monotonic()
@@ -121,8 +123,15 @@ def train(
 
 
 def supernet_step(
-    supernet: nn.Module, space: Sandwich, *, num_random: int, rng: np.random.Generator, settings: TrainSettings,
-    dtype: torch.dtype | None, resize: Callable[[Tensor, Architecture], Tensor], device: str,
+    supernet: nn.Module,
+    space: Sandwich,
+    *,
+    num_random: int,
+    rng: np.random.Generator,
+    settings: TrainSettings,
+    dtype: torch.dtype | None,
+    resize: Callable[[Tensor, Architecture], Tensor],
+    device: str,
 ) -> StepLoss:
     """One sandwich step with in-place distillation (BigNAS, Yu et al. 2020).
 
