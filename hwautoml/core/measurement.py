@@ -19,13 +19,15 @@ class Measurement:
     """Latencies of one artifact under fixed conditions.
 
     ``samples_ms`` are per-inference times, one per round, drift-corrected when
-    ``drift_corrected`` says so. ``conditions`` holds machine, runtime and its version,
-    threads, batch, date, noise floor.
+    ``drift_corrected`` says so. Fast models run many times per sample, which hides the tail,
+    so ``single_ms`` holds inferences that were timed one by one, as the machine gave them.
+    ``conditions`` holds machine, runtime and its version, threads, batch, date, noise floor.
     """
 
     samples_ms: tuple[float, ...]
     conditions: Mapping[str, Json] = field(default_factory=dict)
     drift_corrected: bool = False
+    single_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.samples_ms or not all(math.isfinite(s) and s > 0 for s in self.samples_ms):
@@ -52,8 +54,8 @@ class Measurement:
 
     @cached_property
     def p95_ms(self) -> float | None:
-        """None below 20 samples, where a 95th percentile would be the maximum by another name."""
-        return float(np.quantile(self.samples_ms, 0.95)) if len(self.samples_ms) >= 20 else None
+        """95th percentile of single inferences; None below 100 of them, where five would decide it."""
+        return float(np.quantile(self.single_ms, 0.95)) if len(self.single_ms) >= 100 else None
 
     @property
     def deviation_ms(self) -> float:

@@ -134,6 +134,7 @@ class _Model:
     peak_memory_bytes: int | None = None
     times_sec: list[float] = field(default_factory=list)
     samples_ms: list[float] = field(default_factory=list)
+    single_ms: tuple[float, ...] = ()
     num_preempted: int = 0
     spent_sec: float = 0.0
     failure: str | None = None
@@ -183,6 +184,9 @@ class _Session:
                     self._sample(self._reference)
                 self._sample(active[index])
             self._sample(self._reference)
+        for model in self._models if self._protocol.num_singles else []:
+            if model.samples_ms and model.failure is None:
+                self._worker_call(model, lambda model=model: self._time_singles(model))  # type: ignore[misc]
         self._report(len(self._models), "measured")
 
     def results(self, conditions: dict[str, object]) -> list[Measurement | MeasureFailure]:
@@ -202,7 +206,8 @@ class _Session:
                 "load_ms": model.load_ms, "peak_memory_bytes": model.peak_memory_bytes, "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
-            results.append(Measurement(self._corrected(model, drift), shared | own, drift is not None))
+            samples = self._corrected(model, drift)
+            results.append(Measurement(samples, shared | own, drift is not None, model.single_ms))
         return results
 
     def _prepare(self, model: _Model) -> None:
@@ -238,6 +243,12 @@ class _Session:
         model.times_sec.append((start + end) / 2)
         model.samples_ms.append(float(answer["ns"]) / model.num_inner / 1e6)  # type: ignore[arg-type]
         model.num_preempted += bool(answer["preempted"])
+
+    def _time_singles(self, model: _Model) -> None:
+        self._open(model)
+        message = {"do": "singles", "model": model.number, "number": self._protocol.num_singles}
+        answer = self._worker.request(message, self._protocol.timeout_sec)
+        model.single_ms = tuple(float(ns) / 1e6 for ns in answer["ns"])  # type: ignore[attr-defined]
 
     def _worker_call(self, model: _Model, call: Callable[[], None]) -> None:
         """Any death or error while a model is being asked about is that model's; the reference's is everyone's."""

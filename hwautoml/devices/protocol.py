@@ -22,7 +22,8 @@ class MeasureProtocol:
     ``target_relative_interval`` of it, at ``max_rounds``, or when it has used ``max_model_sec``.
     ``min_sample_ms``: fast models are run several times per sample, so that a sample is far above
     the timer's resolution. ``max_total_sec`` bounds the rounds of one call; ``timeout_sec`` one
-    request to the worker (loading, warming up, one sample).
+    request to the worker (loading, warming up, one sample). ``num_singles`` inferences are timed one
+    by one as well, for percentiles.
     """
 
     warmup_ms: float = 10.0
@@ -33,6 +34,7 @@ class MeasureProtocol:
     max_model_sec: float = 5.0
     max_total_sec: float = 300.0
     timeout_sec: float = 60.0
+    num_singles: int = 0
     seed: int = 0
 
     @classmethod

@@ -97,6 +97,7 @@ class Server:
     def answer(self, request: Mapping[str, Any]) -> dict[str, object]:
         actions: dict[str, Callable[..., dict[str, object]]] = {
             "open": self.open, "close": self.close, "warm": self.warm, "time": self.time, "run": self.run,
+            "singles": self.singles,
         }
         return actions[request["do"]](**{name: value for name, value in request.items() if name != "do"})
 
@@ -147,6 +148,12 @@ class Server:
                 return {"ns": spent, "preempted": False}
             samples.append(spent)
         return {"ns": min(samples), "preempted": True}
+
+    def singles(self, model: int, number: int) -> dict[str, object]:
+        """Nanoseconds of ``number`` runs timed one by one, for the tail: nothing is retaken or left out."""
+        call = self._calls[model]
+        call()
+        return {"ns": [_sample(call, 1)[0] for _ in range(number)]}
 
     def run(self, path: str, inputs: str, outputs: str) -> dict[str, object]:
         """Outputs (n, ...) for inputs (n, ...), in the model's own batches; both are .npy files."""

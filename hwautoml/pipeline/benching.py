@@ -18,7 +18,13 @@ from hwautoml.pipeline.tables import device_for, usable_runtimes
 
 RUNTIME_OF_SUFFIX = {".onnx": "onnxruntime", ".so": "tvm"}
 PROTOCOL = MeasureProtocol(
-    warmup_ms=50.0, min_rounds=50, max_rounds=200, target_relative_interval=0.005, max_model_sec=6.0, max_total_sec=60.0
+    warmup_ms=50.0,
+    min_rounds=50,
+    max_rounds=200,
+    target_relative_interval=0.005,
+    max_model_sec=6.0,
+    max_total_sec=60.0,
+    num_singles=1000,
 )
 
 

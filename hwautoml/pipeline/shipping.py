@@ -27,7 +27,13 @@ PARITY_IMAGES = 1000
 NUM_SAMPLES = 4  # test images that travel in the bundle
 
 FINAL_PROTOCOL = MeasureProtocol(
-    warmup_ms=30.0, min_rounds=40, max_rounds=150, target_relative_interval=0.005, max_model_sec=4.0, max_total_sec=25.0
+    warmup_ms=30.0,
+    min_rounds=40,
+    max_rounds=150,
+    target_relative_interval=0.005,
+    max_model_sec=4.0,
+    max_total_sec=25.0,
+    num_singles=400,
 )
 
 _log = logging.getLogger(__name__)
@@ -153,6 +159,7 @@ def measure_stage(job: Job) -> None:
 def measurement_to_json(measured: Measurement) -> dict[str, Any]:
     return {
         "samples_ms": list(measured.samples_ms),
+        "single_ms": list(measured.single_ms),
         "conditions": dict(measured.conditions),
         "drift_corrected": measured.drift_corrected,
         "weights": "fine-tuned",
@@ -171,7 +178,7 @@ def finalists(job: Job) -> list[Finalist]:
             if payload["weights"] == "fine-tuned":
                 samples = tuple(payload["samples_ms"])
                 measured.setdefault(key, {})[runtime] = Measurement(
-                    samples, payload["conditions"], payload["drift_corrected"]
+                    samples, payload["conditions"], payload["drift_corrected"], tuple(payload["single_ms"])
                 )
     found = []
     for key, row in candidate_rows(job).items():
