@@ -148,7 +148,7 @@ def search(
     target: Annotated[str | None, typer.Option(help="Another target. [default: the run's]")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Another limit. [default: the run's]")] = None,
     runtime: Runtime = "auto",
-    budget: Annotated[str, typer.Option(help="Time for scoring more architectures.")] = "4s",
+    budget: Annotated[str, typer.Option(help="Time for all of it; most goes into scoring more.")] = "7s",
     seed: Annotated[int | None, typer.Option(help="Same seed, same choices. [default: the run's]")] = None,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,

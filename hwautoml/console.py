@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hwautoml.core.latency_table import LatencyTable
 
 EXIT_INTERRUPTED = 130
+LOG_EVERY_SEC = 20.0
 Summary = Callable[["Console", Mapping[str, Any]], None]
 
 
@@ -51,7 +53,7 @@ class Show:
             disable=not self.errors.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._announced: set[str] = set()
+        self._announced: dict[str, float] = {}
 
     def progress(self, event: Progress) -> None:
         if self.bars.disable:
@@ -73,10 +75,11 @@ class Show:
         summary(Console(highlight=False), data)
 
     def _announce(self, event: Progress) -> None:
-        """In a log file a line per stage says enough."""
-        if event.stage not in self._announced:
-            self._announced.add(event.stage)
-            self.errors.print(f"{event.stage} ...")
+        """In a log file: a line when a stage begins, and a line now and then."""
+        now = time.monotonic()
+        if now - self._announced.get(event.stage, -LOG_EVERY_SEC) >= LOG_EVERY_SEC:
+            self._announced[event.stage] = now
+            self.errors.print(f"{event.stage} {event.share:.0%} {event.text}".rstrip(), markup=False)
 
 
 @contextmanager

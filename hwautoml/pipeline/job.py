@@ -40,6 +40,14 @@ class Job:
     devices: dict[str, LocalDevice] = field(default_factory=dict)
 
     @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What the target's networks are compiled for and measured on: the one asked for, or every usable one."""
+        from hwautoml.pipeline.tables import usable_runtimes
+
+        wanted = self.settings.runtime
+        return usable_runtimes(self.target) if wanted == "auto" else (wanted,)
+
+    @property
     def table(self) -> LatencyTable:
         """Of the first runtime; ``tables`` may have more."""
         return next(iter(self.tables.values()))

@@ -21,7 +21,7 @@ STAGE_SECONDS = ("data", "profile", "train", "search", "specialise", "export", "
 def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: dict[str, Any]) -> dict[str, Any]:
     """The object that ``run --json`` prints; every latency says where it comes from."""
     best, predicted = winner.best, _prediction(job, winner)
-    parity = {runtime: checked[runtime] for runtime in winner.measured}
+    parity = {runtime: checked[runtime] for runtime in ("onnxruntime", "tvm") if runtime in checked}
     return {
         "architecture": {
             "id": winner.architecture.id,

@@ -15,7 +15,7 @@ from hwautoml.pipeline import results
 from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings, require_same
-from hwautoml.pipeline.tables import choose_runtime, profile_stage, require_local, usable_runtimes
+from hwautoml.pipeline.tables import choose_runtime, profile_stage, require_local
 from hwautoml.store.files import read_json
 from hwautoml.store.run_store import RunStore
 
@@ -177,7 +177,7 @@ def _plan(job: Job, budget: float) -> Plan:
     stored = job.store.setting("plan")
     if stored is not None:
         return Plan(**stored)
-    plan = make_plan(budget, job.elapsed_sec, "tvm" in usable_runtimes(job.target))
+    plan = make_plan(budget, job.elapsed_sec, "tvm" in job.runtimes)
     job.store.set_setting("plan", plan.to_json())
     return plan
 

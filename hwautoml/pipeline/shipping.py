@@ -18,7 +18,7 @@ from hwautoml.errors import CompileError, LimitNotMetError, MeasurementError
 from hwautoml.exporters import check_parity, export_onnx, require_parity
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.specialising import candidate_rows, load_network
-from hwautoml.pipeline.tables import records_path, usable_runtimes
+from hwautoml.pipeline.tables import records_path
 from hwautoml.store.files import write_json
 from hwautoml.supernets.scoring import accuracy
 
@@ -95,7 +95,7 @@ def compile_stage(job: Job) -> None:
         return
     with job.timed_stage("compile") as payload:
         payload["errors"] = {}
-        if "tvm" not in usable_runtimes(job.target):
+        if "tvm" not in job.runtimes:
             return
         leader = job.store.stage("specialise")["leader"]  # type: ignore[index]
         rows = sorted(candidate_rows(job).values(), key=lambda row: row["architecture"].id != leader)
@@ -140,7 +140,7 @@ def measure_stage(job: Job) -> None:
         payload["failures"] = {}
         rows = candidate_rows(job)
         by_runtime = {"onnxruntime": "model.onnx", "tvm": "model.so"}
-        runtimes = [r for r in usable_runtimes(job.target) if r in by_runtime]
+        runtimes = [r for r in job.runtimes if r in by_runtime]
         for index, runtime in enumerate(runtimes):
             job.report("measure", index / len(runtimes), f"{runtime} on {job.target.name}")
             files = {key: candidate_folder(job, row["architecture"]) / by_runtime[runtime] for key, row in rows.items()}
@@ -173,7 +173,7 @@ def finalists(job: Job) -> list[Finalist]:
         MeasurementError: no finalist could be measured on any runtime.
     """
     measured: dict[str, dict[str, Measurement]] = {}
-    for runtime in usable_runtimes(job.target):
+    for runtime in job.runtimes:
         for key, payload in job.store.measurements(job.target.name, runtime):
             if payload["weights"] == "fine-tuned":
                 samples = tuple(payload["samples_ms"])
@@ -225,7 +225,7 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
         images = job.dataset.test.images_uint8(resolution)
         reference = torch_probabilities(job, winner.architecture, images[:PARITY_IMAGES])
         outputs: dict[str, np.ndarray] = {}
-        for runtime in winner.measured:
+        for runtime in dict.fromkeys(["onnxruntime", *winner.measured]):  # the ONNX file always ships
             job.report("check", len(outputs) / 2, f"parity and test accuracy on {runtime}")
             chosen = images if runtime == winner.runtime else images[:PARITY_IMAGES]
             outputs[runtime] = job.device(runtime).run_model(winner.files[runtime], chosen)

@@ -24,6 +24,7 @@ from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, fastest_runti
 from hwautoml.pipeline.tables import kept_table_path, records_path, save_table
 from hwautoml.pipeline.training import batch_size, checkpoint, restore, training_batches, training_listener
 from hwautoml.profilers.layer_profiler import reference_architecture
+from hwautoml.searchers.surrogate import smoothed
 from hwautoml.store.files import read_tensors, write_tensors
 from hwautoml.store.run_store import Evaluation
 
@@ -73,7 +74,8 @@ def _finalists(job: Job) -> list[Architecture]:
     stored = job.store.setting("finalists")
     if stored is not None:
         return [job.space.architecture(values) for values in stored]
-    scores = {e.architecture: e.accuracy for e in job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")}
+    scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
+    scores = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
     measured: dict[Architecture, Measurement] = {}
     for _ in range(MAX_SCREENS):
         screened = _next_to_screen(job, scores, measured)

@@ -87,7 +87,7 @@ def profile_stage(job: Job) -> None:
                 on_progress=job.on_progress,
             )
             save_table(table, kept_table_path(job, runtime))
-            others = [r for r in usable_runtimes(job.target) if r != runtime] if job.settings.runtime == "auto" else []
+            others = [r for r in job.runtimes if r != runtime]
             for other in others if job.profile_cap_sec >= MIN_SIBLING_CAP_SEC and table.origin == "measured" else []:
                 save_table(sibling_table(job, table, other), kept_table_path(job, other))
             payload.update(runtime=runtime, origin=table.origin, num_entries=len(table.entries))

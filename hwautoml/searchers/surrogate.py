@@ -8,6 +8,8 @@ Source of the scheme: NSGANetV2 (Lu et al. 2020), with upper confidence bounds i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,6 +83,19 @@ def _propose(problem: SearchProblem) -> list[Architecture]:
         pool = {candidates[i]: pool[candidates[i]] for i in kept}
         population = np.array([space.encode(a) for a in pool], dtype=np.int64)
     return _spread(problem, pool)
+
+
+def smoothed(space: SearchSpace, scores: Mapping[Architecture, float]) -> dict[Architecture, float]:
+    """Scores as the surrogate sees them, after the noise of a small validation set.
+
+    The best of many noisy scores is mostly the luckiest; what similar architectures reached tells the two apart.
+    """
+    known = list(scores)
+    if len(known) < MIN_SCORES:
+        return dict(scores)
+    features = _features(space, known)
+    mean, _ = fit(features, np.array([scores[a] for a in known]), NUM_ANALYTIC).predict(features)
+    return dict(zip(known, map(float, mean), strict=True))
 
 
 def _seeds(problem: SearchProblem) -> list[Architecture]:
