@@ -47,8 +47,8 @@ def search(
 ) -> dict[str, Any]:
     """The front of a trained run for another target or limit: seconds, no retraining.
 
-    Everything the run has scored is reused; what loading it leaves of ``budget_sec`` goes into scoring more. A target that cannot be
-    measured from here gets latencies estimated from its datasheet, and the result says so.
+    Everything the run has scored is reused; what loading leaves of ``budget_sec`` goes into scoring more.
+    A target that cannot be measured from here gets latencies estimated from its datasheet, and the result says so.
 
     Raises:
         InfeasibleLimitError: nothing in the space is predicted to meet the limit.
