@@ -222,6 +222,7 @@ def bench(
     artifacts: Annotated[list[Path], typer.Argument(help="ONNX files, .so files made by compile, bundle folders.")],
     target: Target = "cpu",
     threads: Annotated[int | None, typer.Option(help="[default: the target's]")] = None,
+    seed: Seed = 0,
     targets_dir: TargetsDir = None,
     json: Json = False,
 ) -> None:
@@ -229,7 +230,9 @@ def bench(
     with console.session(json) as show:
         from hwautoml.pipeline import bench as verb
 
-        result = verb(artifacts, target=target, threads=threads, targets_dir=targets_dir, on_progress=show.progress)
+        result = verb(
+            artifacts, target=target, threads=threads, seed=seed, targets_dir=targets_dir, on_progress=show.progress
+        )
         show.result(result, console.bench_summary)
 
 

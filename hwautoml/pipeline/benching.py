@@ -42,10 +42,13 @@ def bench(
     *,
     target: str = "cpu",
     threads: int | None = None,
+    seed: int = 0,
     targets_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Measure ONNX files, TVM libraries and bundles (each runtime inside) on a target.
+
+    ``seed`` is for the inputs and for the order within each round.
 
     Raises:
         InvalidValueError: an artifact is neither; RunFolderError: a bundle is damaged.
@@ -62,7 +65,7 @@ def bench(
         if chosen:
             on_progress(Progress("bench", index / len(usable), f"{len(chosen)} on {runtime}"))
             with device_for(found, runtime) as device:
-                results = device.measure([item.path for item in chosen], chosen[0].path, PROTOCOL)
+                results = device.measure([item.path for item in chosen], chosen[0].path, replace(PROTOCOL, seed=seed))
             rows += [_row(item, result, found.num_threads) for item, result in zip(chosen, results, strict=True)]
     on_progress(Progress("bench", 1.0))
     if not rows:
