@@ -45,6 +45,6 @@ def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
     tune = min(max(0.04 * total, 2.0), 120.0) if has_tvm else 0.0
     ship = min(7.0 + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
-    search = min(0.12 * rest, 150.0)
+    search = min(0.08 * rest, 120.0)
     train = 0.35 * (rest - search) if total > 300 else 0.6 * (rest - search)
     return Plan(total, train, search, ship, tune, finalists, max_evaluations=40 if total < 180 else 200)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hwautoml.supernets.training import TrainProgress, TrainState
 
 CHECKPOINT = "checkpoints/supernet.safetensors"
+REACH = 1.5  # a later search may loosen the limit this far; beyond, the shared weights are less trained
 
 
 def batch_size(num_images: int) -> int:
@@ -52,6 +53,7 @@ def train_supernet(job: Job) -> None:
 def _train(job: Job) -> dict[str, object]:
     import torch
 
+    from hwautoml.supernets.sandwich import Sandwich
     from hwautoml.supernets.scoring import Normalised
     from hwautoml.supernets.supernet import Supernet
     from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, supernet_step, train
@@ -64,10 +66,12 @@ def _train(job: Job) -> dict[str, object]:
     model = Normalised(supernet, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
     settings = TrainSettings(batch_size=batch_size(dataset.train.num_images), seed=job.settings.seed)
 
+    sandwich = Sandwich(job.space, lambda architecture: is_within_reach(job, architecture))
+
     def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
         return supernet_step(
             model,
-            job.space,
+            sandwich,
             num_random=1,
             rng=np.random.default_rng(job.settings.seed + state.steps),
             settings=settings,
@@ -91,6 +95,13 @@ def _train(job: Job) -> dict[str, object]:
         on_checkpoint=lambda current: checkpoint(path, supernet, current),
     )
     return {"images": state.images, "steps": state.steps, "epochs": state.images / dataset.train.num_images}
+
+
+def is_within_reach(job: Job, architecture: Architecture) -> bool:
+    """Whether the supernet is trained for it: up to ``REACH`` times the limit, on the fastest runtime."""
+    layers = job.space.layers(architecture)
+    fastest_ms = min(table.predict(layers).mean_ms for table in job.tables.values())
+    return fastest_ms <= REACH * job.settings.latency_ms
 
 
 def training_batches(

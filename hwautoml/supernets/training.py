@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwautoml.core.space import Architecture
+from hwautoml.supernets.sandwich import Sandwich
 
 Batches = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
 """One epoch of shuffled, augmented training batches: images (N, C, H, W) with values 0..255, labels (N,)."""
@@ -59,14 +59,6 @@ class TrainState:
     images: int = 0
     steps: int = 0
     momentum: dict[str, Tensor] | None = None
-
-
-class Sandwich(Protocol):
-    """The space's side of the sandwich rule."""
-
-    def largest(self) -> Architecture: ...
-    def smallest(self) -> Architecture: ...
-    def sample(self, rng: np.random.Generator) -> Architecture: ...
 
 
 def train(
@@ -124,7 +116,7 @@ def train(
 
 def supernet_step(
     supernet: nn.Module,
-    space: Sandwich,
+    sandwich: Sandwich,
     *,
     num_random: int,
     rng: np.random.Generator,
@@ -137,14 +129,13 @@ def supernet_step(
 
     The largest network learns from the labels; ``num_random`` random ones and the smallest in equal parts from
     the labels and from the largest, whose answers are poor for much of a short training (labels as well:
-    93.7 % against 92.4 % mean accuracy of random members on the digits). The block kinds of "largest" and
-    "smallest" are drawn anew, so that every kind is trained at both ends.
+    93.7 % against 92.4 % mean accuracy of random members on the digits).
     """
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        largest = _with_random_kinds(space, space.largest(), rng)
+        largest = sandwich.largest(rng)
         teacher, loss = None, None
-        students = [space.sample(rng) for _ in range(num_random)] + [_with_random_kinds(space, space.smallest(), rng)]
+        students = [*(sandwich.random(rng) for _ in range(num_random)), sandwich.smallest(rng)]
         for architecture in [largest, *students]:
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
                 logits = supernet(resize(images, architecture), architecture).float()
@@ -224,12 +215,6 @@ def fastest_setup(make_step: Callable[[torch.dtype | None], StepLoss], images: T
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _with_random_kinds(space: Sandwich, architecture: Architecture, rng: np.random.Generator) -> Architecture:
-    choices = getattr(space, "choices", ())
-    kinds = {c.name: c.options[rng.integers(len(c.options))] for c in choices if c.name.endswith(".kind")}
-    return space.architecture({**architecture.as_dict, **kinds})  # type: ignore[attr-defined]
 
 
 def _optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
