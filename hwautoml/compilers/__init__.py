@@ -17,9 +17,7 @@ from hwautoml.errors import UnknownNameError
 def backend_names() -> tuple[str, ...]:
     """Names of the backends, sorted; none of them is imported."""
     files = Path(__file__).parent.glob("*.py")
-    return tuple(
-        sorted(file.stem for file in files if file.stem != "base" and file.stem[0] != "_")
-    )
+    return tuple(sorted(file.stem for file in files if file.stem != "base" and file.stem[0] != "_"))
 
 
 def load_backend(name: str) -> Backend:

@@ -51,8 +51,8 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes files private; the result should be as readable as any other file.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -52,7 +52,9 @@ def _zig_or_error(triple: str, compiler: str, package: str) -> Linker:
 def _zig(triple: str) -> Linker:
     """Links with the C++ compiler inside the ziglang wheel."""
 
-    def link(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:
+    def link(
+        output: str, objects: list[str], options: list[str] | None = None, **_: object
+    ) -> None:
         command = [sys.executable, "-m", "ziglang", "c++", "-target", f"{triple}.{_ZIG_GLIBC}"]
         command += ["-shared", "-fPIC", "-o", output, *objects, *(options or [])]
         _LOGGER.debug("linking: %s", " ".join(command))

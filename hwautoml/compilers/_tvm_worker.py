@@ -13,9 +13,13 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from hwautoml.compilers._files import read_onnx, replaced_atomically
+from hwautoml.compilers._tvm_import import import_tvm
+from hwautoml.compilers._tvm_request import CompileRequest
 from hwautoml.errors import CompileError, HwAutoMLError
 
 if TYPE_CHECKING:
@@ -46,10 +50,8 @@ def main() -> int:
     # What TVM, LLVM or a linker print must not get between the events.
     events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    os.environ["TVM_NUM_THREADS"] = str(request["num_threads"])
-    # tvm_ffi imports torch when it can, only for tensors that this process never sees: 2 s.
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    request = CompileRequest.from_json(sys.stdin.read())
+    import_tvm(request.num_threads)
     try:
         events.send("result", **_serve(request, events))
     except HwAutoMLError as error:
@@ -58,9 +60,8 @@ def main() -> int:
     return 0
 
 
-def _serve(request: Mapping[str, object], events: _Events) -> dict[str, object]:
+def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     """Lowers, tunes if asked to, schedules, builds and writes one model."""
-    from hwautoml.compilers._files import read_onnx
     from hwautoml.schedules.dispatch import Machine
     from hwautoml.schedules.host import resolve_target
     from hwautoml.schedules.library import schedule_module
@@ -68,18 +69,18 @@ def _serve(request: Mapping[str, object], events: _Events) -> dict[str, object]:
     from hwautoml.schedules.records import Records
     from hwautoml.schedules.vector_unit import vector_unit
 
-    onnx_path, num_threads = Path(str(request["onnx_path"])), int(request["num_threads"])
-    model = read_onnx(onnx_path)
-    target = resolve_target(request["target"], num_threads)
-    imported = import_onnx(model, str(onnx_path))
+    model = read_onnx(request.onnx_path)
+    target = resolve_target(request.target, request.num_threads)
+    records = Records.load(request.records_path)
+    imported = import_onnx(model, str(request.onnx_path))
     description = _describe(imported)
     module = lower(imported, target)
-    machine = Machine(vector_unit(target), num_threads)
-    records = Records.load(_optional_path(request["records_path"]))
+    machine = Machine(vector_unit(target), request.num_threads)
+    _record_crashes(request, target, records)
     tune_sec = _tune(request, events, module, target, machine, records)
     module, report = schedule_module(module, machine, records.tilings(str(target)))
     events.send("progress", done=0, total=1, message="building")
-    _build(module, target, description, Path(str(request["out_path"])))
+    _build(module, target, description, request.out_path)
     return _result(report, tune_sec)
 
 
@@ -92,8 +93,21 @@ def _result(report: ScheduleReport, tune_sec: float) -> dict[str, object]:
     }
 
 
+def _record_crashes(request: CompileRequest, target: tvm.target.Target, records: Records) -> None:
+    """Marks what ended earlier workers, so that no later tuning tries it either."""
+    from hwautoml.schedules.records import Record
+    from hwautoml.schedules.tiling import Tiling
+
+    for trial in request.crashed:
+        known = records.get(str(target), trial.key) or Record(trial.name)
+        crashed = dict.fromkeys((*known.crashed, Tiling.from_json(trial.tiling)))
+        records.put(str(target), trial.key, replace(known, crashed=tuple(crashed)))
+    if request.crashed:
+        records.save()
+
+
 def _tune(
-    request: Mapping[str, object],
+    request: CompileRequest,
     events: _Events,
     module: tvm.IRModule,
     target: tvm.target.Target,
@@ -101,31 +115,23 @@ def _tune(
     records: Records,
 ) -> float:
     """Tunes for the requested time where the target can run here; returns the seconds spent."""
-    from dataclasses import replace
-
     from hwautoml.schedules.host import is_host
-    from hwautoml.schedules.records import Record
     from hwautoml.schedules.tiling import Tiling
     from hwautoml.schedules.tuner import Tuner
 
-    budget_sec = float(request["tune_budget_sec"])
-    for crash in request["crashed"]:
-        known = records.get(str(target), crash["key"]) or Record(crash["name"])
-        crashed = (*known.crashed, Tiling.from_json(crash["tiling"]))
-        records.put(str(target), crash["key"], replace(known, crashed=crashed))
-    if budget_sec <= 0:
+    if request.tune_budget_sec <= 0:
         return 0.0
     if not is_host(target):
         _LOGGER.warning("%s cannot be timed on this machine: fixed rule, no tuning", target)
         return 0.0
     started = time.perf_counter()
-    tuner = Tuner(module, target, machine, records, int(request["seed"]))
+    tuner = Tuner(module, target, machine, records, request.seed)
     total = sum(len(task.order) for task in tuner.tasks.values())
 
     def on_trial(key: str, name: str, tiling: Tiling, done: int) -> None:
         events.send("trial", key=key, name=name, tiling=tiling.to_json(), done=done, total=total)
 
-    tuner.run(budget_sec, on_trial)
+    tuner.run(request.tune_budget_sec, on_trial)
     return time.perf_counter() - started
 
 
@@ -161,7 +167,6 @@ def _build(
     from tvm import relax
     from tvm.relax.backend.cpu_generic import pipeline
 
-    from hwautoml.compilers._files import replaced_atomically
     from hwautoml.compilers._tvm_link import linker
 
     builder = relax.BlockBuilder(module)
@@ -178,10 +183,6 @@ def _build(
             executable.export_library(str(temporary), fcompile=compiler)
     except (tvm.error.InternalError, RuntimeError, ValueError, TypeError) as error:
         raise CompileError(f"TVM could not build the model: {error}") from error
-
-
-def _optional_path(value: object) -> Path | None:
-    return None if value is None else Path(str(value))
 
 
 if __name__ == "__main__":

@@ -18,15 +18,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 import hwautoml
-from hwautoml import errors
 from hwautoml.compilers._files import missing_packages
+from hwautoml.compilers._tvm_import import import_tvm
+from hwautoml.compilers._tvm_request import CompileRequest, CrashedTrial
 from hwautoml.compilers.base import CompiledModel, ProgressCallback
-from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError
+from hwautoml.errors import (
+    CompileError,
+    HwAutoMLError,
+    InvalidValueError,
+    RunFolderError,
+    UnsupportedOperatorError,
+)
 
 if TYPE_CHECKING:
     import tvm
@@ -39,6 +46,11 @@ _MAX_RESTARTS = 3
 _SILENCE_SEC = 300.0
 #: Time a worker has to end once it has said everything.
 _EXIT_SEC = 10.0
+#: Errors that a worker may report, by name.
+_RAISED: dict[str, Callable[..., HwAutoMLError]] = {
+    error.__name__: error
+    for error in (CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError)
+}
 
 
 def unavailable_reason() -> str | None:
@@ -75,22 +87,23 @@ def compile_model(
     """
     if num_threads < 1 or tune_budget_sec < 0:
         raise InvalidValueError(
-            "num_threads >= 1 and tune_budget_sec >= 0 must hold, "
-            f"but got ({num_threads}, {tune_budget_sec})"
+            f"num_threads >= 1 and tune_budget_sec >= 0 must hold, but got ({num_threads}, {tune_budget_sec})"
         )
     started = time.perf_counter()
     path = out_dir / FILE_NAME
-    request = {
-        "onnx_path": str(onnx_path.absolute()),
-        "out_path": str(path.absolute()),
-        "target": dict(tvm_target),
-        "num_threads": num_threads,
-        "tune_budget_sec": tune_budget_sec,
-        "records_path": None if records_path is None else str(records_path.absolute()),
-        "seed": seed,
-        "crashed": [],
-    }
-    result = _run_with_restarts(request, on_progress)
+    with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
+        # Without a file for the records, they still outlive a worker that crashes.
+        records = Path(folder) / "records.json" if records_path is None else records_path
+        request = CompileRequest(
+            onnx_path=onnx_path.absolute(),
+            out_path=path.absolute(),
+            target=dict(tvm_target),
+            num_threads=num_threads,
+            tune_budget_sec=tune_budget_sec,
+            records_path=records.absolute(),
+            seed=seed,
+        )
+        result = _run_with_restarts(request, on_progress)
     return CompiledModel(
         path=path,
         runtime=RUNTIME,
@@ -108,43 +121,38 @@ class _Worker:
 
     result: dict[str, Any] | None = None
     error: HwAutoMLError | None = None
-    trial: dict[str, Any] | None = None
+    trial: CrashedTrial | None = None
     stderr: str = ""
     exit_code: int = 0
 
 
 def _run_with_restarts(
-    request: dict[str, Any], on_progress: ProgressCallback | None
+    request: CompileRequest, on_progress: ProgressCallback | None
 ) -> dict[str, Any]:
-    """The worker's result; a candidate that kills the worker is skipped in its next life."""
-    deadline = time.perf_counter() + request["tune_budget_sec"]
-    with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
-        if request["records_path"] is None:
-            # The next life of a worker that crashed starts from what this one had recorded.
-            request["records_path"] = str(Path(folder) / "records.json")
-        for _ in range(_MAX_RESTARTS + 1):
-            worker = _run_worker(request, on_progress)
-            if worker.error is not None:
-                raise worker.error
-            if worker.result is not None:
-                return worker.result
-            if worker.trial is None or worker.exit_code >= 0:
-                break  # an error in our own code, not a crash: trying again would not help
-            _LOGGER.warning("candidate %s ended the tuner; skipped from now on", worker.trial)
-            crashed = {name: worker.trial[name] for name in ("key", "name", "tiling")}
-            request["crashed"].append(crashed)
-            request["tune_budget_sec"] = max(0.0, deadline - time.perf_counter())
+    """The worker's result; a candidate that ends the worker is skipped in its next life."""
+    deadline = time.perf_counter() + request.tune_budget_sec
+    for _ in range(_MAX_RESTARTS + 1):
+        worker = _run_worker(request, on_progress)
+        if worker.error is not None:
+            raise worker.error
+        if worker.result is not None:
+            return worker.result
+        if worker.trial is None or worker.exit_code >= 0:
+            break  # an error in our own code, not a crash: trying again would not help
+        _LOGGER.warning("candidate %s ended the tuner; skipped from now on", worker.trial)
+        left_sec = max(0.0, deadline - time.perf_counter())
+        request = request.after_crash(worker.trial, left_sec)
     raise CompileError(
-        f"the TVM compiler ended with exit code {worker.exit_code} on {request['onnx_path']}: "
+        f"the TVM compiler ended with exit code {worker.exit_code} on {request.onnx_path}: "
         f"{worker.stderr.strip()[-800:] or 'it printed nothing'}",
         fix="use the onnxruntime backend (runtime = onnxruntime in the target)",
     )
 
 
-def _run_worker(request: Mapping[str, Any], on_progress: ProgressCallback | None) -> _Worker:
+def _run_worker(request: CompileRequest, on_progress: ProgressCallback | None) -> _Worker:
     """One run of the worker process."""
     worker = _Worker()
-    environment = dict(os.environ, TVM_NUM_THREADS=str(request["num_threads"]))
+    environment = dict(os.environ, TVM_NUM_THREADS=str(request.num_threads))
     package_root = str(Path(hwautoml.__file__).parent.parent)
     search_path = [package_root, environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
@@ -172,14 +180,15 @@ def _run_worker(request: Mapping[str, Any], on_progress: ProgressCallback | None
 
 def _converse(
     process: subprocess.Popen[str],
-    request: Mapping[str, Any],
+    request: CompileRequest,
     worker: _Worker,
     on_progress: ProgressCallback | None,
 ) -> None:
     """Sends the request and follows the events until the worker's output ends."""
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        json.dump(request, process.stdin)
+        process.stdin.write(request.to_json())
         process.stdin.close()
     except BrokenPipeError:
         _LOGGER.debug("the worker ended before it read its request")
@@ -188,21 +197,21 @@ def _converse(
         if kind == "result":
             worker.result = event
         elif kind == "error":
-            error_type = getattr(errors, event["kind"], CompileError)
-            known = {CompileError, errors.UnsupportedOperatorError, errors.RunFolderError}
-            error_type = error_type if error_type in known else CompileError
-            worker.error = error_type(event["message"], fix=event["fix"])
+            worker.error = _RAISED[event["kind"]](event["message"], fix=event["fix"])
         elif kind == "trial":
-            worker.trial = event
-            if on_progress is not None:
-                on_progress(event["done"], event["total"], f"tuning {event['name']}")
+            worker.trial = CrashedTrial(event["key"], event["name"], event["tiling"])
+            _report(on_progress, event["done"], event["total"], f"tuning {event['name']}")
         else:
             worker.trial = None
-            if on_progress is not None:
-                on_progress(event["done"], event["total"], event["message"])
+            _report(on_progress, event["done"], event["total"], event["message"])
 
 
-def _events(process: subprocess.Popen[str], stream: TextIO) -> Iterator[dict[str, Any]]:
+def _report(on_progress: ProgressCallback | None, done: int, total: int, message: str) -> None:
+    if on_progress is not None:
+        on_progress(done, total, message)
+
+
+def _events(process: subprocess.Popen[str], stream: IO[str]) -> Iterator[dict[str, Any]]:
     """The worker's events; a watchdog ends a worker that has been silent for too long."""
     watchdog = threading.Timer(_SILENCE_SEC, process.kill)
     watchdog.start()
@@ -218,7 +227,7 @@ def _events(process: subprocess.Popen[str], stream: TextIO) -> Iterator[dict[str
 
 def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
     """The library in a virtual machine of this process; CompileError when it does not load."""
-    os.environ["TVM_NUM_THREADS"] = str(num_threads)
+    import_tvm(num_threads)
     import tvm
     from tvm import relax
 
@@ -272,7 +281,6 @@ class TvmModel:
         )
         if not fits or str(x.dtype) != self.input_dtype:
             raise InvalidValueError(
-                f"input {self.input_name} must be {self.input_dtype} {expected}, "
-                f"but got {x.dtype} {x.shape}"
+                f"input {self.input_name} must be {self.input_dtype} {expected}, but got {x.dtype} {x.shape}"
             )
         return tvm.runtime.tensor(np.ascontiguousarray(x))

@@ -26,9 +26,7 @@ class Family(Protocol):
 
     def candidates(self, kernel: Kernel, unit: VectorUnit) -> list[Tiling]: ...
 
-    def apply(
-        self, kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int
-    ) -> None: ...
+    def apply(self, kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None: ...
 
 
 FAMILIES: Sequence[Family] = (packed, windowed, reduction, softmax, elementwise)

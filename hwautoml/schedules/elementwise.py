@@ -32,5 +32,5 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
         kernel.schedule.fuse(*loops)
     if not kernel.has_condition(output):
         kernel.vectorize_tail(output, unit.lanes)
-    if num_threads > 1 and kernel.multiply_adds() >= _PARALLEL_STEPS:
+    if num_threads > 1 and kernel.num_steps >= _PARALLEL_STEPS:
         kernel.schedule.parallel(kernel.schedule.get_loops(output)[0])

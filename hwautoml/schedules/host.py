@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm.target import codegen
@@ -12,7 +13,7 @@ from tvm.target import codegen
 from hwautoml.errors import CompileError
 
 
-def resolve_target(mapping: Mapping[str, object], num_threads: int) -> tvm.target.Target:
+def resolve_target(mapping: Mapping[str, Any], num_threads: int) -> tvm.target.Target:
     """The target a mapping describes; ``mcpu = "native"`` is this machine's processor.
 
     Raises CompileError where TVM does not know the target.
@@ -32,7 +33,7 @@ def resolve_target(mapping: Mapping[str, object], num_threads: int) -> tvm.targe
     if "mcpu" in fields and not codegen.llvm_is_valid_cpu(str(fields["mcpu"]), triple):
         raise CompileError(
             f"LLVM knows no processor {fields['mcpu']!r} for {triple}",
-            fix="set mcpu to one that `llc -march=... -mcpu=help` lists, or to \"native\"",
+            fix='set mcpu to one that `llc -march=... -mcpu=help` lists, or to "native"',
         )
     return target
 

@@ -28,6 +28,8 @@ class Kernel:
         self.schedule = Schedule(tvm.IRModule({"main": function}))
         root = self.schedule.get_sblock("root")
         self.blocks: list[SBlockRV] = list(self.schedule.get_child_blocks(root))
+        #: Work of the function: steps of its largest block (0 where known only at run time).
+        self.num_steps = max((math.prod(self.extents(block)) for block in self.blocks), default=0)
         self.reductions = [block for block in self.blocks if self.reduction_extents(block)]
         self.before: list[SBlockRV] = []
         self.near: list[SBlockRV] = []
@@ -77,10 +79,6 @@ class Kernel:
         """The blocks before the reduction that pad its input."""
         return [block for block in self.before if self.has_condition(block)]
 
-    def multiply_adds(self) -> int:
-        """Work of the function, in steps of its largest block."""
-        return max((math.prod(self.extents(block)) for block in self.blocks), default=0)
-
     def inline(self, blocks: Sequence[SBlockRV]) -> None:
         """Computes each block inside its consumers."""
         for block in blocks:
@@ -116,9 +114,7 @@ class Kernel:
         variables = self.schedule.get(block).iter_vars
         return [_extent(variable) for variable in variables if int(variable.iter_type) == kind]
 
-    def _split_consumers(
-        self, consumers: list[SBlockRV]
-    ) -> tuple[list[SBlockRV], list[SBlockRV]]:
+    def _split_consumers(self, consumers: list[SBlockRV]) -> tuple[list[SBlockRV], list[SBlockRV]]:
         """Consumers with as many pixels as the first of them, then those with another shape."""
         shapes = [self.spatial_extents(block) for block in consumers]
         for position, shape in enumerate(shapes):

@@ -71,9 +71,7 @@ def schedule_module(
     return tvm.IRModule(done, attrs=module.attrs), report
 
 
-def schedule_by_rule(
-    function: tvm.tirx.PrimFunc, machine: Machine
-) -> tvm.tirx.PrimFunc | None:
+def schedule_by_rule(function: tvm.tirx.PrimFunc, machine: Machine) -> tvm.tirx.PrimFunc | None:
     """The function with the first of its candidates that applies, or None."""
     for tiling in dispatch.candidates(function, machine)[:8]:
         result = dispatch.scheduled(function, tiling, machine)

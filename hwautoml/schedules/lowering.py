@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import onnx
 import tvm
 from tvm import relax
@@ -11,6 +13,9 @@ from hwautoml.errors import CompileError, UnsupportedOperatorError
 from hwautoml.schedules.legalize import legalizers
 from hwautoml.schedules.simplify import simplify
 from hwautoml.schedules.vector_unit import vector_unit
+
+_LOGGER = logging.getLogger(__name__)
+
 
 def import_onnx(model: onnx.ModelProto, name: str) -> tvm.IRModule:
     """The relax module of a model; ``name`` is what errors call it.
@@ -45,12 +50,22 @@ def lower(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     module = simplify(tvm.transform.Sequential(before)(module))
     module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
     module = simplify(module)
-    after = [
+    legalise = [
         relax.transform.LegalizeOps(legalizers(vector_unit(target))),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
-        relax.transform.FuseOps(),
-        relax.transform.FuseTIR(),
     ]
     with target:
-        return tvm.transform.Sequential(after)(module)
+        module = tvm.transform.Sequential(legalise)(module)
+        return _fuse(module)
+
+
+def _fuse(module: tvm.IRModule) -> tvm.IRModule:
+    """Functions joined with what is computed element by element from their results."""
+    fuse = [relax.transform.FuseOps(), relax.transform.FuseTIR()]
+    try:
+        return tvm.transform.Sequential(fuse)(module)
+    except tvm.error.InternalError as error:
+        # TVM 0.27 cannot fuse some functions whose shapes are known only at run time.
+        _LOGGER.warning("not fused, so slower: %s", str(error).strip().splitlines()[-1])
+        return module

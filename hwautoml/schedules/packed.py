@@ -110,9 +110,9 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     loops = tile_output(kernel, output, tiling, packed=apart)
     schedule.compute_at(reduction, loops.outer[-1], preserve_unit_loops=True)
     place_paddings(kernel, loops, tiling, unit.lanes)
-    _tile_reduction(kernel, loops, tiling)
-    if num_threads > 1 and kernel.multiply_adds() >= PARALLEL_STEPS:
+    if num_threads > 1 and kernel.num_steps >= PARALLEL_STEPS:
         parallelize(kernel, loops)
+    _tile_reduction(kernel, loops, tiling)
 
 
 def _tile_reduction(kernel: Kernel, loops: TileLoops, tiling: Tiling) -> None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 from hwautoml.schedules.tiling import Tiling
@@ -40,7 +41,7 @@ class Record:
         }
 
     @staticmethod
-    def from_json(data: Mapping[str, object]) -> Record:
+    def from_json(data: Mapping[str, Any]) -> Record:
         """Raises InvalidValueError, KeyError or TypeError where `to_json` wrote no such thing."""
         tiling, time_us, num_tried = data["tiling"], data["time_us"], data["num_tried"]
         if not (time_us is None or (isinstance(time_us, float) and time_us > 0)):
@@ -121,6 +122,6 @@ class Records:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 json.dump(data, file, indent=1, allow_nan=False)
-            os.replace(temporary, self.path)
+            Path(temporary).replace(self.path)
         finally:
             Path(temporary).unlink(missing_ok=True)

@@ -17,13 +17,14 @@ def fits(kernel: Kernel) -> bool:
         return False
     if kernel.before or kernel.far or not kernel.near:
         return False
-    schedule, block = kernel.schedule, kernel.schedule.get(kernel.reduction)
+    block = kernel.schedule.get(kernel.reduction)
     spatial = [variable for variable in block.iter_vars if int(variable.iter_type) == 0]
-    source = block.reads[0]
-    contiguous = source.region[-1].min.same_as(spatial[-1].var)
-    shape = kernel.spatial_extents(kernel.reduction)
-    del schedule
-    return contiguous and 0 not in shape[1:] and kernel.spatial_extents(kernel.near[-1])[-1] == shape[-1]
+    contiguous = block.reads[0].region[-1].min.same_as(spatial[-1].var)
+    shape, result = (
+        kernel.spatial_extents(kernel.reduction),
+        kernel.spatial_extents(kernel.near[-1]),
+    )
+    return contiguous and 0 not in shape[1:] and result[-1] == shape[-1]
 
 
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
@@ -39,8 +40,7 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     """Schedules the kernel; too little work to be worth several threads."""
     schedule, reduction = kernel.schedule, kernel.reduction
     kernel.inline(kernel.near[:-1])
-    *rows, channel = schedule.get_loops(kernel.near[-1])
-    tile, vector = schedule.split(channel, [None, tiling.channels])
+    tile, vector = schedule.split(schedule.get_loops(kernel.near[-1])[-1], [None, tiling.channels])
     schedule.compute_at(reduction, tile, preserve_unit_loops=True)
     num_spatial = len(kernel.spatial_extents(reduction))
     num_reduced = len(kernel.reduction_extents(reduction))

@@ -212,9 +212,7 @@ def _reshaped(data: relax.Expr, traced: relax.Expr, target: tuple[int, ...]) -> 
     return data if static_shape(data) == tuple(target) else relax.op.reshape(data, target)
 
 
-def _permute(
-    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
-) -> relax.Expr | None:
+def _permute(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """Transposes that undo each other, or that move only axes of length one, are no transposes."""
     data, axes, shape = call.args[0], _axes(call), static_shape(call.args[0])
     if _is_call(values[0], "relax.permute_dims"):
@@ -245,9 +243,7 @@ def _per_channel(
     return _widen(mutator, call, values) if hoisted is None else hoisted
 
 
-def _hoist(
-    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
-) -> relax.Expr | None:
+def _hoist(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """Arithmetic on a transposed image is done before the transpose, which then cancels."""
     constant = constant_array(values[1]) if len(values) > 1 else np.zeros(())
     if not _is_call(values[0], "relax.permute_dims") or constant is None:

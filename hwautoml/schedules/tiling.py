@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -43,7 +44,7 @@ class Tiling:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: Mapping[str, object]) -> Tiling:
+    def from_json(data: Mapping[str, Any]) -> Tiling:
         """Raises InvalidValueError when ``data`` is not what `to_json` writes."""
         kinds = {field.name: type(field.default) for field in fields(Tiling)}
         if set(data) != set(kinds) or any(type(data[name]) is not kinds[name] for name in kinds):

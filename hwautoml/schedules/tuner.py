@@ -27,6 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 #: Multiply-adds per microsecond that an untimed function is taken to run at.
 _GUESSED_STEPS_PER_US = 20_000.0
 _GUESSED_OVERHEAD_US = 2.0
+#: A tuner that is ended loses at most this much work.
+_SAVE_INTERVAL_SEC = 1.0
 _MIN_REPEAT_MS, _NUM_REPEATS = 2, 4
 #: A candidate this many times slower than the best one is not timed any further.
 _HOPELESS_RATIO = 1.5
@@ -87,6 +89,7 @@ class Tuner:
     def run(self, budget_sec: float, on_trial: TrialCallback | None = None) -> int:
         """Tries candidates until the budget is spent; returns how many were tried."""
         deadline, num_trials = time.perf_counter() + budget_sec, 0
+        saved = time.perf_counter()
         while time.perf_counter() < deadline:
             open_tasks = [task for task in self.tasks.values() if not task.is_done]
             if not open_tasks:
@@ -100,7 +103,10 @@ class Tuner:
                 num_trials += 1
             task.record = replace(task.record, num_tried=task.record.num_tried + 1)
             self.records.put(str(self.target), task.key, task.record)
-            self.records.save()
+            if time.perf_counter() - saved > _SAVE_INTERVAL_SEC:
+                self.records.save()
+                saved = time.perf_counter()
+        self.records.save()
         return num_trials
 
     def _task(
@@ -112,7 +118,7 @@ class Tuner:
         if len(found) < 2:
             return None
         record = self.records.get(str(self.target), key) or Record(name)
-        guess_us = kernel.multiply_adds() / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
+        guess_us = kernel.num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
         order = _explore(found, np.random.default_rng(int(key, 16)))
         return _Task(key, name, function, num_calls, order, guess_us, record)
 
@@ -164,7 +170,9 @@ def _count_calls(module: tvm.IRModule) -> Counter[str]:
         if isinstance(expression, relax.Call):
             arguments: Iterable[relax.Expr] = expression.args
             calls.update(
-                argument.name_hint for argument in arguments if isinstance(argument, tvm.ir.GlobalVar)
+                argument.name_hint
+                for argument in arguments
+                if isinstance(argument, tvm.ir.GlobalVar)
             )
 
     for function in module.functions.values():

@@ -104,6 +104,8 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     loops = tile_output(kernel, output, tiling)
     schedule.compute_at(reduction, loops.outer[-1], preserve_unit_loops=True)
     place_paddings(kernel, loops, tiling, unit.lanes)
+    if num_threads > 1 and kernel.num_steps >= PARALLEL_STEPS:
+        parallelize(kernel, loops)
     inside = schedule.get_loops(reduction)[-6:]
     spatial, window = inside[:4], inside[4:]
     spatial[-1:] = schedule.split(spatial[-1], [None, tiling.lanes])
@@ -117,5 +119,3 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
         schedule.unroll(loop)
     schedule.set_scope(reduction, 0, "local")
     schedule.decompose_reduction(reduction, window[0])
-    if num_threads > 1 and kernel.multiply_adds() >= PARALLEL_STEPS:
-        parallelize(kernel, loops)

@@ -1,0 +1,47 @@
+"""What the caller asks of the worker process, as it travels: one JSON object."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CrashedTrial:
+    """A candidate that ended a worker: the function's key and name, the tiling as JSON."""
+
+    key: str
+    name: str
+    tiling: dict[str, object]
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """Paths are absolute. ``crashed`` candidates are recorded and not tried again."""
+
+    onnx_path: Path
+    out_path: Path
+    target: dict[str, object]
+    num_threads: int
+    tune_budget_sec: float
+    records_path: Path
+    seed: int
+    crashed: tuple[CrashedTrial, ...] = ()
+
+    def after_crash(self, trial: CrashedTrial, tune_budget_sec: float) -> CompileRequest:
+        """The request for the next worker: without ``trial``, with the time that is left."""
+        crashed = (*self.crashed, trial)
+        return replace(self, crashed=crashed, tune_budget_sec=tune_budget_sec)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @staticmethod
+    def from_json(text: str) -> CompileRequest:
+        data: dict[str, Any] = json.loads(text)
+        for name in ("onnx_path", "out_path", "records_path"):
+            data[name] = Path(data[name])
+        crashed = tuple(CrashedTrial(**trial) for trial in data.pop("crashed"))
+        return CompileRequest(**data, crashed=crashed)
