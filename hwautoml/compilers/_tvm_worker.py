@@ -74,7 +74,7 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     records = Records.load(request.records_path)
     imported = import_onnx(model, str(request.onnx_path))
     description = _describe(imported)
-    module = lower(imported, target)
+    module = lower(imported, target, str(request.onnx_path))
     machine = Machine(vector_unit(target), request.num_threads)
     _record_crashes(request, target, records)
     tune_sec = _tune(request, events, module, target, machine, records)

@@ -41,23 +41,31 @@ def import_onnx(model: onnx.ModelProto, name: str) -> tvm.IRModule:
         ) from error
 
 
-def lower(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Imported relax to fused, unscheduled functions in NHWC with packed weights."""
+def lower(module: tvm.IRModule, target: tvm.target.Target, name: str) -> tvm.IRModule:
+    """Imported relax to fused, unscheduled functions in NHWC with packed weights.
+
+    Raises CompileError, naming the model, where one of TVM's passes fails on it.
+    """
     before = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
     ]
-    module = simplify(tvm.transform.Sequential(before)(module))
-    module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
-    module = simplify(module)
     legalise = [
         relax.transform.LegalizeOps(legalizers(vector_unit(target))),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
     ]
-    with target:
-        module = tvm.transform.Sequential(legalise)(module)
-        return _fuse(module)
+    try:
+        module = simplify(tvm.transform.Sequential(before)(module))
+        module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
+        module = simplify(module)
+        with target:
+            return _fuse(tvm.transform.Sequential(legalise)(module))
+    except tvm.error.InternalError as error:
+        raise CompileError(
+            f"TVM could not lower {name}: {str(error).strip()[-300:]}",
+            fix="export with a fixed batch size, or use the onnxruntime backend",
+        ) from error
 
 
 def _fuse(module: tvm.IRModule) -> tvm.IRModule:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import Schedule
@@ -162,7 +163,7 @@ def _imported_clip(
     if bounds:
         array = constant_array(mutator.trace(bounds[0]))
         bound = float(array.reshape(())) if array is not None and array.size == 1 else None
-    if bound is None or static_shape(data) is None or static_shape(data) != static_shape(call):
+    if bound is None or not tvm_ffi.structural_equal(data.ty.shape, call.ty.shape):
         return None
     if kind is tirx.Max and bound == 0:
         return relax.op.nn.relu(data)
