@@ -9,6 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
+from hwautoml.errors import InvalidValueError
+
 #: Called with (functions or candidates done, of how many, what is being done).
 ProgressCallback = Callable[[int, int, str], None]
 
@@ -57,6 +59,19 @@ class Model(Protocol):
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """A function that runs the network once on ``x``, without copying it again."""
         ...
+
+
+def checked_input(model: Model, x: np.ndarray) -> np.ndarray:
+    """``x`` as a contiguous array; InvalidValueError where its shape or dtype does not fit."""
+    fits = x.ndim == len(model.input_shape) and all(
+        want in (-1, have) for want, have in zip(model.input_shape, x.shape, strict=True)
+    )
+    if not fits or str(x.dtype) != model.input_dtype:
+        raise InvalidValueError(
+            f"input {model.input_name} must be {model.input_dtype} {model.input_shape}, "
+            f"but got {x.dtype} {x.shape}"
+        )
+    return np.ascontiguousarray(x)
 
 
 class Backend(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwautoml.compilers._files import missing_packages, read_onnx, replaced_atomically
-from hwautoml.compilers.base import CompiledModel, ProgressCallback
+from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
 from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ class OnnxRuntimeModel:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
-        return self.session.run([self.output_name], {self.input_name: np.ascontiguousarray(x)})[0]
+        return self.session.run([self.output_name], {self.input_name: checked_input(self, x)})[0]
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x`` with input and output bound, so that no call copies either."""
         import onnxruntime
 
         binding = self.session.io_binding()
-        source = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x))
+        source = onnxruntime.OrtValue.ortvalue_from_numpy(checked_input(self, x))
         binding.bind_ortvalue_input(self.input_name, source)
         binding.bind_output(self.output_name, "cpu")
         session = self.session

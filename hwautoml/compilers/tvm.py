@@ -26,7 +26,7 @@ import hwautoml
 from hwautoml.compilers._files import missing_packages
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_request import CompileRequest, CrashedTrial
-from hwautoml.compilers.base import CompiledModel, ProgressCallback
+from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
 from hwautoml.errors import (
     CompileError,
     HwAutoMLError,
@@ -275,12 +275,4 @@ class TvmModel:
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
 
-        expected = tuple(self.input_shape)
-        fits = x.ndim == len(expected) and all(
-            want in (-1, have) for want, have in zip(expected, x.shape, strict=True)
-        )
-        if not fits or str(x.dtype) != self.input_dtype:
-            raise InvalidValueError(
-                f"input {self.input_name} must be {self.input_dtype} {expected}, but got {x.dtype} {x.shape}"
-            )
-        return tvm.runtime.tensor(np.ascontiguousarray(x))
+        return tvm.runtime.tensor(checked_input(self, x))

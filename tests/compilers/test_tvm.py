@@ -1,0 +1,150 @@
+"""What only the TVM backend promises: tuning records, crashes, targets, errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto
+
+from hwautoml.compilers import load_backend, tvm
+from hwautoml.errors import CompileError, RunFolderError, UnsupportedOperatorError
+from hwautoml.schedules.records import Records
+from tests.compilers.graphs import GraphBuilder
+
+HOST = {"kind": "llvm", "mcpu": "native"}
+CORTEX_A72 = {
+    "kind": "llvm",
+    "mtriple": "aarch64-linux-gnu",
+    "mcpu": "cortex-a72",
+    "mattr": ["+neon"],
+}
+HAS_CROSS_LINKER = bool(
+    shutil.which("aarch64-linux-gnu-g++") or importlib.util.find_spec("ziglang")
+)
+
+
+@pytest.fixture(scope="module")
+def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two convolutions and a head."""
+    graph = GraphBuilder((1, 16, 16, 3), TensorProto.UINT8)
+    x = graph.activation(graph.conv(graph.normalised(3), 3, 16, 3), "relu")
+    x = graph.activation(graph.conv(x, 16, 32, 3, 2), "hardswish")
+    return graph.save(tmp_path_factory.mktemp("onnx") / "net.onnx", graph.head(x, 32, 5))
+
+
+def test_the_caller_never_imports_tvm_to_compile(onnx_path: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hwautoml.compilers import load_backend; "
+        f"load_backend('tvm').compile_model(Path({str(onnx_path)!r}), Path({str(tmp_path)!r}), "
+        f"tvm_target={HOST!r}); assert not {{'tvm', 'torch'}} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_records_outlive_a_tuning_and_serve_the_next(onnx_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    compile_model = load_backend("tvm").compile_model
+    first = compile_model(
+        onnx_path, tmp_path / "a", tvm_target=HOST, tune_budget_sec=2.0, records_path=path
+    )
+    assert first.tuned >= 1
+    assert 1.5 < first.tune_sec < 6.0
+    (tilings,) = (Records.load(path).tilings(target) for target in Records.load(path).by_target)
+    second = compile_model(onnx_path, tmp_path / "b", tvm_target=HOST, records_path=path)
+    assert second.tuned == first.tuned == len(tilings)
+    assert second.tune_sec == 0.0
+
+
+def test_damaged_records_are_an_error(onnx_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    path.write_text("{")
+    with pytest.raises(RunFolderError, match=r"records\.json"):
+        tvm.compile_model(onnx_path, tmp_path / "out", tvm_target=HOST, records_path=path)
+    assert path.read_text() == "{"
+
+
+def children_of(process_id: int) -> list[int]:
+    """Ids of the child processes of a process."""
+    tasks = Path(f"/proc/{process_id}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the worker through /proc")
+def test_a_candidate_that_kills_the_worker_is_skipped(onnx_path: Path, tmp_path: Path) -> None:
+    """The worker gets the signal a crashing candidate would cause; the model is still built."""
+    path, killed = tmp_path / "records.json", []
+
+    def kill_once(_done: int, _total: int, message: str) -> None:
+        if message.startswith("tuning") and not killed:
+            killed.extend(
+                child
+                for child in children_of(os.getpid())
+                if b"_tvm_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+            )
+            for child in killed:
+                os.kill(child, signal.SIGSEGV)
+            time.sleep(0.2)
+
+    compiled = tvm.compile_model(
+        onnx_path,
+        tmp_path / "out",
+        tvm_target=HOST,
+        tune_budget_sec=6.0,
+        records_path=path,
+        on_progress=kill_once,
+    )
+    assert len(killed) == 1
+    assert compiled.path.exists()
+    (entries,) = Records.load(path).by_target.values()
+    assert sum(len(record.crashed) for record in entries.values()) == 1
+
+
+def test_operator_the_importer_lacks(tmp_path: Path) -> None:
+    graph = GraphBuilder((1, 4))
+    bits = graph.node("Cast", "images", to=TensorProto.INT32)
+    random = graph.node("Bernoulli", graph.node("Cast", bits, to=TensorProto.FLOAT))
+    path = graph.save(tmp_path / "random.onnx", random)
+    with pytest.raises(UnsupportedOperatorError, match="Bernoulli"):
+        tvm.compile_model(path, tmp_path / "out", tvm_target=HOST)
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ({"kind": "llvmm"}, "llvmm"),
+        ({"kind": "llvm", "mcpu": "znver99"}, "znver99"),
+        ({"kind": "llvm", "cpu": "native"}, "cpu"),
+    ],
+)
+def test_unknown_target_is_named(
+    onnx_path: Path, tmp_path: Path, target: dict[str, object], named: str
+) -> None:
+    with pytest.raises(CompileError, match=named):
+        tvm.compile_model(onnx_path, tmp_path, tvm_target=target)
+
+
+@pytest.mark.skipif(HAS_CROSS_LINKER, reason="this machine can link for aarch64")
+def test_no_cross_linker_names_both_ways_out(onnx_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        CompileError, match=r"apt install g\+\+-aarch64-linux-gnu.*pip install ziglang"
+    ):
+        tvm.compile_model(onnx_path, tmp_path, tvm_target=CORTEX_A72)
+
+
+@pytest.mark.skipif(
+    not HAS_CROSS_LINKER,
+    reason="needs aarch64-linux-gnu-g++ (apt install g++-aarch64-linux-gnu) or pip install ziglang",
+)
+def test_cross_compiled_library_is_for_the_target(onnx_path: Path, tmp_path: Path) -> None:
+    compiled = tvm.compile_model(onnx_path, tmp_path, tvm_target=CORTEX_A72, tune_budget_sec=5.0)
+    header = compiled.path.read_bytes()[:20]
+    assert (header[:4], header[18]) == (b"\x7fELF", 0xB7)
+    assert (compiled.tuned, compiled.fallbacks) == (0, ())
