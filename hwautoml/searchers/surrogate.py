@@ -33,7 +33,9 @@ def search(problem: SearchProblem) -> None:
     _evaluate_initial(problem)
     while not problem.is_over:
         if len(problem.scores) < MIN_SCORES:
-            problem.evaluate_once(sample_feasible(problem))
+            # Fewer than that may be within the limit; the surrogate learns from others too.
+            drawn = sample_feasible(problem)
+            problem.evaluate_once(problem.space.sample(problem.rng) if drawn in problem.scores else drawn)
             continue
         proposals = _propose(problem)
         if not proposals:
