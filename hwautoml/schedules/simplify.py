@@ -118,6 +118,10 @@ def _fold(call: relax.Call, values: list[relax.Expr]) -> np.ndarray | None:
     return np.ascontiguousarray(folder(call.attrs, *arrays)).astype(call.ty.dtype.dtype)
 
 
+def _fold_where(_: tvm.ir.Attrs, condition: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.where(condition, a, b)
+
+
 def _fold_take(attrs: tvm.ir.Attrs, data: np.ndarray, indices: np.ndarray) -> np.ndarray:
     return np.take(data, indices, axis=None if attrs.axis is None else int(attrs.axis))
 
@@ -129,7 +133,7 @@ _FOLDERS: dict[str, Callable[..., np.ndarray]] = {
     "relax.divide": lambda _, a, b: a / b,
     "relax.isnan": lambda _, a: np.isnan(a),
     "relax.less": lambda _, a, b: a < b,
-    "relax.where": lambda _, condition, a, b: np.where(condition, a, b),
+    "relax.where": _fold_where,
     "relax.sqrt": lambda _, a: np.sqrt(a),
     "relax.astype": lambda _, a: a,
     "relax.take": _fold_take,

@@ -118,7 +118,7 @@ def test_whole_network(tmp_path: Path, before_transpose: bool) -> None:
     assert assert_same(path, tmp_path) == ()
 
 
-@pytest.mark.parametrize("mcpu", ["haswell", "nehalem"])
+@pytest.mark.parametrize("mcpu", ["haswell", pytest.param("nehalem", marks=pytest.mark.slow)])
 def test_narrower_vectors(tmp_path: Path, mcpu: str) -> None:
     """AVX2 and SSE code of the same network."""
     path = network(tmp_path / "net.onnx")
@@ -157,4 +157,4 @@ def test_fallbacks_are_correct_and_named(tmp_path: Path) -> None:
 def test_tuned_network(tmp_path: Path) -> None:
     """What the tuner picks still computes the same."""
     path = network(tmp_path / "net.onnx")
-    assert assert_same(path, tmp_path, tune_budget_sec=4.0) == ()
+    assert assert_same(path, tmp_path, tune_budget_sec=2.0) == ()
