@@ -26,6 +26,8 @@ def read_json(path: Path) -> Any:
         raise RunFolderError(f"{path} does not exist") from error
     except json.JSONDecodeError as error:
         raise RunFolderError(f"{path} is damaged at line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is damaged at byte {error.start}: it is no UTF-8 text") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
