@@ -77,7 +77,8 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
         [int(value) for value in values]
         for values in (attrs.strides, attrs.padding, attrs.dilation)
     )
-    groups, (_, _, inputs, outputs) = int(attrs.groups), weights.shape
+    groups = int(attrs.groups)
+    inputs, outputs = weights.shape[2:]
     if groups == 1:
         packed = relax.const(pack_weights(weights, packing_lanes(outputs, unit)), "float32")
         arguments = (call.args[0], packed, outputs, strides, padding, dilation)
@@ -91,8 +92,9 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
 
 def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
     weights = constant_array(call.args[1])
-    is_dense = weights is not None and weights.ndim == 2 and int(call.args[0].ty.ndim) == 2
-    if not is_dense or str(call.ty.dtype) != "float32":
+    if weights is None or weights.ndim != 2 or int(call.args[0].ty.ndim) != 2:
+        return _default(builder, call)
+    if str(call.ty.dtype) != "float32":
         return _default(builder, call)
     outputs = weights.shape[1]
     packed = pack_weights(weights[None, None], packing_lanes(outputs, unit))
@@ -127,7 +129,9 @@ def _float_unary(compute: Callable[[te.Tensor], te.Tensor]) -> Legalizer:
     return legalize
 
 
-def _call(builder: relax.BlockBuilder, compute: Callable, *arguments, hint: str) -> relax.Expr:
+def _call(
+    builder: relax.BlockBuilder, compute: Callable[..., te.Tensor], *arguments: object, hint: str
+) -> relax.Expr:
     return builder.call_te(
         compute, *arguments, primfunc_name_hint=hint, primfunc_attrs=_OUT_ELEMENTWISE_FUSABLE
     )
