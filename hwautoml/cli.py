@@ -6,9 +6,10 @@ Nothing heavy is imported before a verb runs, so that ``--help`` answers at once
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,7 +29,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 targets_app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
-app.add_typer(targets_app, name="targets", help="Known targets, what each needs, and which work from this machine.")
+app.add_typer(
+    targets_app,
+    name="targets",
+    help="Known targets, what each needs, and which work from this machine.",
+    epilog="Example: hwautoml targets --json",
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same choices.")]
@@ -74,7 +80,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Images and a target in; a trained, exported, compiled, measured, shippable model out."""
-    with console.session(json, resume_hint=_resume_hint(source, out)) as show:
+    hint = _resume_hint(source, out=out, targets_dir=targets_dir, profiles_dir=profiles_dir)
+    with console.session(json, resume_hint=hint) as show:
         from hwautoml.pipeline import run as verb
 
         result = verb(
@@ -106,10 +113,14 @@ def targets(context: typer.Context, targets_dir: TargetsDir = None, json: Json =
 
 @targets_app.command("show", epilog="Example: hwautoml targets show rpi4")
 def targets_show(
-    name: Annotated[str, typer.Argument(help="Name of a target.")], targets_dir: TargetsDir = None, json: Json = False
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of a target.")],
+    targets_dir: TargetsDir = None,
+    json: Json = False,
 ) -> None:
     """Everything known about one target."""
-    _show_targets(name, targets_dir, json)
+    before = context.parent.params if context.parent is not None else {}  # hwautoml targets --json show NAME
+    _show_targets(name, targets_dir or before.get("targets_dir"), json or bool(before.get("json")))
 
 
 @app.command(epilog="Example: hwautoml profile --target cpu --image-size 32")
@@ -280,11 +291,11 @@ def _channels(text: str | None) -> int | None:
     return known[text]
 
 
-def _resume_hint(source: str | None, out: Path | None) -> str:
-    command: list[Any] = (
-        ["hwautoml run"] + ([source] if source else []) + ["--resume"] + (["--out", out] if out else [])
-    )
-    return "go on with: " + " ".join(str(part) for part in command)
+def _resume_hint(source: str | None, **folders: Path | None) -> str:
+    command = ["hwautoml", "run", *([source] if source else []), "--resume"]
+    for name, folder in folders.items():
+        command += [f"--{name.replace('_', '-')}", str(folder)] if folder is not None else []
+    return "go on with: " + shlex.join(command)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target
+from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline import results
 from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings, require_same
 from hwautoml.pipeline.tables import choose_runtime, profile_stage, require_local
+from hwautoml.searchers import load_searcher
 from hwautoml.store.files import read_json
 from hwautoml.store.run_store import RunStore
 
@@ -70,19 +71,28 @@ def run(
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
         given["source"] = str(Path(source).resolve())  # resuming works from any folder
+    if not resume and (overwrite or not (folder / "journal.sqlite").is_file()):
+        _checked_target(_new_settings(given), targets_dir)  # before a folder is made or deleted
     with _open_store(folder, given, resume=resume, overwrite=overwrite) as store:
         settings = RunSettings.from_json(store.setting("settings"))
         if store.stage("ship") is not None:
             return dict(read_json(folder / "result.json"))
-        found = load_target(settings.target, target_folders(targets_dir))
-        require_local(found)
-        choose_runtime(found, settings.runtime)
+        found = _checked_target(settings, targets_dir)
         job = Job(store, settings, found, on_progress, profiles_dir)
         try:
             return _run_stages(job)
         finally:
             job.close_devices()
             job.save_elapsed()
+
+
+def _checked_target(settings: RunSettings, targets_dir: Path | None) -> Target:
+    """The run's target; refuses what would only fail after an hour of training."""
+    load_searcher(settings.searcher)
+    found = load_target(settings.target, target_folders(targets_dir))
+    require_local(found)
+    choose_runtime(found, settings.runtime)
+    return found
 
 
 def _run_stages(job: Job) -> dict[str, Any]:
@@ -201,8 +211,7 @@ def _run_folder(out: str | Path | None, source: str | None) -> Path:
 def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite: bool) -> RunStore:
     """The run's store with its settings in it: the stored ones when resuming, else the given ones."""
     exists = (folder / "journal.sqlite").is_file()
-    if exists and overwrite and not resume:
-        RunStore(folder).close()  # refuses when another process is at work in it
+    if exists and not resume and (_never_trained(folder) or overwrite):
         shutil.rmtree(folder)
         exists = False
     if exists and not resume:
@@ -229,6 +238,16 @@ def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite:
         return store
     store.set_setting("settings", (settings if not exists else _new_settings(given)).to_json())
     return store
+
+
+def _never_trained(folder: Path) -> bool:
+    """Refused for its images or its limit, say: nothing in it is worth a question.
+
+    Raises:
+        RunFolderError: another process is at work in it.
+    """
+    with RunStore(folder) as store:
+        return store.setting("plan") is None
 
 
 def _new_settings(given: dict[str, Any]) -> RunSettings:

@@ -28,9 +28,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms < float("inf"):
             raise InvalidValueError(f"latency limit must be a positive number of ms, got {self.latency_ms}")
-        if self.budget_sec is not None and self.budget_sec < MIN_BUDGET_SEC:
+        if self.budget_sec is not None and not MIN_BUDGET_SEC <= self.budget_sec < float("inf"):
             raise InvalidValueError(
-                f"a budget of {self.budget_sec:g} s is too short to train, export and measure anything",
+                f"training, exporting and measuring take {MIN_BUDGET_SEC:g} s or more, got {self.budget_sec:g} s",
                 fix=f"--budget {MIN_BUDGET_SEC:g}s or more",
             )
         if not 0 <= self.seed < 2**31:
