@@ -43,7 +43,7 @@ def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
     """
     finalists = 1 if total < 60 else 2 if total < 400 else 3
     tune = min(max(0.04 * total, 2.0), 120.0) if has_tvm else 0.0
-    ship = min(7.0 + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
+    ship = min(10.0 + 0.015 * total + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
     search = min(0.08 * rest, 120.0)
     train = 0.35 * (rest - search) if total > 300 else 0.6 * (rest - search)

@@ -47,25 +47,26 @@ def specialise_stage(job: Job) -> None:
         return
     with job.timed_stage("specialise") as payload:
         finalists = _finalists(job)
-        seconds = _training_sec(job)
-        trainer = _FineTuner(job)
-        leader, first_share = finalists[0], 0.0
+        trainer, leader = _FineTuner(job), finalists[0]
         if len(finalists) > 1:
-            first_share = FIRST_ROUND_SHARE
+            seconds = FIRST_ROUND_SHARE * _left_sec(job, "first")
             for architecture in finalists:
-                trainer.train(architecture, "first", first_share * seconds / len(finalists))
+                trainer.train(architecture, "first", seconds / len(finalists))
             leader = max(finalists, key=lambda a: trainer.accuracy(a, "first"))
-        trainer.train(leader, "second", (1 - first_share) * seconds)
+        trainer.train(leader, "second", _left_sec(job, "second"))
         payload["finalists"] = [a.id for a in finalists]
         payload["leader"] = leader.id
 
 
-def _training_sec(job: Job) -> float:
-    """What is left of the budget once the time to ship is set aside; decided once, so that resuming keeps it."""
-    stored = job.store.setting("specialise_sec")
+def _left_sec(job: Job, phase: str) -> float:
+    """What is left of the budget when a phase begins, with the time to score and ship set aside.
+
+    Written down, so that resuming keeps it.
+    """
+    stored = job.store.setting(f"left_sec.{phase}")
     if stored is None:
-        stored = max(job.plan.total - job.elapsed_sec - job.plan.ship, 0.1 * job.plan.total)
-        job.store.set_setting("specialise_sec", stored)
+        stored = max(job.plan.total - job.elapsed_sec - job.plan.ship, 0.05 * job.plan.total)
+        job.store.set_setting(f"left_sec.{phase}", stored)
     return float(stored)
 
 

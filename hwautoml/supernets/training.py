@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from hwautoml.core.space import Architecture
 from hwautoml.supernets.sandwich import Sandwich
+from hwautoml.supernets.threads import ThreadTuner, max_threads
 
 Batches = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
 """One epoch of shuffled, augmented training batches: images (N, C, H, W) with values 0..255, labels (N,)."""
@@ -83,6 +84,7 @@ def train(
     generator = torch.Generator().manual_seed(settings.seed + state.steps)
     before, started, saved = state.seconds, time.monotonic(), time.monotonic()
     images_before = state.images
+    tuner = ThreadTuner() if next(network.parameters()).device.type == "cpu" else None
     network.train()
     try:
         while state.steps == 0 or state.seconds < budget_sec:
@@ -94,9 +96,11 @@ def train(
                 loss = step(images, labels)
                 nn.utils.clip_grad_norm_(network.parameters(), settings.gradient_clip)
                 optimizer.step()
-                now = time.monotonic()
+                previous, now = state.seconds, time.monotonic()
                 state.seconds, state.steps = before + now - started, state.steps + 1
                 state.images += len(labels)
+                if tuner is not None:
+                    tuner.after_step(state.seconds - previous)
                 if on_progress is not None:
                     speed = (state.images - images_before) / max(now - started, 1e-9)
                     on_progress(
@@ -196,7 +200,7 @@ def fastest_setup(make_step: Callable[[torch.dtype | None], StepLoss], images: T
     """
     device = images.device.type
     dtypes = [None] if autocast_dtype(device) is None else [None, autocast_dtype(device)]
-    threads = [torch.get_num_threads()] if device != "cpu" else sorted({1, torch.get_num_threads()})
+    threads = [torch.get_num_threads()] if device != "cpu" else sorted({1, max_threads()})
     images, labels = images[:64], labels[:64]
     best: tuple[float, ComputeSetup] | None = None
     for setup in (ComputeSetup(dtype, number) for dtype in dtypes for number in threads):
