@@ -1,0 +1,72 @@
+"""Real stores, targets and tables for 8x8 grey images, without measuring or training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwautoml.compilers import load_backend
+from hwautoml.core.latency_file import save
+from hwautoml.core.latency_prior import roofline_table
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.progress import silent
+from hwautoml.core.resources import target_folders
+from hwautoml.core.target import Target, load_target
+from hwautoml.devices.machine import fingerprint
+from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.settings import RunSettings
+from hwautoml.pipeline.tables import table_path
+from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.store.run_store import RunStore
+
+SPACE = MobileSpace(8, 1, 10)
+
+
+@pytest.fixture
+def space() -> MobileSpace:
+    return SPACE
+
+
+@pytest.fixture
+def cpu() -> Target:
+    return load_target("cpu", target_folders())
+
+
+@pytest.fixture
+def table(cpu: Target) -> LatencyTable:
+    """Estimated figures under this machine's conditions, so that it is taken for one measured here."""
+    costs = [(layer, SPACE.cost(layer)) for layer in SPACE.all_layers()]
+    made = roofline_table(cpu, costs, space=SPACE.family, runtime="onnxruntime", batch=1, precision="fp32")
+    version = load_backend("onnxruntime").version()
+    conditions = {"fingerprint": fingerprint("onnxruntime", version), "runtime_version": version}
+    return replace(made, conditions=conditions)
+
+
+@pytest.fixture
+def profiles_dir(tmp_path: Path, cpu: Target, table: LatencyTable) -> Path:
+    """A folder with that table where it is looked for."""
+    folder = tmp_path / "profiles"
+    path = table_path(cpu, "onnxruntime", SPACE, folder)
+    path.parent.mkdir(parents=True)
+    save(table, path)
+    return folder
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, cpu: Target, table: LatencyTable) -> Iterator[Callable[..., Job]]:
+    stores: list[RunStore] = []
+
+    def make(name: str = "run", **settings: object) -> Job:
+        store = RunStore(tmp_path / name, create=True)
+        stores.append(store)
+        given = {"source": "digits", "target": "cpu", "latency_ms": 1.0, **settings}
+        job = Job(store, RunSettings(**given), cpu, silent)  # type: ignore[arg-type]
+        job.space, job.tables = SPACE, {"onnxruntime": table}
+        return job
+
+    yield make
+    for store in stores:
+        store.close()

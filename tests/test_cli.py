@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+import hwautoml
+from hwautoml import console, pipeline
+from hwautoml.cli import app
+from hwautoml.core.duration import format_duration, parse_duration
+from hwautoml.errors import HwAutoMLError, InvalidValueError
+
+VERBS = tuple(pipeline.__all__)
+# Flags whose name or type differs from the verb's argument: what a person types, and what a program does.
+RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
+CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress"}
+POSITIONAL = {
+    "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "targets show": ["name"],
+}  # fmt: skip
+
+
+def commands() -> dict[str, Any]:
+    """Every command that does something, by what is typed."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        found[name] = command
+        found |= {f"{name} {inner}": sub for inner, sub in getattr(command, "commands", {}).items()}
+    return found
+
+
+def arguments(verb: str) -> dict[str, inspect.Parameter]:
+    signature = inspect.signature(getattr(pipeline, verb)).parameters
+    return {name: p for name, p in signature.items() if name not in PYTHON_ONLY}
+
+
+def flags(name: str) -> dict[str, Any]:
+    """By the name of the verb's argument."""
+    parameters = commands()[name].params
+    return {RENAMED.get(p.name or "", p.name or ""): p for p in parameters if p.name not in CLI_ONLY | {"help"}}
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(autouse=True)
+def sigterm() -> Iterator[None]:
+    """Commands install a handler of their own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_every_verb_is_a_command_and_every_command_a_verb() -> None:
+    assert {name.split()[0] for name in commands()} == set(VERBS)
+    assert set(VERBS) == set(hwautoml.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_flags_are_the_verbs_arguments(verb: str) -> None:
+    given = flags(verb)
+    if verb == "targets":  # its name is given as: targets show NAME
+        assert set(flags("targets show")) - {"targets_dir"} == {"name"}
+        given = {**given, "name": flags("targets show")["name"]}
+    assert set(given) == set(arguments(verb))
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_flags_are_spelled_like_their_arguments(name: str) -> None:
+    for argument, flag in flags(name).items():
+        if argument in POSITIONAL.get(name, []):
+            assert flag.param_type_name == "argument", argument
+            continue
+        typed = {long: short for short, long in RENAMED.items()}.get(argument, argument)
+        assert f"--{typed.replace('_', '-')}" in flag.opts, argument
+        assert getattr(flag, "help", None), f"{name} --{typed} has no help"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_defaults_are_the_verbs(verb: str) -> None:
+    """``run``'s None stands for what the stored settings or the data say."""
+    translate = {"budget_sec": parse_duration, "tune_sec": lambda text: 0.0 if text is None else parse_duration(text)}
+    for name, parameter in arguments(verb).items():
+        if parameter.default is inspect.Parameter.empty or (verb, name) == ("targets", "name"):
+            continue
+        default = flags(verb)[name].default
+        if name == "channels" and default is not None:
+            default = {"rgb": 3, "grey": 1}[default]
+        elif default is not None or name == "tune_sec":
+            default = translate.get(name, lambda value: value)(default)
+        assert default == parameter.default, f"--{name}"
+
+
+class Recorded(HwAutoMLError):
+    """Ends a command once its verb was called."""
+
+
+def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    signature = inspect.signature(getattr(pipeline, verb))
+
+    def record(*args: Any, **options: Any) -> None:
+        seen.update(signature.bind(*args, **options).arguments)
+        raise Recorded("stop")
+
+    monkeypatch.setattr(pipeline, verb, record)
+    result = invoke(*words)
+    assert result.exit_code == 1 and "stop" in result.stderr, result.output
+    return {name: value for name, value in seen.items() if name not in PYTHON_ONLY}
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "expected"),
+    [
+        (
+            "run",
+            "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
+            "--searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
+            {
+                "source": "photos", "target": "gpu", "latency_ms": 0.5, "out": Path("x"), "budget_sec": 1200.0,
+                "image_size": 48, "channels": 1, "runtime": "tvm", "searcher": "random", "seed": 7, "resume": True,
+                "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+            },
+        ),
+        (
+            "profile",
+            "--target gpu --image-size 48 --channels grey --runtime tvm --budget 90s --seed 7 --targets-dir t "
+            "--profiles-dir p",
+            {
+                "target": "gpu", "image_size": 48, "channels": 1, "runtime": "tvm", "budget_sec": 90.0, "seed": 7,
+                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+            },
+        ),
+        (
+            "search",
+            "--run r --target gpu --latency-ms 0.5 --runtime tvm --budget 3s --seed 7 --targets-dir t --profiles-dir p",
+            {
+                "run": Path("r"), "target": "gpu", "latency_ms": 0.5, "runtime": "tvm", "budget_sec": 3.0, "seed": 7,
+                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+            },
+        ),
+        (
+            "export",
+            "--run r --arch abc --format onnx --out x.onnx",
+            {"run": Path("r"), "arch": "abc", "format": "onnx", "out": Path("x.onnx")},
+        ),
+        (
+            "compile",
+            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --seed 7 --targets-dir t --profiles-dir p",
+            {
+                "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
+                "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+            },
+        ),
+        (
+            "bench",
+            "a.onnx b.so --target gpu --threads 2 --seed 7 --targets-dir t",
+            {
+                "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "threads": 2, "seed": 7,
+                "targets_dir": Path("t"),
+            },
+        ),
+        ("report", "r", {"run": Path("r")}),
+        ("doctor", "", {}),
+        ("targets", "--targets-dir t", {"name": None, "targets_dir": Path("t")}),
+        ("targets", "show rpi4 --targets-dir t", {"name": "rpi4", "targets_dir": Path("t")}),
+        ("targets", "--targets-dir t show rpi4", {"name": "rpi4", "targets_dir": Path("t")}),
+    ],
+)  # fmt: skip
+def test_every_flag_reaches_the_verb(
+    monkeypatch: pytest.MonkeyPatch, verb: str, words: str, expected: dict[str, Any]
+) -> None:
+    assert set(expected) == set(arguments(verb)), "a new flag belongs in this list"
+    assert called_with(monkeypatch, verb, verb, *words.split()) == expected
+
+
+@pytest.mark.parametrize("name", ["", *sorted(commands())])
+def test_help_shows_an_example(name: str) -> None:
+    result = invoke(*name.split(), "--help")
+    assert result.exit_code == 0 and result.stderr == ""
+    text = " ".join(result.stdout.split())
+    assert f"hwautoml {name}".strip() in text.partition("Example: " if name else "Start with: ")[2]
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_the_example_of_a_command_parses(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    example = (commands()[name].epilog or "").removeprefix("Example: hwautoml ")
+    assert example.startswith(name.split()[0])
+    called_with(monkeypatch, name.split()[0], *example.split())
+
+
+def test_help_leaves_torch_unloaded_and_is_quick() -> None:
+    """Processor time, the best of three: what else the machine does is not the program's fault."""
+    code = (
+        "import sys\n"
+        "sys.argv = ['hwautoml', 'run', '--help']\n"
+        "from hwautoml.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'tvm', 'onnx', 'onnxruntime', 'nni', 'plotly', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        assert "--latency-ms" in done.stdout
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, hwautoml, hwautoml.pipeline; assert not {'torch', 'numpy', 'tvm'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_version_is_printed() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0 and result.stdout.strip() == hwautoml.__version__
+
+
+@pytest.mark.parametrize("words", ["run digits --latency 1", "--nonsense", "traain digits", "run --seed many", "bench"])
+def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
+    result = invoke(*words.split())
+    assert result.exit_code == 2 and result.stdout == ""
+    assert "Usage" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("run digits --out {tmp}/r", 2, "fix: --latency-ms 1"),
+        ("run digits --latency-ms -1 --out {tmp}/r", 2, "positive number of ms, got -1"),
+        ("run digits --latency-ms 1 --budget soon --out {tmp}/r", 2, "'soon' is no duration"),
+        ("run digits --latency-ms 1 --budget 3s --out {tmp}/r", 2, "take 30 s or more"),
+        ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
+        ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
+        ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
+        ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
+        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "fix: hwautoml search --run RUN --target rpi4"),
+        ("run --resume --out {tmp}/r", 10, "nothing to resume"),
+        ("run --resume", 2, "nothing to run"),
+        ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),
+        ("profile --image-size 7", 2, "image size 7 must be between 8 and 224"),
+        ("profile --target rpi4", 4, "remote devices are not supported yet"),
+        ("search --run {tmp}/r", 10, "holds no run"),
+        ("export --run {tmp}/r", 10, "holds no run"),
+        ("export --run {tmp}/r --format tflite", 2, "unknown format 'tflite'; known: onnx"),
+        ("report {tmp}/r", 10, "holds no run"),
+        ("compile {tmp}/none.onnx", 8, "none.onnx does not exist"),
+        ("bench {tmp}/none.onnx", 2, "none.onnx does not exist"),
+        ("bench {tmp}", 10, "is no bundle"),
+    ],
+)  # fmt: skip
+def test_errors_have_their_code_and_stdout_stays_empty(tmp_path: Path, words: str, code: int, message: str) -> None:
+    result = invoke(*words.format(tmp=tmp_path).split(), "--json")
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    text = " ".join(result.stderr.split())
+    assert text.startswith("error: ") or " error: " in text
+    assert message in text
+    assert not (tmp_path / "r").exists(), "a refused run leaves no folder behind"
+
+
+def test_an_error_goes_to_the_real_stderr(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "hwautoml.cli", "targets", "show", "rpi44"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4 and done.stdout == ""
+    assert done.stderr.startswith("error: unknown target 'rpi44'") and "Traceback" not in done.stderr
+
+
+def test_targets_as_json_and_as_a_table() -> None:
+    result = invoke("targets", "--json")
+    assert result.exit_code == 0 and result.stderr == ""
+    rows = {row["name"]: row for row in json.loads(result.stdout)["targets"]}
+    assert {"cpu", "gpu", "rpi4", "rpi5", "jetson-orin-nano"} <= rows.keys()
+    assert rows["cpu"]["works_here"] is True and rows["cpu"]["reason"] is None
+    assert rows["rpi4"]["works_here"] is False and "network" in rows["rpi4"]["reason"]
+    table = invoke("targets").stdout
+    assert all(name in table for name in rows)
+
+
+@pytest.mark.parametrize("words", ["targets show rpi4 --json", "targets --json show rpi4"])
+def test_one_target_as_json(words: str) -> None:
+    result = invoke(*words.split())
+    assert json.loads(result.stdout)["name"] == "rpi4"
+
+
+def test_own_targets_are_found(tmp_path: Path) -> None:
+    text = (Path(hwautoml.__file__).parent.parent / "targets" / "cpu.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(text.replace("num_threads = 1", "num_threads = 2"), encoding="utf-8")
+    shown = json.loads(invoke("targets", "show", "mine", "--targets-dir", tmp_path, "--json").stdout)
+    assert shown["name"] == "mine" and shown["num_threads"] == 2
+
+
+def test_doctor_names_what_is_here() -> None:
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    names = {check["name"]: check for check in found["checks"]}
+    assert names["torch"]["ok"] and names["runtime onnxruntime"]["ok"]
+    assert all(check["text"] for check in found["checks"]), "what is missing says how to get it"
+    assert found["hwautoml"] == hwautoml.__version__ and found["machine"]["num_allowed_cores"] >= 1
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, words[0], stop)
+    return invoke(*words)
+
+
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = ["--out", "runs/x", "--targets-dir", "t", "--profiles-dir", "p"]
+    result = interrupted(monkeypatch, "run", "my photos", "--latency-ms", "1", *folders)
+    assert result.exit_code == 130 and result.stdout == ""
+    expected = "go on with: hwautoml run 'my photos' --resume --out runs/x --targets-dir t --profiles-dir p"
+    assert expected in " ".join(result.stderr.split())
+
+
+def test_an_interrupted_profile_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = interrupted(monkeypatch, "profile")
+    assert result.exit_code == 130
+    assert "the same command goes on" in " ".join(result.stderr.split())
+
+
+def test_termination_ends_like_an_interruption(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end, console.session(False, resume_hint="go on"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 5)
+    assert end.value.code == console.EXIT_INTERRUPTED
+    assert "interrupted; go on" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_crash() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hwautoml.cli", "targets", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert "Traceback" not in errors and "BrokenPipe" not in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("2h", 7200), ("45", 45), (" 1.5M ", 90), ("1m30", 90)],
+)
+def test_durations_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5d", "-3s", "0", "0s", "1.2.3s", "10 m", "s", "nan", "inf", "30m1h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValueError):
+        parse_duration(text)
+
+
+def test_durations_as_people_read_them() -> None:
+    assert [format_duration(s) for s in (0.4, 59.6, 83, 3600, 7265)] == ["0s", "1m00s", "1m23s", "1h00m", "2h01m"]
