@@ -64,7 +64,7 @@ def search(
         _require_stage(job, "train", "its supernet is not trained yet")
         found = load_target(target or job.settings.target, target_folders(targets_dir))
         limit = latency_ms if latency_ms is not None else job.settings.latency_ms
-        if not limit > 0:
+        if not 0 < limit < float("inf"):
             raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
         open_data(job)
         if found.name == job.settings.target and runtime == "auto":
