@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.datasets import ImageDataset, load_dataset
+from hwautoml.errors import RunFolderError
+from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.searching import Evaluator, fastest_runtimes, front_rows, latencies_of, run_search
+from hwautoml.pipeline.training import CHECKPOINT, checkpoint
+from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.store.run_store import Evaluation
+from hwautoml.supernets.supernet import Supernet
+from hwautoml.supernets.training import TrainState
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageDataset:
+    return load_dataset("digits")
+
+
+@pytest.fixture
+def trained(make_job: Callable[..., Job], digits: ImageDataset) -> Job:
+    """As after the train stage; the weights are random, which the search does not mind."""
+    job = make_job()
+    job.dataset = digits
+    torch.manual_seed(0)
+    checkpoint(job.folder / CHECKPOINT, Supernet(job.space), TrainState(1.0, 8, 1))
+    return job
+
+
+def evaluations(job: Job) -> list[Evaluation]:
+    return job.store.evaluations(job.space, weights="supernet", split="val")
+
+
+def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_split(trained: Job) -> None:
+    architecture = trained.space.largest()
+    accuracy = Evaluator(trained)(architecture)
+    (stored,) = evaluations(trained)
+    assert stored.architecture == architecture and stored.accuracy == accuracy
+    assert stored.confusion.shape == (10, 10)
+    assert stored.confusion.sum(1).tolist() == np.bincount(trained.dataset.val.labels, minlength=10).tolist()
+
+
+def test_an_evaluation_can_be_repeated(trained: Job) -> None:
+    """In another order, and by another evaluator: nothing leaks from one score into the next."""
+    members = [trained.space.sample(np.random.default_rng(seed)) for seed in range(3)]
+    first = [Evaluator(trained)(a) for a in members]
+    evaluator = Evaluator(trained)
+    assert [evaluator(a) for a in reversed(members)] == first[::-1]
+
+
+def test_a_search_journals_every_score_and_goes_on_from_the_journal(trained: Job) -> None:
+    first = run_search(trained, trained.tables, 1.0, max_evaluations=8, budget_sec=120.0)
+    assert len(first.scores) == 8
+    assert {e.architecture: e.accuracy for e in evaluations(trained)} == first.scores
+    second = run_search(trained, trained.tables, 1.0, max_evaluations=3, budget_sec=120.0)
+    assert second.num_evaluated == 3 and len(second.scores) == 11
+    assert second.scores.items() > first.scores.items()
+
+
+def test_what_is_known_needs_no_weights(trained: Job) -> None:
+    run_search(trained, trained.tables, 1.0, max_evaluations=7, budget_sec=120.0)
+    (trained.folder / CHECKPOINT).unlink()
+    again = run_search(trained, trained.tables, 0.5, max_evaluations=0, budget_sec=120.0)
+    assert len(again.scores) == 7 and front_rows(again, "predicted")
+    with pytest.raises(RunFolderError, match=r"supernet.safetensors does not exist"):
+        run_search(trained, trained.tables, 1.0, max_evaluations=1, budget_sec=120.0)
+
+
+def test_front_rows_say_what_meets_the_limit_and_where_figures_come_from(trained: Job) -> None:
+    problem = run_search(trained, trained.tables, 1.0, max_evaluations=10, budget_sec=120.0)
+    means = np.array([row["latency_ms"] for row in front_rows(problem, "estimated")])
+    problem.limit_ms = float(np.median(means))
+    rows = front_rows(problem, "estimated")
+    assert [row["meets_limit"] for row in rows] == list(means <= problem.limit_ms)
+    for row in rows:
+        architecture = trained.space.architecture(row["values"])
+        assert row["id"] == architecture.id and row["accuracy_val"] == problem.scores[architecture]
+        assert row["latency_origin"] == "estimated" and row["latency_std_ms"] > 0
+
+
+def scaled(table: LatencyTable, factors: dict[str, float], runtime: str) -> LatencyTable:
+    """``factors``: by the kind of a layer; others stay."""
+    entries = {
+        key: Entry(entry.mean_ms * factors.get(key.split("/")[1], 1.0), entry.deviation_ms, entry.origin)
+        for key, entry in table.entries.items()
+    }
+    return replace(table, runtime=runtime, entries=entries)
+
+
+def test_each_network_is_predicted_on_its_fastest_runtime(space: MobileSpace, table: LatencyTable) -> None:
+    tables = {
+        "onnxruntime": scaled(table, {"fused": 3.0, "basic": 3.0}, "onnxruntime"),
+        "tvm": scaled(table, {"mbconv": 3.0, "mbconv_se": 3.0}, "tvm"),
+    }
+    members = [
+        space.architecture({**space.largest().as_dict, **{f"stage{i}.kind": kind for i in range(3)}})
+        for kind in ("mbconv", "fused")
+    ]
+    names, means, deviations = fastest_runtimes(space, tables, members)
+    assert names == ["onnxruntime", "tvm"]
+    for name, mean, deviation, member in zip(names, means, deviations, members, strict=True):
+        expected = tables[name].predict(space.layers(member))
+        assert (mean, deviation) == (pytest.approx(expected.mean_ms), pytest.approx(expected.std_ms))
+    np.testing.assert_array_equal(latencies_of(space, tables)(members)[0], means)
