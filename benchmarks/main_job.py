@@ -61,7 +61,11 @@ def demo(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Ours within its budget; each baseline trained for the same wall-clock time; all measured together."""
+    """Ours within its budget; each baseline trained as long as ours was; all measured together.
+
+    ``run_sec`` is our whole run, ``train_sec`` what it spent on training and fine-tuning (scoring and measuring
+    the finalists included): the wall-clock time that each baseline gets for its training alone.
+    """
     folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-cifar-")) / "run"
     command = [
         "run",
@@ -82,22 +86,23 @@ def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = [
         {
             "network": "hwautoml",
-            "train_sec": seconds,
+            "run_sec": seconds,
             "accuracy_test": result["accuracy"]["test"],
             "folder": folder / "bundle",
         }
     ]
+    training = result["seconds"]["train"] + result["seconds"]["specialise"]
+    rows[0] |= {"train_sec": training, "stages": result["seconds"], "predicted_ms": result["latency_ms"]["predicted"]}
     for name in arguments.baselines.split(","):
-        rows.append(_train_baseline(name, arguments.data, seconds, folder.parent / name))
+        rows.append(_train_baseline(name, arguments.data, training, folder.parent / name))
+        _write("cifar", rows)  # an hour's work is not lost to an interruption
     _measure_together(rows)
     table = [
         {key: value for key, value in row.items() if key not in ("folder",)}
         | {"budget_sec": parse_duration(arguments.budget), "limit_ms": arguments.latency_ms}
         for row in rows
     ]
-    table[0]["predicted_ms"] = result["latency_ms"]["predicted"]
-    table[0]["stages"] = result["seconds"]
-    table.append({"network": "second limit on the finished run", "train_sec": searched, "front": len(second["front"])})
+    table.append({"network": "second limit on the finished run", "search_sec": searched, "front": len(second["front"])})
     return table
 
 
@@ -237,6 +242,15 @@ def help(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
+def _write(part: str, rows: list[dict[str, Any]]) -> Path:
+    from hwautoml.devices.machine import machine_conditions
+
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"main_job_{part}.json"
+    path.write_text(json.dumps({"rows": rows, "conditions": machine_conditions()}, indent=1, default=str) + "\n")
+    return path
+
+
 def _cli(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "hwautoml.cli", *arguments, "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -261,11 +275,7 @@ def main() -> None:
     parser.add_argument("--out")
     arguments = parser.parse_args()
     rows = {"demo": demo, "cifar": cifar, "predict": predict, "help": help}[arguments.part](arguments)
-    from hwautoml.devices.machine import machine_conditions
-
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"main_job_{arguments.part}.json"
-    path.write_text(json.dumps({"rows": rows, "conditions": machine_conditions()}, indent=1, default=str) + "\n")
+    path = _write(arguments.part, rows)
     for row in rows:
         print(
             "  ".join(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FINE_TUNED = "fine-tuned"
 SCREEN_SIZE = 8
 MAX_SCREENS = 3
-FIRST_ROUND_SHARE = 0.25  # of the fine-tuning time goes to all finalists, the rest to the leader alone
+FIRST_ROUND_SHARE = 0.2  # of the fine-tuning time goes to all finalists, the rest to the leader alone
 
 
 def specialise_stage(job: Job) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwautoml.core.space import Architecture
+from hwautoml.supernets.memory import keep_freed_memory
 from hwautoml.supernets.sandwich import Sandwich
 from hwautoml.supernets.threads import ThreadTuner, max_threads
 
@@ -79,6 +80,7 @@ def train(
 
     ``on_checkpoint`` is called now and then, at the end, and when the user interrupts.
     """
+    keep_freed_memory()
     optimizer = _optimizer(network, settings)
     _restore_momentum(optimizer, network, state.momentum)
     generator = torch.Generator().manual_seed(settings.seed + state.steps)
