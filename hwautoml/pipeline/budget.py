@@ -37,14 +37,14 @@ def profile_cap_sec(total: float) -> float:
 def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
     """Split what is left of ``total`` after ``elapsed`` seconds of loading and profiling.
 
-    Exporting, compiling and measuring take what they take, so they are set aside first; of the rest a bit
-    over half goes to the winner alone, because a network trained alone ends up better than its shared
-    weights (measured on CIFAR-10: docs/benchmarks.md).
+    Exporting, compiling and measuring take what they take, so they are set aside first. With minutes to spend,
+    most of the rest goes to fine-tuning: a sandwich step costs three to four times a step of the winner alone,
+    so on large data the supernet is to rank and to start from, not to finish (docs/benchmarks.md, CIFAR-10).
     """
-    finalists = 1 if total < 60 else 2 if total < 400 else 3
-    tune = min(max(0.04 * total, 2.0), 120.0) if has_tvm else 0.0
+    finalists = 1 if total < 60 else 2 if total < 1800 else 3
+    tune = min(max(0.03 * total, 2.0), 120.0) if has_tvm else 0.0
     ship = min(10.0 + 0.015 * total + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
-    search = min(0.08 * rest, 120.0)
-    train = 0.3 * (rest - search) if total > 300 else 0.6 * (rest - search)
+    search = min(0.06 * rest, 120.0)
+    train = 0.25 * (rest - search) if total > 300 else 0.6 * (rest - search)
     return Plan(total, train, search, ship, tune, finalists, max_evaluations=40 if total < 180 else 200)
