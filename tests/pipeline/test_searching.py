@@ -12,7 +12,7 @@ from hwautoml.datasets import ImageDataset, load_dataset
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.searching import Evaluator, fastest_runtimes, front_rows, latencies_of, run_search
-from hwautoml.pipeline.training import CHECKPOINT, checkpoint
+from hwautoml.pipeline.training import CHECKPOINT, checkpoint, load_supernet
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import Evaluation
 from hwautoml.supernets.supernet import Supernet
@@ -53,6 +53,18 @@ def test_an_evaluation_can_be_repeated(trained: Job) -> None:
     first = [Evaluator(trained)(a) for a in members]
     evaluator = Evaluator(trained)
     assert [evaluator(a) for a in reversed(members)] == first[::-1]
+
+
+def test_scores_do_not_depend_on_the_supernets_running_statistics(trained: Job) -> None:
+    """They fit no member; each is scored with statistics of its own."""
+    members = [trained.space.sample(np.random.default_rng(seed)) for seed in range(3)]
+    first = [Evaluator(trained)(a) for a in members]
+    spoiled = load_supernet(trained)
+    for norm in (m for m in spoiled.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.running_mean, std=5.0)
+        torch.nn.init.uniform_(norm.running_var, 0.01, 100.0)
+    checkpoint(trained.folder / CHECKPOINT, spoiled, TrainState(1.0, 8, 1))
+    assert [Evaluator(trained)(a) for a in members] == first
 
 
 def test_a_search_journals_every_score_and_goes_on_from_the_journal(trained: Job) -> None:

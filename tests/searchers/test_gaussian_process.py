@@ -50,6 +50,16 @@ def test_the_deviation_grows_away_from_the_data() -> None:
     assert model.predict(train)[1].mean() < 0.5 * deviation[-1]
 
 
+def test_more_data_makes_it_surer() -> None:
+    rng = np.random.default_rng(0)
+    test = features(rng, 20)
+    few, many = (
+        fit(train, linear(train) + rng.normal(0, 0.005, len(train)), NUM_ANALYTIC).predict(test)[1].mean()
+        for train in (features(rng, 6), features(rng, 80))
+    )
+    assert many < 0.5 * few
+
+
 def test_predictions_follow_the_targets_units() -> None:
     rng = np.random.default_rng(0)
     train, test = features(rng, 30), features(rng, 10)
