@@ -138,9 +138,11 @@ def test_a_winner_and_any_scored_network_can_be_exported(
     best = export(folders[0])
     assert best["architecture"] == result["architecture"]["id"] and best["weights"] == "fine-tuned"
     assert Path(best["path"]).is_file() and best["parity"]["max_abs"] <= 1e-4
-    other = next(row["architecture_id"] for row in result["front"] if row["architecture_id"] != best["architecture"])
+    scored = [row["architecture_id"] for row in read_json(folders[0] / "report.json")["candidates"]]
+    other = next(id for id in scored if not (folders[0] / "candidates" / id).exists())
     found = export(folders[0], arch=other, out=tmp_path / "other.onnx")
     assert (tmp_path / "other.onnx").is_file() and found["architecture"] == other
+    assert found["weights"] == "supernet, recalibrated" and found["parity"]["max_abs"] <= 1e-4
     with pytest.raises(UnknownNameError, match="unknown architecture 'nonsense'"):
         export(folders[0], arch="nonsense")
 
