@@ -130,7 +130,7 @@ def _train_baseline(name: str, data: str, seconds: float, folder: Path) -> dict[
         return network_step(model, settings=settings, dtype=dtype, device="cpu")
 
     images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
-    setup = fastest_setup(make_step, images, labels)
+    setup = fastest_setup(network, make_step, images, labels)
     state = train(
         network,
         make_step(setup.dtype),

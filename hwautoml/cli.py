@@ -37,7 +37,7 @@ app.add_typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same choices.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same choices.")]
 Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or tvm.")]
 TargetsDir = Annotated[Path | None, typer.Option(help="Folder with your own NAME.toml targets.")]
 ProfilesDir = Annotated[Path | None, typer.Option(help="Folder for latency tables and tuning records.")]
@@ -72,7 +72,7 @@ def run(
     channels: Annotated[str | None, typer.Option(help="rgb or grey; needed where the files are mixed.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime of the latency table: auto, onnxruntime or tvm.")] = None,
     searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. [default: surrogate]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same choices. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: 0]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")] = False,
     targets_dir: TargetsDir = None,
@@ -160,7 +160,7 @@ def search(
     latency_ms: Annotated[float | None, typer.Option(help="Another limit. [default: the run's]")] = None,
     runtime: Runtime = "auto",
     budget: Annotated[str, typer.Option(help="Time for all of it; most goes into scoring more.")] = "7s",
-    seed: Annotated[int | None, typer.Option(help="Same seed, same choices. [default: the run's]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: the run's]")] = None,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
     json: Json = False,

@@ -42,9 +42,9 @@ def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: d
         },
         "target": job.target.name,
         "runtime": winner.runtime,
-        "onnx": str(winner.files["onnxruntime"]),
-        "bundle": str(job.folder / "bundle"),
-        "report": str(job.folder / "report.html"),
+        "onnx": str(winner.files["onnxruntime"].resolve()),
+        "bundle": str((job.folder / "bundle").resolve()),
+        "report": str((job.folder / "report.html").resolve()),
         "parity": {
             "onnx_max_abs": parity["onnxruntime"]["max_abs"] if "onnxruntime" in parity else None,
             "tvm_max_abs": parity["tvm"]["max_abs"] if "tvm" in parity else None,
@@ -70,8 +70,8 @@ def write_run_report(
 
     cost = job.space.total_cost(winner.architecture)
     layers = job.space.layers(winner.architecture)
-    table = job.tables.get(winner.runtime, job.table)
-    alone = [table.entries.get(table.key(layer)) for layer in layers]
+    table = job.tables.get(winner.runtime)  # another runtime's times would mislead
+    alone = [None if table is None else table.entries.get(table.key(layer)) for layer in layers]
     data = {
         "title": f"{job.dataset.name} on {job.target.name}",
         "target": job.target.name,

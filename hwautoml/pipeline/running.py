@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,10 @@ from hwautoml.pipeline.settings import RunSettings, require_same
 from hwautoml.pipeline.tables import choose_runtime, profile_stage, require_local
 from hwautoml.searchers import load_searcher
 from hwautoml.store.files import read_json
-from hwautoml.store.run_store import RunStore
+from hwautoml.store.run_store import RunStore, clear_run
 
 if TYPE_CHECKING:
     from hwautoml.datasets import ImageDataset
-
-# Whatever the budget, these are made anew when a finished stage before them was not.
-STAGES = ("data", "profile", "train", "search", "specialise", "export", "compile", "measure", "check", "ship")
 
 
 def run(
@@ -71,8 +68,8 @@ def run(
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
         given["source"] = str(Path(source).resolve())  # resuming works from any folder
-    if not resume and (overwrite or not (folder / "journal.sqlite").is_file()):
-        _checked_target(_new_settings(given), targets_dir)  # before a folder is made or deleted
+    if not resume:
+        _checked_target(_new_settings(given), targets_dir)  # before a folder is made or cleared
     with _open_store(folder, given, resume=resume, overwrite=overwrite) as store:
         settings = RunSettings.from_json(store.setting("settings"))
         if store.stage("ship") is not None:
@@ -82,8 +79,8 @@ def run(
         try:
             return _run_stages(job)
         finally:
-            job.close_devices()
             job.save_elapsed()
+            job.close_devices()
 
 
 def _checked_target(settings: RunSettings, targets_dir: Path | None) -> Target:
@@ -114,7 +111,8 @@ def _run_stages(job: Job) -> dict[str, Any]:
     budget = _budget_sec(job)
     job.profile_cap_sec = profile_cap_sec(budget)
     profile_stage(job)
-    _require_feasible(job, latencies_of(job.space, job.tables))
+    if job.store.setting("plan") is None:  # later, measurements decide
+        _require_feasible(job, latencies_of(job.space, job.tables))
     job.plan = _plan(job, budget)
     train_supernet(job)
     search_stage(job)
@@ -126,10 +124,13 @@ def _run_stages(job: Job) -> dict[str, Any]:
     winner = choose_winner(job, candidates)
     checked = check_stage(job, winner)
     with job.timed_stage("ship"):
+        began = time.monotonic()
         result = results.summarise(job, candidates, winner, checked)
         bundle_stage(job, winner, checked, result)
+        # The report is the last second of a run; its own time is the one thing it cannot show.
+        result["seconds"] |= {"ship": time.monotonic() - began, "total": job.elapsed_sec}
         results.write_run_report(job, candidates, winner, checked, result)
-        result["seconds"]["total"] = job.elapsed_sec
+        result["seconds"] |= {"ship": time.monotonic() - began, "total": job.elapsed_sec}
         write_result(job, result)
     return result
 
@@ -210,9 +211,9 @@ def _run_folder(out: str | Path | None, source: str | None) -> Path:
 
 def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite: bool) -> RunStore:
     """The run's store with its settings in it: the stored ones when resuming, else the given ones."""
-    exists = (folder / "journal.sqlite").is_file()
-    if exists and not resume and (_never_trained(folder) or overwrite):
-        shutil.rmtree(folder)
+    exists = held_run = (folder / "journal.sqlite").is_file()
+    if exists and not resume and (overwrite or _never_trained(folder)):
+        clear_run(folder)
         exists = False
     if exists and not resume:
         raise RunFolderError(
@@ -223,10 +224,8 @@ def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite:
         raise RunFolderError(
             f"nothing to resume: {folder} holds no run", fix="leave out --resume, or name the run's --out"
         )
-    if not exists:
-        settings = _new_settings(given)
-        if folder.is_dir() and any(folder.iterdir()):
-            raise RunFolderError(f"{folder} holds other files and no run", fix="an empty or new folder as --out")
+    if not held_run and folder.is_dir() and any(folder.iterdir()):
+        raise RunFolderError(f"{folder} holds other files and no run", fix="an empty or new folder as --out")
     store = RunStore(folder, create=True)
     if exists and store.setting("settings") is not None:
         stored = RunSettings.from_json(store.setting("settings"))
@@ -236,7 +235,7 @@ def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite:
             store.close()
             raise
         return store
-    store.set_setting("settings", (settings if not exists else _new_settings(given)).to_json())
+    store.set_setting("settings", _new_settings(given).to_json())
     return store
 
 

@@ -27,27 +27,36 @@ if TYPE_CHECKING:
 SHARED_WEIGHTS = "supernet"
 MAX_VALIDATION_IMAGES = 2000
 RECALIBRATION_IMAGES = 512
+LARGE_RESOLUTION = 64
 
 
 def search_stage(job: Job) -> None:
     if job.store.stage("search") is not None:
         return
     with job.timed_stage("search") as payload:
-        problem = run_search(job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, job.plan.search)
+        spent = float(job.store.setting("seconds.search", 0.0))  # by a session that was interrupted
+        problem = run_search(
+            job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, max(job.plan.search - spent, 0.0)
+        )
         payload["num_evaluations"] = len(problem.scores)
 
 
 def run_search(
-    job: Job, tables: Mapping[str, LatencyTable], limit_ms: float, max_evaluations: int, budget_sec: float
+    job: Job,
+    tables: Mapping[str, LatencyTable],
+    limit_ms: float,
+    max_evaluations: int,
+    budget_sec: float,
+    seed: int | None = None,
 ) -> SearchProblem:
-    """Search from everything the journal already knows."""
+    """Search from everything the journal already knows; ``seed`` defaults to the run's."""
     known = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     problem = SearchProblem(
         space=job.space,
         evaluate=_LazyEvaluator(job),
         latencies=latencies_of(job.space, tables),
         limit_ms=limit_ms,
-        rng=np.random.default_rng(job.settings.seed),
+        rng=np.random.default_rng(job.settings.seed if seed is None else seed),
         max_evaluations=max_evaluations,
         budget_sec=budget_sec,
         scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
@@ -140,10 +149,19 @@ class Evaluator:
 
     def _validation_batches(self, resolution: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         if resolution not in self._validation:
-            split = self.job.dataset.val
-            self._validation[resolution] = _first(
-                split.batches(250, device=self.device, resolution=resolution), MAX_VALIDATION_IMAGES
+            import torch
+
+            # Shuffled: a split is ordered by class, and a part of it must hold them all.
+            batches = self.job.dataset.val.batches(
+                250,
+                shuffle=True,
+                generator=torch.Generator().manual_seed(0),
+                device=self.device,
+                resolution=resolution,
             )
+            # Large images stay in memory as floats for every score: fewer of them.
+            share = min(1.0, (LARGE_RESOLUTION / resolution) ** 2)
+            self._validation[resolution] = _first(batches, max(round(share * MAX_VALIDATION_IMAGES), 500))
         return self._validation[resolution]
 
 

@@ -6,6 +6,8 @@ their training, and only those that meet the limit by measurement are trained on
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from hwautoml.core.latency_table import LatencyTable, Observation
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureProtocol
-from hwautoml.errors import LimitNotMetError
+from hwautoml.errors import CompileError, LimitNotMetError
 from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, fastest_runtimes, scored_weights_path
@@ -30,6 +32,8 @@ from hwautoml.store.run_store import Evaluation
 
 if TYPE_CHECKING:
     from torch import nn
+
+_log = logging.getLogger(__name__)
 
 FINE_TUNED = "fine-tuned"
 SCREEN_SIZE = 8
@@ -78,11 +82,13 @@ def _finalists(job: Job) -> list[Architecture]:
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     scores = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
     measured: dict[Architecture, Measurement] = {}
-    for _ in range(MAX_SCREENS):
-        screened = _next_to_screen(job, scores, measured)
+    untried = dict(scores)
+    for number in range(MAX_SCREENS):
+        screened = _next_to_screen(job, untried, is_last=number == MAX_SCREENS - 1)
         if not screened:
             break
         measured |= _screen(job, screened)
+        untried = {a: score for a, score in untried.items() if a not in screened}
         passed = [a for a in measured if measured[a].interval_ms[1] <= job.settings.latency_ms]
         if passed:
             best = sorted(passed, key=lambda a: -scores[a])[: job.plan.num_finalists]
@@ -91,18 +97,19 @@ def _finalists(job: Job) -> list[Architecture]:
     raise _limit_not_met(job, measured)
 
 
-def _next_to_screen(
-    job: Job, scores: dict[Architecture, float], measured: dict[Architecture, Measurement]
-) -> list[Architecture]:
-    """The most accurate of those predicted to meet the limit; the prediction learns from every screening."""
-    rest = [a for a in scores if a not in measured]
-    if not rest:
+def _next_to_screen(job: Job, scores: dict[Architecture, float], *, is_last: bool) -> list[Architecture]:
+    """The most accurate of those predicted to meet the limit; the prediction learns from every screening.
+
+    The last time, and when none is predicted to, the fastest: if anything scored meets the limit, it is found.
+    """
+    if not scores:
         return []
-    _, means, _ = fastest_runtimes(job.space, job.tables, rest)
-    within = [a for a, ms in zip(rest, means, strict=True) if ms <= job.settings.latency_ms]
-    if within:
+    architectures = list(scores)
+    _, means, _ = fastest_runtimes(job.space, job.tables, architectures)
+    within = [a for a, ms in zip(architectures, means, strict=True) if ms <= job.settings.latency_ms]
+    if within and not is_last:
         return sorted(within, key=lambda a: -scores[a])[:SCREEN_SIZE]
-    return [rest[i] for i in np.argsort(means)[:SCREEN_SIZE]] if not measured else []
+    return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
 
 
 def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
@@ -119,11 +126,17 @@ def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architectur
 def _screen_on(job: Job, runtime: str, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
     folder, table = job.folder / "probes", job.tables[runtime]
     builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
-    paths = [builders.network(a, folder / f"{a.id}.{runtime}") for a in architectures]
+    paths: dict[Architecture, Path] = {}
+    for architecture in architectures:
+        try:
+            paths[architecture] = builders.network(architecture, folder / f"{architecture.id}.{runtime}")
+        except CompileError as error:
+            _log.warning("%s cannot be built for %s and is left out: %s", architecture.id, runtime, error)
     reference = builders.network(reference_architecture(job.space), folder / f"reference.{runtime}")
-    protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=4.0 * len(paths))
-    results = job.device(runtime).measure(paths, reference, protocol)
-    measured = {a: r for a, r in zip(architectures, results, strict=True) if isinstance(r, Measurement)}
+    max_total_sec = min(4.0 * len(architectures), max(0.05 * job.plan.total, 5.0))
+    protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=max_total_sec)
+    results = job.device(runtime).measure(list(paths.values()), reference, protocol)
+    measured = {a: r for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)}
     for architecture, result in measured.items():
         payload = {"samples_ms": list(result.samples_ms), "conditions": dict(result.conditions), "weights": "random"}
         job.store.add_measurement(architecture.id, job.target.name, runtime, payload)
@@ -160,9 +173,9 @@ def _limit_not_met(job: Job, measured: dict[Architecture, Measurement]) -> Limit
             f"no scored candidate is predicted to run within {limit:g} ms on {job.target.name}",
             fix="a higher --latency-ms, or a longer --budget so that more candidates are scored",
         )
-    nearest = min(measured, key=lambda a: measured[a].median_ms)
+    nearest = min(measured, key=lambda a: measured[a].interval_ms[1])
     found = measured[nearest]
-    job.store.set_setting("nearest", {"id": nearest.id, "values": nearest.as_dict, "measured_ms": found.median_ms})
+    job.store.set_setting("nearest", {"id": nearest.id})
     low, high = found.interval_ms
     return LimitNotMetError(
         f"none of {len(measured)} measured candidates meets {limit:g} ms on {job.target.name}; the nearest, "
@@ -184,10 +197,15 @@ class _FineTuner:
             return
         path = self.job.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
         network, num_images = self._train(architecture, path, seconds)
-        tensors = dict(network.state_dict())
-        write_tensors(scored_weights_path(self.job.folder, architecture.id), tensors)
-        confusion = self._confusion(network, architecture)
-        self.job.store.add_evaluation(Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", confusion, seconds))
+        evaluation = Evaluation(
+            architecture, f"{FINE_TUNED}.{phase}", "val", self._confusion(network, architecture), seconds
+        )
+        before = candidate_rows(self.job).get(architecture.id)
+        if before is None or evaluation.accuracy >= before["accuracy_val"]:
+            write_tensors(scored_weights_path(self.job.folder, architecture.id), dict(network.state_dict()))
+            self.job.store.add_evaluation(evaluation)
+        else:
+            _log.warning("%s was better before its %s round; those weights are kept", architecture.id, phase)
         self.job.store.finish_stage(f"fine-tune.{phase}.{architecture.id}", seconds, {"images": num_images})
         path.unlink(missing_ok=True)
 
@@ -201,7 +219,7 @@ class _FineTuner:
         from hwautoml.supernets.scoring import Normalised
         from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, network_step, train
 
-        job, device = self.job, default_device()
+        began, job, device = time.monotonic(), self.job, default_device()
         network = self._starting_point(architecture)
         state = restore(path, network)
         model = (
@@ -216,17 +234,17 @@ class _FineTuner:
         def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
             return network_step(model, settings=settings, dtype=dtype, device=device)
 
-        setup = fastest_setup(make_step, images, labels)
+        setup = fastest_setup(network, make_step, images, labels)
         state = train(
             network,
             make_step(setup.dtype),
             batches,
-            budget_sec=seconds,
+            budget_sec=seconds - (time.monotonic() - began),
             settings=settings,
             state=state,
             images_per_epoch=job.dataset.train.num_images,
             on_progress=training_listener(job, "specialise", seconds),
-            on_checkpoint=lambda current: checkpoint(path, network, current),
+            on_checkpoint=lambda current: checkpoint(job, path, network, current),
         )
         return network.eval(), state.images
 

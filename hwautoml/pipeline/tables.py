@@ -20,14 +20,22 @@ from hwautoml.core.latency_table import Entry, LatencyTable, Observation, choose
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import profile_folders, target_folders, user_config_folder
+from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import fingerprint
 from hwautoml.devices.protocol import MeasureProtocol
-from hwautoml.errors import MeasurementError, MissingDependencyError, RunFolderError, TargetUnavailableError
+from hwautoml.errors import (
+    CompileError,
+    MeasurementError,
+    MissingDependencyError,
+    RunFolderError,
+    TargetUnavailableError,
+    UnknownNameError,
+)
 from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.profilers.assembly import ProfileSetting
-from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
+from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers, reference_architecture
 from hwautoml.spaces.mobile import MobileSpace
 
 if TYPE_CHECKING:
@@ -110,12 +118,17 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
     layers = [job.space.layers(a) for a in candidates]
     chosen = [candidates[i] for i in choose_to_measure(known, layers, SIBLING_NETWORKS)]
     builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
-    paths = []
+    paths: dict[Architecture, Path] = {}
     for index, architecture in enumerate(chosen):
         job.report("profile", index / len(chosen), f"{runtime}: building network {index + 1} of {len(chosen)}")
-        paths.append(builders.network(architecture, job.folder / "probes" / f"{architecture.id}.{runtime}"))
-    results = job.device(runtime).measure(paths, paths[0])
-    measured = [(a, r) for a, r in zip(chosen, results, strict=True) if isinstance(r, Measurement)]
+        try:
+            paths[architecture] = builders.network(architecture, job.folder / "probes" / f"{architecture.id}.{runtime}")
+        except CompileError as error:
+            _log.warning("%s cannot be built for %s and is left out: %s", architecture.id, runtime, error)
+    # The same reference as in every later measurement: tables are kept at the speed at which it was timed.
+    reference = builders.network(reference_architecture(job.space), job.folder / "probes" / f"reference.{runtime}")
+    results = job.device(runtime).measure(list(paths.values()), reference)
+    measured = [(a, r) for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)]
     if not measured:
         raise MeasurementError(f"none of {len(chosen)} networks could be measured on {runtime}")
     ratio = float(np.median([r.median_ms / known.predict(job.space.layers(a)).mean_ms for a, r in measured]))
@@ -150,7 +163,7 @@ def ensure_table(
 ) -> LatencyTable:
     """A valid table from a file; else measured here; else, with no access to the device, estimated."""
     table = _find_table(target, runtime, space, profiles_dir)
-    if table is not None:
+    if table is not None and not _is_worth_more_time(table, budget_sec):
         return table
     if unavailable_reason(target) is not None:
         _log.warning("%s cannot be measured from here: its latencies are estimated from the datasheet", target.name)
@@ -158,6 +171,12 @@ def ensure_table(
         return roofline_table(target, costs, space=space.family, runtime=runtime, batch=BATCH, precision=PRECISION)
     path = table_path(target, runtime, space, profiles_dir)
     return _measure_table(space, target, runtime, path, budget_sec, seed, partial(_listen, on_progress))
+
+
+def _is_worth_more_time(table: LatencyTable, budget_sec: float) -> bool:
+    """Layers were left out for lack of time, and there is clearly more of it now."""
+    left_out, spent = table.conditions.get("num_layers_inferred"), table.conditions.get("seconds")
+    return isinstance(left_out, int) and left_out > 0 and isinstance(spent, float) and spent < 0.7 * budget_sec
 
 
 def device_for(target: Target, runtime: str) -> LocalDevice:
@@ -171,9 +190,7 @@ def unavailable_reason(target: Target) -> str | None:
     if target.connection != "local":
         return f"{target.name} is reached over the network, and remote devices are not supported yet"
     if target.kind == "gpu":
-        import torch
-
-        return None if torch.cuda.is_available() else f"{target.name} needs a CUDA device, and this machine has none"
+        return f"{target.name} needs a runtime that executes on CUDA devices, and none here does yet"
     return None
 
 
@@ -199,6 +216,8 @@ def choose_runtime(target: Target, wanted: str) -> str:
         MissingDependencyError: it is not installed.
     """
     usable = usable_runtimes(target)
+    if wanted != "auto" and wanted not in target.runtimes:
+        raise UnknownNameError(f"runtime of target {target.name}", wanted, target.runtimes)
     if wanted == "auto":
         if not usable and target.connection == "local":
             raise MissingDependencyError(
@@ -236,8 +255,8 @@ def _find_table(target: Target, runtime: str, space: MobileSpace, profiles_dir: 
     for path in dict.fromkeys(folder / target.name / _file_name(target, runtime, space) for folder in folders):
         if not path.is_file():
             continue
-        table = load_table(path)
         try:
+            table = load_table(path)
             check_matches(
                 table,
                 target=target.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,7 @@ def _train(job: Job) -> dict[str, object]:
     from hwautoml.supernets.supernet import Supernet
     from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, supernet_step, train
 
+    began = time.monotonic()
     torch.manual_seed(job.settings.seed)
     device, dataset = default_device(), job.dataset
     supernet = Supernet(job.space)
@@ -82,17 +84,17 @@ def _train(job: Job) -> dict[str, object]:
 
     batches = training_batches(dataset, settings.batch_size, device)
     images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
-    setup = fastest_setup(make_step, images, labels)
+    setup = fastest_setup(supernet, make_step, images, labels)
     state = train(
         supernet,
         make_step(setup.dtype),
         batches,
-        budget_sec=job.plan.train,
+        budget_sec=job.plan.train - (time.monotonic() - began),
         settings=settings,
         state=state,
         images_per_epoch=dataset.train.num_images,
         on_progress=training_listener(job, "train", job.plan.train),
-        on_checkpoint=lambda current: checkpoint(path, supernet, current),
+        on_checkpoint=lambda current: checkpoint(job, path, supernet, current),
     )
     return {"images": state.images, "steps": state.steps, "epochs": state.images / dataset.train.num_images}
 
@@ -135,8 +137,9 @@ def training_listener(job: Job, stage: str, budget_sec: float) -> Callable[[Trai
     return listen
 
 
-def checkpoint(path: Path, network: torch.nn.Module, state: TrainState) -> None:
-    """Weights, momentum and counters in one file, so that they can never disagree."""
+def checkpoint(job: Job, path: Path, network: torch.nn.Module, state: TrainState) -> None:
+    """Weights, momentum and counters in one file, so that they can never disagree; and the time spent so far."""
+    job.save_elapsed()
     tensors = {f"net.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in (state.momentum or {}).items()}
     counters = {"seconds": state.seconds, "images": state.images, "steps": state.steps}

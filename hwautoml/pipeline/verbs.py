@@ -67,9 +67,10 @@ def search(
         if not 0 < limit < float("inf"):
             raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
         open_data(job)
-        if found.name == job.settings.target and runtime == "auto":
+        if found.name == job.settings.target:
             profile_stage(job)
-            tables = job.tables
+        if found.name == job.settings.target and (runtime == "auto" or runtime in job.tables):
+            tables = job.tables if runtime == "auto" else {runtime: job.tables[runtime]}
         else:
             chosen = choose_runtime(found, runtime)
             tables = {chosen: ensure_table(
@@ -78,7 +79,7 @@ def search(
         generator = np.random.default_rng(job.settings.seed if seed is None else seed)
         require_feasible(job.space, latencies_of(job.space, tables), limit, generator)
         left = max(budget_sec - (time.monotonic() - began), 0.0)
-        problem = run_search(job, tables, limit, SEARCH_EVALUATIONS, left)
+        problem = run_search(job, tables, limit, SEARCH_EVALUATIONS, left, seed)
         origin = "predicted" if all(table.origin == "measured" for table in tables.values()) else "estimated"
         rows = front_rows(problem, origin)
         within = [row for row in rows if row["meets_limit"]]
@@ -118,7 +119,7 @@ def export(
     from hwautoml.exporters import check_parity, require_parity
     from hwautoml.pipeline.running import open_data
     from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, scored_weights_path
-    from hwautoml.pipeline.shipping import export_architecture
+    from hwautoml.pipeline.shipping import export_architecture, spread
     from hwautoml.pipeline.specialising import load_network
 
     if format not in FORMATS:
@@ -139,9 +140,7 @@ def export(
         job.report("export", 0.3, f"ONNX of {wanted}")
         network = load_network(job, architecture) if is_tuned else Evaluator(job).recalibrated(architecture).eval()
         export_architecture(job, architecture, path, network)
-        images = job.dataset.val.raw(
-            list(range(min(200, job.dataset.val.num_images))), job.space.resolution(architecture)
-        )
+        images = job.dataset.val.raw(spread(job.dataset.val.num_images, 200), job.space.resolution(architecture))
         report = check_parity(
             _probabilities(job, network, images), _run_here("onnxruntime", path, images), tolerance=1e-4
         )
@@ -251,7 +250,9 @@ def _require_stage(job: Job, name: str, reason: str) -> None:
 
 
 def _best_id(job: Job) -> str:
-    path = job.folder / "result.json"
+    path, nearest = job.folder / "result.json", job.store.setting("nearest")
+    if not path.is_file() and nearest is not None:
+        return str(nearest["id"])  # the run ended without a winner
     if not path.is_file():
         raise RunFolderError(f"{job.folder} has no winner yet", fix=f"hwautoml run --resume --out {job.folder}")
     return str(read_json(path)["architecture"]["id"])

@@ -53,7 +53,8 @@ def _evaluate_initial(problem: SearchProblem) -> None:
     problem.evaluate_once(fastest(problem.space, problem.latencies, problem.rng)[0])
     wanted = max(MIN_SCORES, round(INITIAL_SHARE * problem.max_evaluations))
     for index in range(wanted):
-        if problem.is_over:
+        is_share_used = problem.share >= INITIAL_SHARE and len(problem.scores) >= MIN_SCORES  # of the time, too
+        if problem.is_over or is_share_used:
             return
         is_anywhere = index % 3 == 0
         problem.evaluate_once(problem.space.sample(problem.rng) if is_anywhere else sample_feasible(problem))

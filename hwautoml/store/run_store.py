@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -58,7 +59,10 @@ class RunStore:
         self.folder = folder
         journal = folder / "journal.sqlite"
         if create:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunFolderError(f"cannot make the run folder {folder}: {error}", fix="another --out") from error
         elif not journal.is_file():
             raise RunFolderError(f"{folder} holds no run (no journal.sqlite)", fix=f"hwautoml run DATA --out {folder}")
         self._lock = _lock(folder)
@@ -158,6 +162,27 @@ class RunStore:
             (target, runtime),
         )
         return [(row[0], json.loads(row[1])) for row in rows]
+
+
+_MADE_BY_RUNS = (
+    "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "result.json", "report.json", "report.html",
+    "front.png", "candidates.csv", "tables", "checkpoints", "candidates", "probes", "bundle", "cache", "exports",
+    "searches",
+)  # fmt: skip
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what a run made, and nothing else.
+
+    Raises:
+        RunFolderError: another process is at work in it.
+    """
+    with _lock(folder):
+        for path in (folder / name for name in _MADE_BY_RUNS):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _lock(folder: Path) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,10 +23,6 @@ class Normalised(nn.Module):
 
     def forward(self, images: Tensor, *args: object) -> Tensor:
         return self.network((images - self.mean) / self.std, *args)
-
-
-class Scorable(Protocol):
-    def __call__(self, images: Tensor) -> Tensor: ...
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ class ThreadTuner:
         self._since_trial = 0.0
 
     def after_step(self, seconds: float) -> None:
-        self._recent.append(seconds)
+        self._recent = [*self._recent[-2 * TRIAL_STEPS :], seconds]
         self._since_trial += seconds
         if self._trial:
             self._go_on_with_trial()

@@ -114,6 +114,8 @@ def train(
                 if state.seconds >= budget_sec:
                     break
     finally:
+        if tuner is not None:
+            torch.set_num_threads(tuner.best)
         # Also on Ctrl-C: an interrupted run goes on from its last step.
         if on_checkpoint is not None:
             _save(optimizer, network, state, on_checkpoint)
@@ -193,13 +195,15 @@ class ComputeSetup:
     num_threads: int
 
 
-def fastest_setup(make_step: Callable[[torch.dtype | None], StepLoss], images: Tensor, labels: Tensor) -> ComputeSetup:
+def fastest_setup(
+    network: nn.Module, make_step: Callable[[torch.dtype | None], StepLoss], images: Tensor, labels: Tensor
+) -> ComputeSetup:
     """Precision and thread count, chosen by timing this very step, and put into force.
 
     Small maps gain nothing from bfloat16, and lose to a second thread what it costs to wait for it; on a
-    busy machine more so. Gradients are thrown away; BatchNorm's running statistics move, which
-    recalibration undoes.
+    busy machine more so. Gradients are thrown away, and BatchNorm's statistics put back.
     """
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     device = images.device.type
     dtypes = [None] if autocast_dtype(device) is None else [None, autocast_dtype(device)]
     threads = [torch.get_num_threads()] if device != "cpu" else sorted({1, max_threads()})
@@ -215,6 +219,8 @@ def fastest_setup(make_step: Callable[[torch.dtype | None], StepLoss], images: T
         if best is None or seconds < best[0]:
             best = (seconds, setup)
     assert best is not None
+    for name, buffer in network.named_buffers():
+        buffer.copy_(buffers[name])
     torch.set_num_threads(best[1].num_threads)
     return best[1]
 
