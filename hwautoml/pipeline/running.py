@@ -68,7 +68,7 @@ def run(
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
         given["source"] = str(Path(source).resolve())  # resuming works from any folder
-    if not resume:
+    if not resume and (overwrite or not (folder / "journal.sqlite").is_file()):
         _checked_target(_new_settings(given), targets_dir)  # before a folder is made or cleared
     with _open_store(folder, given, resume=resume, overwrite=overwrite) as store:
         settings = RunSettings.from_json(store.setting("settings"))
@@ -213,6 +213,7 @@ def _open_store(folder: Path, given: dict[str, Any], *, resume: bool, overwrite:
     """The run's store with its settings in it: the stored ones when resuming, else the given ones."""
     exists = held_run = (folder / "journal.sqlite").is_file()
     if exists and not resume and (overwrite or _never_trained(folder)):
+        _new_settings(given)  # a forgotten --resume must not cost what is there
         clear_run(folder)
         exists = False
     if exists and not resume:

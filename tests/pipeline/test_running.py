@@ -135,11 +135,10 @@ def test_resuming_works_from_another_folder(
         run(out=tmp_path / "run", resume=True, profiles_dir=profiles_dir)
 
 
-@pytest.mark.parametrize("given", [{"source": "digits", "latency_ms": 1.0}, {"source": "digits"}])
-def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Path, given: dict[str, Any]) -> None:
+def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Path) -> None:
     folder = started(tmp_path / "run")
     with pytest.raises(RunFolderError, match="already holds a run") as caught:
-        run(**given, out=folder)
+        run("digits", latency_ms=1.0, out=folder)
     assert "--resume" in (caught.value.fix or "") and "--overwrite" in (caught.value.fix or "")
     with RunStore(folder) as store:
         assert store.setting("plan") == {}
@@ -147,10 +146,12 @@ def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Pa
 
 def test_overwriting_starts_anew(tmp_path: Path, refused: Callable[..., None]) -> None:
     folder = started(tmp_path / "run")
-    (folder / "report.html").write_text("old", encoding="utf-8")
+    for name in ("report.html", "notes of mine.txt"):
+        (folder / name).write_text("old", encoding="utf-8")
     with pytest.raises(InfeasibleLimitError):
         refused(overwrite=True)
     assert not (folder / "report.html").exists()
+    assert (folder / "notes of mine.txt").is_file(), "only what a run made is removed"
 
 
 @pytest.mark.parametrize("wrong", [{"target": "cpuu"}, {"latency_ms": None}, {"searcher": "tpe"}])

@@ -30,7 +30,7 @@ def trained(make_job: Callable[..., Job], digits: ImageDataset) -> Job:
     job = make_job()
     job.dataset = digits
     torch.manual_seed(0)
-    checkpoint(job.folder / CHECKPOINT, Supernet(job.space), TrainState(1.0, 8, 1))
+    checkpoint(job, job.folder / CHECKPOINT, Supernet(job.space), TrainState(1.0, 8, 1))
     return job
 
 
@@ -63,7 +63,7 @@ def test_scores_do_not_depend_on_the_supernets_running_statistics(trained: Job) 
     for norm in (m for m in spoiled.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.normal_(norm.running_mean, std=5.0)
         torch.nn.init.uniform_(norm.running_var, 0.01, 100.0)
-    checkpoint(trained.folder / CHECKPOINT, spoiled, TrainState(1.0, 8, 1))
+    checkpoint(trained, trained.folder / CHECKPOINT, spoiled, TrainState(1.0, 8, 1))
     assert [Evaluator(trained)(a) for a in members] == first
 
 

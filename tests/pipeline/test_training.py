@@ -36,14 +36,14 @@ def batches(generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.randn(8, 1, 8, 8, generator=data), torch.arange(8)
 
 
-def train_until(supernet: Supernet, space: MobileSpace, state: TrainState, steps: int, path: Path) -> None:
+def train_until(job: Job, supernet: Supernet, state: TrainState, steps: int, name: str) -> None:
     """Ctrl-C after ``steps`` more steps; every step draws the same members, whatever came before."""
 
     def stop(progress: TrainProgress) -> None:
         if state.steps == last:
             raise KeyboardInterrupt
 
-    last = state.steps + steps
+    last, space = state.steps + steps, job.space
     step = supernet_step(
         supernet, Sandwich(space), num_random=1, rng=_Same(), settings=SETTINGS, dtype=None,  # type: ignore[arg-type]
         resize=lambda images, a: images[..., : space.resolution(a), : space.resolution(a)], device="cpu",
@@ -51,7 +51,7 @@ def train_until(supernet: Supernet, space: MobileSpace, state: TrainState, steps
     with pytest.raises(KeyboardInterrupt):
         train(
             supernet, step, batches, budget_sec=1e7, settings=SETTINGS, state=state, images_per_epoch=8,
-            on_progress=stop, on_checkpoint=lambda current: checkpoint(path, supernet, current),
+            on_progress=stop, on_checkpoint=lambda current: checkpoint(job, job.folder / name, supernet, current),
         )  # fmt: skip
 
 
@@ -67,17 +67,18 @@ def new_supernet(space: MobileSpace, seed: int) -> Supernet:
     return Supernet(space)
 
 
-def test_a_training_goes_on_from_its_checkpoint_as_if_never_interrupted(tmp_path: Path, space: MobileSpace) -> None:
+def test_a_training_goes_on_from_its_checkpoint_as_if_never_interrupted(make_job: Callable[..., Job], space: MobileSpace) -> None:
+    job = make_job()
     whole, first, resumed = new_supernet(space, 0), new_supernet(space, 0), new_supernet(space, 1)
-    train_until(whole, space, TrainState(), 3, tmp_path / "whole")
-    train_until(first, space, TrainState(), 3, tmp_path / "parts")
-    state = restore(tmp_path / "parts", resumed)
+    train_until(job, whole, TrainState(), 3, "whole")
+    train_until(job, first, TrainState(), 3, "parts")
+    state = restore(job.folder / "parts", resumed)
     assert (state.steps, state.images) == (3, 24) and state.momentum and state.seconds > 0
     for name, tensor in first.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
-    whole_state = restore(tmp_path / "whole", new_supernet(space, 2))
-    train_until(whole, space, whole_state, 2, tmp_path / "whole")
-    train_until(resumed, space, state, 2, tmp_path / "parts")
+    whole_state = restore(job.folder / "whole", new_supernet(space, 2))
+    train_until(job, whole, whole_state, 2, "whole")
+    train_until(job, resumed, state, 2, "parts")
     assert state.steps == whole_state.steps == 5
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=lambda m, n=name: f"{n}: {m}")
@@ -87,10 +88,18 @@ def test_without_a_checkpoint_training_begins_anew(tmp_path: Path, space: Mobile
     assert restore(tmp_path / "none", new_supernet(space, 0)) == TrainState()
 
 
-def test_a_damaged_checkpoint_is_an_error_with_a_fix(tmp_path: Path, space: MobileSpace) -> None:
-    supernet = new_supernet(space, 0)
-    path = tmp_path / "supernet.safetensors"
-    checkpoint(path, supernet, TrainState(1.0, 8, 1))
+def test_a_checkpoint_notes_the_time_the_run_has_taken(make_job: Callable[..., Job], space: MobileSpace) -> None:
+    """So that a killed run does not get its time twice."""
+    job = make_job()
+    job.started -= 100.0
+    checkpoint(job, job.folder / "supernet.safetensors", new_supernet(space, 0), TrainState(1.0, 8, 1))
+    assert 100.0 <= job.store.setting("elapsed_sec") <= job.elapsed_sec < 110.0
+
+
+def test_a_damaged_checkpoint_is_an_error_with_a_fix(make_job: Callable[..., Job], space: MobileSpace) -> None:
+    job, supernet = make_job(), new_supernet(space, 0)
+    path = job.folder / "supernet.safetensors"
+    checkpoint(job, path, supernet, TrainState(1.0, 8, 1))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(RunFolderError, match="supernet.safetensors is damaged"):
         restore(path, supernet)

@@ -298,9 +298,22 @@ def test_the_fastest_setup_is_one_that_was_timed_and_is_put_into_force() -> None
 
     before = torch.get_num_threads()
     try:
-        setup = fastest_setup(make_step, *stripes(0))
+        setup = fastest_setup(small_network(), make_step, *stripes(0))
         assert isinstance(setup, ComputeSetup)
         assert setup.dtype in asked and None in asked
         assert torch.get_num_threads() == setup.num_threads <= max_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def test_looking_for_the_fastest_setup_leaves_the_network_as_it_was() -> None:
+    network = small_network()
+    before = copy.deepcopy(network.state_dict())
+    threads = torch.get_num_threads()
+    try:
+        fastest_setup(
+            network, lambda dtype: network_step(network, settings=SETTINGS, dtype=dtype, device="cpu"), *stripes(0)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
