@@ -189,13 +189,15 @@ def export(
     arch: Annotated[str, typer.Option(help="best, or the id of any scored architecture.")] = "best",
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write. [default: RUN/exports/ID.onnx]")] = None,
+    targets_dir: TargetsDir = None,
     json: Json = False,
 ) -> None:
     """Write one network of a run as a file, checked against the trained one."""
     with console.session(json) as show:
         from hwautoml.pipeline import export as verb
 
-        show.result(verb(run, arch=arch, format=format, out=out, on_progress=show.progress), console.export_summary)
+        result = verb(run, arch=arch, format=format, out=out, targets_dir=targets_dir, on_progress=show.progress)
+        show.result(result, console.export_summary)
 
 
 @app.command(epilog="Example: hwautoml compile model.onnx --target cpu --runtime tvm --tune 30s")

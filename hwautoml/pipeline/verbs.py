@@ -105,6 +105,7 @@ def export(
     arch: str = "best",
     format: str = "onnx",
     out: str | Path | None = None,
+    targets_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Write one network of a run as a file: ``best``, or the id of any scored architecture.
@@ -125,7 +126,7 @@ def export(
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
     with RunStore(Path(run)) as store:
-        job = _open_job(store, on_progress, None)
+        job = _open_job(store, on_progress, targets_dir)
         _require_stage(job, "train", "its supernet is not trained yet")
         open_data(job)
         known = {

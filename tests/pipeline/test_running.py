@@ -135,10 +135,11 @@ def test_resuming_works_from_another_folder(
         run(out=tmp_path / "run", resume=True, profiles_dir=profiles_dir)
 
 
-def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{"source": "digits", "latency_ms": 1.0}, {"source": "digits"}])
+def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Path, given: dict[str, Any]) -> None:
     folder = started(tmp_path / "run")
     with pytest.raises(RunFolderError, match="already holds a run") as caught:
-        run("digits", latency_ms=1.0, out=folder)
+        run(**given, out=folder)
     assert "--resume" in (caught.value.fix or "") and "--overwrite" in (caught.value.fix or "")
     with RunStore(folder) as store:
         assert store.setting("plan") == {}

@@ -67,7 +67,7 @@ def new_supernet(space: MobileSpace, seed: int) -> Supernet:
     return Supernet(space)
 
 
-def test_a_training_goes_on_from_its_checkpoint_as_if_never_interrupted(make_job: Callable[..., Job], space: MobileSpace) -> None:
+def test_a_training_goes_on_as_if_never_interrupted(make_job: Callable[..., Job], space: MobileSpace) -> None:
     job = make_job()
     whole, first, resumed = new_supernet(space, 0), new_supernet(space, 0), new_supernet(space, 1)
     train_until(job, whole, TrainState(), 3, "whole")
