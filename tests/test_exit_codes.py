@@ -20,6 +20,7 @@ expected and, where there is one, the fix; with `--json`, standard output stays 
 """
 END = """\
 | 130 | - | Interrupted (Ctrl-C); the message says how to resume. |
+| 141 | - | The reader of the output went away (`| head`). |
 
 In Python the same errors are classes of `hwautoml.errors`, all derived from `HwAutoMLError`; the
 code is their `exit_code`. Code 2 is also given for a wrong option, as is usual for command lines,
