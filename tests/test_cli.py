@@ -152,8 +152,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "export",
-            "--run r --arch abc --format onnx --out x.onnx",
-            {"run": Path("r"), "arch": "abc", "format": "onnx", "out": Path("x.onnx")},
+            "--run r --arch abc --format onnx --out x.onnx --targets-dir t",
+            {"run": Path("r"), "arch": "abc", "format": "onnx", "out": Path("x.onnx"), "targets_dir": Path("t")},
         ),
         (
             "compile",
