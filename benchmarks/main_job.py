@@ -176,7 +176,9 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from hwautoml.devices.local import LocalDevice
     from hwautoml.devices.protocol import MeasureProtocol
     from hwautoml.exporters import export_onnx
+    from hwautoml.pipeline.artifacts import deployable_probe
     from hwautoml.pipeline.tables import profile
+    from hwautoml.profilers.layer_profiler import reference_architecture
     from hwautoml.spaces.mobile import MobileSpace
 
     began = time.monotonic()
@@ -203,11 +205,21 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 architecture=a,
             )
         protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
-        passes = [device.measure(paths, paths[0], protocol) for _ in range(2)]
+        reference = deployable_probe(space, reference_architecture(space), Path(folder) / "reference.onnx")
+        passes = [device.measure(paths, reference, protocol) for _ in range(2)]
     kept = [i for i, pair in enumerate(zip(*passes, strict=True)) if all(isinstance(r, Measurement) for r in pair)]
     first, second = (np.array([one[i].median_ms for i in kept]) for one in passes)  # type: ignore[union-attr]
-    rows = [_agreement("table", means[kept], first), _agreement("measuring twice", second, first)]
-    rows[0]["coverage_95"] = float((np.abs(means[kept] - first) <= 1.96 * deviations[kept]).mean())
+    speeds = [float(one[kept[0]].conditions["reference_median_ms"]) for one in passes]  # type: ignore
+    then = float(table.conditions["reference_median_ms"])  # type: ignore[arg-type]
+    at_table_speed = first * then / speeds[0]
+    rows = [
+        _agreement("table, at the speed of its reference", means[kept], at_table_speed),
+        _agreement("measuring twice, likewise", second * speeds[0] / speeds[1], first),
+        _agreement("table, by the clock", means[kept], first),
+        _agreement("measuring twice, by the clock", second, first),
+    ]
+    within = np.abs(means[kept] - at_table_speed) <= 1.96 * deviations[kept]
+    rows[0] |= {"coverage_95": float(within.mean()), "reference_then_ms": then, "reference_now_ms": speeds[0]}
     for row in rows:
         row |= {"networks": len(kept), "profile_sec": profiled, "observations": len(table.observations)}
     return rows
