@@ -167,8 +167,10 @@ def test_too_many_threads_and_unknown_runtimes_are_refused(conv: Build) -> None:
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+# A shell's background job inherits that SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 from hwautoml.devices.local import LocalDevice
 device = LocalDevice("onnxruntime")

@@ -170,14 +170,14 @@ cli.main()
 
 
 def start(out: Path, profiles_dir: Path) -> subprocess.Popen:
-    """In a process group of its own, as in a terminal of its own."""
+    """In a process group of its own, as in a terminal; a background job would inherit that SIGINT is ignored."""
     command = [
         "run", "digits", "--latency-ms", str(LIMIT_MS), "--budget", "40s", "--out", str(out), "--profiles-dir",
         str(profiles_dir), "--json",
     ]  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
