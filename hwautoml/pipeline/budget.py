@@ -46,5 +46,5 @@ def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
     ship = min(10.0 + 0.015 * total + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
     search = min(0.06 * rest, 120.0)
-    train = 0.25 * (rest - search) if total > 300 else 0.6 * (rest - search)
+    train = 0.35 * (rest - search) if total > 300 else 0.6 * (rest - search)
     return Plan(total, train, search, ship, tune, finalists, max_evaluations=40 if total < 180 else 200)
