@@ -93,7 +93,7 @@ def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
         with show.bars:
             yield show
     except HwAutoMLError as error:
-        show.errors.print(f"[bold red]error:[/bold red] {_escape(str(error))}")
+        show.errors.print(f"[bold red]error:[/bold red] {_escape(str(error))}", soft_wrap=True)
         code = error.exit_code
     except KeyboardInterrupt:
         show.errors.print("[bold]interrupted[/bold]" + (f"; {_escape(resume_hint)}" if resume_hint else ""))
