@@ -39,7 +39,7 @@ def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
 
     Exporting, compiling and measuring take what they take, so they are set aside first. With minutes to spend,
     most of the rest goes to fine-tuning: a sandwich step costs three to four times a step of the winner alone,
-    so on large data the supernet is to rank and to start from, not to finish (docs/benchmarks.md, CIFAR-10).
+    so the supernet is to rank and to start from; below about one epoch it cannot rank (docs/benchmarks.md).
     """
     finalists = 1 if total < 60 else 2 if total < 1800 else 3
     tune = min(max(0.03 * total, 2.0), 120.0) if has_tvm else 0.0
