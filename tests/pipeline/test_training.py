@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,10 @@ from hwautoml.pipeline.training import (
     training_listener,
 )
 from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.supernets import training
 from hwautoml.supernets.sandwich import Sandwich
 from hwautoml.supernets.supernet import Supernet
+from hwautoml.supernets.threads import ThreadTuner
 from hwautoml.supernets.training import TrainProgress, TrainSettings, TrainState, supernet_step, train
 
 SETTINGS = TrainSettings(batch_size=8, peak_learning_rate=0.5)
@@ -67,7 +70,22 @@ def new_supernet(space: MobileSpace, seed: int) -> Supernet:
     return Supernet(space)
 
 
-def test_a_training_goes_on_as_if_never_interrupted(make_job: Callable[..., Job], space: MobileSpace) -> None:
+@pytest.fixture
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A second for every look at it, and one thread: the learning rate follows the clock, and the number of
+    threads decides the order of sums. BatchNorm over eight images makes much of the last digit of either."""
+    ticks = itertools.count()
+    monkeypatch.setattr(training.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(training, "ThreadTuner", lambda: ThreadTuner(counts=(1,)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_training_goes_on_as_if_never_interrupted(
+    make_job: Callable[..., Job], space: MobileSpace, steady_clock: None
+) -> None:
     job = make_job()
     whole, first, resumed = new_supernet(space, 0), new_supernet(space, 0), new_supernet(space, 1)
     train_until(job, whole, TrainState(), 3, "whole")
