@@ -158,3 +158,56 @@ class SearchSpace(ABC):
             peak_activation_bytes=max(c.peak_activation_bytes for c in costs),
             num_kernels=sum(c.num_kernels for c in costs),
         )
+
+    # Many architectures at once, as option indices (n, num_choices).
+
+    def layer_indices(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Which of ``all_layers()`` each architecture contains: (n, slots) positions in it.
+
+        A layer that occurs twice takes two slots; a free slot holds ``len(all_layers())``. So
+        ``np.append(layer_ms, 0.0)[indices].sum(axis=1)`` is the sum over every network's layers.
+        This default asks ``layers`` once per architecture; a space overrides it where it can look
+        layers up in tables instead.
+
+        Raises:
+            InvalidValueError: see ``checked_encodings``.
+        """
+        index = {layer: position for position, layer in enumerate(self.all_layers())}
+        rows = [[index[x] for x in self.layers(self.decode(row))] for row in self.checked_encodings(encodings)]
+        indices = np.full((len(rows), max(map(len, rows), default=0)), len(index), dtype=np.int64)
+        for position, row in enumerate(rows):
+            indices[position, : len(row)] = row
+        return indices
+
+    def layer_counts(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
+        """How often each architecture contains each of ``all_layers()``: (n, len(all_layers())).
+
+        Dense: for a few thousand architectures; ``layer_indices`` holds the same in a hundredth of the memory.
+
+        Raises:
+            InvalidValueError: see ``checked_encodings``.
+        """
+        indices, width = self.layer_indices(encodings), len(self.all_layers()) + 1
+        flat = indices + width * np.arange(len(indices))[:, None]
+        counts = np.bincount(flat.ravel(), minlength=len(indices) * width)
+        return counts.reshape(len(indices), width)[:, :-1]
+
+    def checked_encodings(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
+        """``encodings`` (n, num_choices) as int64.
+
+        Raises:
+            InvalidValueError: another shape, no integers, or an index that is no option of its choice.
+        """
+        array = np.asarray(encodings)
+        if array.ndim != 2 or array.shape[1] != len(self.choices) or array.dtype.kind not in "iu":
+            raise InvalidValueError(
+                f"encodings of {self.name} must be integers (n, {len(self.choices)}), "
+                f"got {array.dtype} {array.shape}"
+            )
+        if len(array):
+            wrong = (array.min(axis=0) < 0) | (array.max(axis=0) >= self.num_options)
+            for position in np.flatnonzero(wrong):
+                choice, column = self.choices[position], array[:, position]
+                value = column[(column < 0) | (column >= len(choice.options))][0]
+                raise InvalidValueError(f"option {value} of {choice.name} must be in 0..{len(choice.options) - 1}")
+        return array.astype(np.int64, copy=False)

@@ -18,12 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial, reduce
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.space import Architecture, Choice, SearchSpace, Value
 from hwautoml.errors import InvalidValueError
+from hwautoml.spaces.convolution import Convolution, cost_of, strided
+from hwautoml.spaces.indexing import Table, index_table, positions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,10 +107,10 @@ class MobileSpace(SearchSpace):
             widths, depths = ((16, 24), (32, 48), (64, 96), (96, 128)), ((1, 2), (1, 2, 3), (1, 2, 3), (1, 2))
         else:
             widths, depths = ((24, 32), (48, 64), (96, 128), (160, 224)), ((1, 2), (1, 2, 3), (1, 2, 3, 4), (1, 2, 3))
-        stages, map_size = [], _strided(size, self.stem_stride)
+        stages, map_size = [], strided(size, self.stem_stride)
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             stride = 1 if index == 0 and map_size <= 32 else 2
-            map_size = _strided(map_size, stride)
+            map_size = strided(map_size, stride)
             kernels = tuple(k for k, smallest in ((3, 0), (5, 8), (7, 14)) if map_size >= smallest)
             stages.append(Stage(index, stride, map_size, width, depth, kernels))
         return tuple(stages)
@@ -151,7 +156,7 @@ class MobileSpace(SearchSpace):
         values = architecture.as_dict
         size, width = int(values["resolution"]), self.stem_width
         placed = [("stem", _layer("stem", self.channels, size, width, 3, 1, self.stem_stride))]
-        size = _strided(size, self.stem_stride)
+        size = strided(size, self.stem_stride)
         for stage in self.stages:
             prefix = f"stage{stage.index}"
             kind, out = str(values[f"{prefix}.kind"]), int(values[f"{prefix}.width"])
@@ -160,7 +165,7 @@ class MobileSpace(SearchSpace):
                 kernel = int(values[f"{prefix}.block{block}.kernel"])
                 expansion = int(values[f"{prefix}.block{block}.expansion"])
                 placed.append((f"{prefix}_block{block}", _layer(kind, width, size, out, kernel, expansion, stride)))
-                size, width = _strided(size, stride), out
+                size, width = strided(size, stride), out
         placed.append(("head", _layer("head", width, size, self.num_classes)))
         return tuple(placed)
 
@@ -175,9 +180,9 @@ class MobileSpace(SearchSpace):
 
     def _layers_at(self, resolution: int) -> Iterator[Layer]:
         yield _layer("stem", self.channels, resolution, self.stem_width, 3, 1, self.stem_stride)
-        size, in_widths = _strided(resolution, self.stem_stride), (self.stem_width,)
+        size, in_widths = strided(resolution, self.stem_stride), (self.stem_width,)
         for stage in self.stages:
-            out_size = _strided(size, stage.stride)
+            out_size = strided(size, stage.stride)
             for kind in KINDS:
                 kernels = stage.kernels if kind in DEPTHWISE_KINDS else stage.kernels[:1]
                 for kernel in kernels:
@@ -191,12 +196,69 @@ class MobileSpace(SearchSpace):
         for width in in_widths:
             yield _layer("head", width, size, self.num_classes)
 
+    def layer_indices(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
+        chosen = dict(zip((c.name for c in self.choices), self.checked_encodings(encodings).T.copy(), strict=True))
+        stem, stages, head = self._index_tables
+        resolution, width, free = chosen["resolution"], np.zeros(len(encodings), np.int64), len(self.all_layers())
+        indices = [stem[resolution]]
+        for stage, (first, later) in zip(self.stages, stages, strict=True):
+            prefix = f"stage{stage.index}"
+            kind, out = chosen[f"{prefix}.kind"], chosen[f"{prefix}.width"]
+            depth = np.array(stage.depths)[chosen[f"{prefix}.depth"]]
+            for block in range(stage.max_depth):
+                shape = chosen[f"{prefix}.block{block}.kernel"], chosen[f"{prefix}.block{block}.expansion"]
+                if block == 0:
+                    found = first[resolution, width, kind, out, *shape]
+                else:
+                    found = later[resolution, kind, out, *shape]
+                indices.append(np.where(block < depth, found, free))
+            width = out
+        return np.stack([*indices, head[resolution, width]]).T
+
+    @cached_property
+    def _index_tables(self) -> tuple[Table, list[tuple[Table, Table]], Table]:
+        """Positions in ``all_layers()`` by option indices, for stem, stages (first block, later ones) and head."""
+        index, in_widths, stages = positions(self.all_layers()), (self.stem_width,), []
+        for stage in self.stages:
+            options = (KINDS, stage.widths, stage.kernels, EXPANSIONS["mbconv"])
+            first = index_table(index, partial(self._first_block, stage), self.resolutions, in_widths, *options)
+            later = index_table(index, partial(self._later_block, stage), self.resolutions, *options)
+            stages.append((first, later))
+            in_widths = stage.widths
+        head = index_table(index, self._head, self.resolutions, in_widths)
+        return index_table(index, self._stem, self.resolutions), stages, head
+
+    # One layer each from the values that choose it, whether or not these are canonical.
+
+    def _stem(self, resolution: int) -> Layer:
+        return _layer("stem", self.channels, resolution, self.stem_width, 3, 1, self.stem_stride)
+
+    def _first_block(
+        self, stage: Stage, resolution: int, width: int, kind: str, out: int, kernel: int, expansion: int
+    ) -> Layer:
+        kernel = kernel if kind in DEPTHWISE_KINDS else stage.kernels[0]
+        expansion = min(expansion, EXPANSIONS[kind][-1])
+        return _layer(kind, width, self._side(resolution, stage.index), out, kernel, expansion, stage.stride)
+
+    def _later_block(self, stage: Stage, resolution: int, kind: str, out: int, kernel: int, expansion: int) -> Layer:
+        first = self._first_block(stage, resolution, out, kind, out, kernel, expansion)
+        side = self._side(resolution, stage.index + 1)
+        return _layer(kind, out, side, out, first.kernel_size, first.expansion)
+
+    def _head(self, resolution: int, width: int) -> Layer:
+        return _layer("head", width, self._side(resolution, len(self.stages)), self.num_classes)
+
+    def _side(self, resolution: int, num_stages: int) -> int:
+        """Side of the feature map after the stem and so many stages."""
+        strides = (stage.stride for stage in self.stages[:num_stages])
+        return reduce(strided, strides, strided(resolution, self.stem_stride))
+
     def shared_layers(self) -> dict[str, dict[str, Layer]]:
         """Per position the largest layer of each kind of weights: what a supernet holds.
 
         ``mbconv`` shares its weights with ``mbconv_se`` and is listed under the latter's name.
         """
-        size = _strided(self.image_size, self.stem_stride)
+        size = strided(self.image_size, self.stem_stride)
         shared = {
             "stem": {"stem": _layer("stem", self.channels, self.image_size, self.stem_width, 3, 1, self.stem_stride)}
         }
@@ -218,7 +280,7 @@ class MobileSpace(SearchSpace):
                     for kind in KINDS
                     if kind != "mbconv"
                 }
-                size, width = _strided(size, stride), out
+                size, width = strided(size, stride), out
         shared["head"] = {"head": _layer("head", width, size, self.num_classes)}
         return shared
 
@@ -260,41 +322,29 @@ def _layer(
     return Layer(kind, in_channels, size, size, out, kernel, expansion, stride)
 
 
-def _strided(size: int, stride: int) -> int:
-    return -(-size // stride)
-
-
 @cache
 def layer_cost(layer: Layer) -> LayerCost:
     """Multiply-accumulates and fp32 traffic of a layer's convolutions, one kernel each."""
-    size, out_size = layer.height, _strided(layer.height, layer.stride)
+    size, out_size = layer.height, strided(layer.height, layer.stride)
     inner, out, kernel, into = inner_channels(layer), layer.out_channels, layer.kernel_size, layer.in_channels
-    # (input channels per group, output channels, kernel, side of the output, side of the input, groups)
-    convs: list[tuple[int, int, int, int, int, int]]
+    convs: list[Convolution]
     if layer.kind == "stem":
-        convs = [(into, out, kernel, out_size, size, 1)]
+        convs = [Convolution(into, out, kernel, size, out_size)]
     elif layer.kind in DEPTHWISE_KINDS:
-        convs = [(into, inner, 1, size, size, 1)] if layer.expansion > 1 else []
-        convs.append((1, inner, kernel, out_size, size, inner))
+        convs = [Convolution(into, inner, 1, size, size)] if layer.expansion > 1 else []
+        convs.append(Convolution(inner, inner, kernel, size, out_size, groups=inner))
         if layer.kind == "mbconv_se":
-            convs += [(inner, squeeze_channels(inner), 1, 1, out_size, 1), (squeeze_channels(inner), inner, 1, 1, 1, 1)]
-        convs.append((inner, out, 1, out_size, out_size, 1))
+            squeezed = squeeze_channels(inner)
+            convs += [Convolution(inner, squeezed, 1, out_size, 1), Convolution(squeezed, inner, 1, 1, 1)]
+        convs.append(Convolution(inner, out, 1, out_size, out_size))
     elif layer.kind == "fused":
-        convs = [(into, inner, kernel, out_size, size, 1), (inner, out, 1, out_size, out_size, 1)]
+        convs = [Convolution(into, inner, kernel, size, out_size), Convolution(inner, out, 1, out_size, out_size)]
     elif layer.kind == "basic":
-        convs = [(into, inner, kernel, out_size, size, 1), (inner, out, kernel, out_size, out_size, 1)]
+        convs = [Convolution(into, inner, kernel, size, out_size), Convolution(inner, out, kernel, out_size, out_size)]
         if layer.stride > 1 or into != out:
-            convs.append((into, out, 1, out_size, size, 1))
+            convs.append(Convolution(into, out, 1, size, out_size))
     elif layer.kind == "head":
-        convs = [(into, out, 1, 1, size, 1)]
+        convs = [Convolution(into, out, 1, size, 1)]
     else:
         raise InvalidValueError(f"layer kind {layer.kind!r} is not of the mobile space")
-    macs = parameters = moved = peak = 0
-    for per_group, outputs, k, o, i, groups in convs:
-        weights = per_group * outputs * k * k
-        activations = 4 * layer.batch * (per_group * groups * i * i + outputs * o * o)
-        macs += layer.batch * weights * o * o
-        parameters += weights + outputs
-        moved += activations + 4 * weights
-        peak = max(peak, activations)
-    return LayerCost(macs, parameters, moved, peak, len(convs))
+    return cost_of(convs, layer.batch)
