@@ -19,7 +19,10 @@ class CrashedTrial:
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """Paths are absolute. ``crashed`` candidates are recorded and not tried again."""
+    """Paths are absolute. ``crashed`` candidates are recorded and not tried again.
+
+    A worker that says nothing for ``silence_sec`` is stuck, and ends itself.
+    """
 
     onnx_path: Path
     out_path: Path
@@ -28,6 +31,7 @@ class CompileRequest:
     tune_budget_sec: float
     records_path: Path
     seed: int
+    silence_sec: float
     crashed: tuple[CrashedTrial, ...] = ()
 
     def after_crash(self, trial: CrashedTrial, tune_budget_sec: float) -> CompileRequest:

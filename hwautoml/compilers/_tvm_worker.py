@@ -1,8 +1,8 @@
 """The process that compiles and tunes with TVM: ``python -m hwautoml.compilers._tvm_worker``.
 
-Reads one JSON request from stdin and writes events to stdout, one JSON object a line:
-``progress`` (done, total, message), ``trial`` (the candidate about to be timed), and at
-the end ``result`` or ``error``. It may die at any time; `hwautoml.compilers.tvm` copes.
+Reads JSON requests from stdin, one a line, and writes events to stdout, one JSON object a line:
+``progress`` (done, total, message), ``trial`` (the candidate about to be timed), and at the end of
+each request ``result`` or ``error``. It may die at any time; `hwautoml.compilers._tvm_process` copes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -35,28 +36,43 @@ DESCRIBE = "describe"
 
 
 class _Events:
-    """Writes events to the stream that the parent reads."""
+    """Writes events to the stream that the parent reads; each puts off the alarm that ends a stuck worker.
+
+    The alarm is the kernel's, whose default action ends the process even inside a hung native call.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._silence_sec = 0.0
+
+    def expect(self, silence_sec: float) -> None:
+        """From now on an event is due at least this often; 0 expects none."""
+        self._silence_sec = silence_sec
+        signal.setitimer(signal.ITIMER_REAL, silence_sec)
 
     def send(self, event: str, **fields: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._silence_sec)
         self._stream.write(json.dumps({"event": event, **fields}) + "\n")
         self._stream.flush()
 
 
 def main() -> int:
-    """Serves the one request on stdin."""
+    """Serves the requests on stdin until it ends."""
     # What TVM, LLVM or a linker print must not get between the events.
     events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
-    request = CompileRequest.from_json(sys.stdin.read())
-    import_tvm(request.num_threads)
-    try:
-        events.send("result", **_serve(request, events))
-    except HwAutoMLError as error:
-        kind = type(error).__name__
-        events.send("error", kind=kind, message=error.message, fix=error.fix)
+    for line in sys.stdin:
+        request = CompileRequest.from_json(line)
+        events.expect(request.silence_sec)
+        import_tvm(request.num_threads)
+        try:
+            result = _serve(request, events)
+        except HwAutoMLError as error:
+            events.expect(0)
+            events.send("error", kind=type(error).__name__, message=error.message, fix=error.fix)
+        else:
+            events.expect(0)
+            events.send("result", **result)
     return 0
 
 

@@ -2,55 +2,37 @@
 
 Compiling runs in a child process (`hwautoml.compilers._tvm_worker`), so that neither the
 memory of the compiler nor a crash of a candidate touches the caller; running imports tvm.
+Hundreds of models share such processes through a `CompilerPool`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
-import os
-import subprocess
-import sys
+import queue
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import hwautoml
 from hwautoml.compilers._files import missing_packages
 from hwautoml.compilers._tvm_import import import_tvm
-from hwautoml.compilers._tvm_request import CompileRequest, CrashedTrial
+from hwautoml.compilers._tvm_process import CompilerProcess
+from hwautoml.compilers._tvm_request import CompileRequest
 from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
-from hwautoml.errors import (
-    CompileError,
-    HwAutoMLError,
-    InvalidValueError,
-    RunFolderError,
-    UnsupportedOperatorError,
-)
+from hwautoml.errors import CompileError, InvalidValueError
 
 if TYPE_CHECKING:
     import tvm
 
 RUNTIME = "tvm"
 FILE_NAME = "model.so"
-_LOGGER = logging.getLogger(__name__)
-_MAX_RESTARTS = 3
 #: A worker that reports nothing for this long is stuck in a candidate (or in the compiler).
 _SILENCE_SEC = 300.0
-#: Time a worker has to end once it has said everything.
-_EXIT_SEC = 10.0
-#: Errors that a worker may report, by name.
-_RAISED: dict[str, Callable[..., HwAutoMLError]] = {
-    error.__name__: error
-    for error in (CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError)
-}
 
 
 def unavailable_reason() -> str | None:
@@ -85,144 +67,95 @@ def compile_model(
     Raises CompileError for a model or target that cannot be compiled, and
     UnsupportedOperatorError for an operator that TVM's importer lacks.
     """
-    if num_threads < 1 or tune_budget_sec < 0:
-        raise InvalidValueError(
-            f"num_threads >= 1 and tune_budget_sec >= 0 must hold, but got ({num_threads}, {tune_budget_sec})"
-        )
-    started = time.perf_counter()
-    path = out_dir / FILE_NAME
-    with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
-        # Without a file for the records, they still outlive a worker that crashes.
-        records = Path(folder) / "records.json" if records_path is None else records_path
-        request = CompileRequest(
-            onnx_path=onnx_path.absolute(),
-            out_path=path.absolute(),
-            target=dict(tvm_target),
-            num_threads=num_threads,
+    with CompilerPool(num_threads=num_threads) as pool:
+        return pool.compile_model(
+            onnx_path,
+            out_dir,
+            tvm_target=tvm_target,
             tune_budget_sec=tune_budget_sec,
-            records_path=records.absolute(),
+            records_path=records_path,
+            on_progress=on_progress,
             seed=seed,
         )
-        result = _run_with_restarts(request, on_progress)
-    return CompiledModel(
-        path=path,
-        runtime=RUNTIME,
-        functions=result["functions"],
-        tuned=result["tuned"],
-        fallbacks=tuple(result["fallbacks"]),
-        compile_sec=time.perf_counter() - started - result["tune_sec"],
-        tune_sec=result["tune_sec"],
-    )
 
 
-@dataclass
-class _Worker:
-    """One life of the worker process, as its events tell it."""
+class CompilerPool:
+    """Compiles many models in ``num_workers`` processes that stay; as many threads may call it at once.
 
-    result: dict[str, Any] | None = None
-    error: HwAutoMLError | None = None
-    trial: CrashedTrial | None = None
-    stderr: str = ""
-    exit_code: int = 0
+    A model that crashes its worker, or keeps it silent for ``silence_sec``, is a CompileError; the
+    next one gets a new worker. The workers end with ``close``, with the ``with`` block, or with
+    the pool itself.
+    """
 
+    def __init__(
+        self, *, num_workers: int = 1, num_threads: int = 1, silence_sec: float = _SILENCE_SEC
+    ) -> None:
+        if num_threads < 1 or num_workers < 1:
+            raise InvalidValueError(
+                f"num_threads >= 1 and num_workers >= 1 must hold, but got ({num_threads}, {num_workers})"
+            )
+        self._num_threads, self._silence_sec = num_threads, silence_sec
+        self._idle: queue.LifoQueue[CompilerProcess] = queue.LifoQueue()
+        self._workers = [CompilerProcess(num_threads) for _ in range(num_workers)]
+        for worker in self._workers:
+            self._idle.put(worker)
 
-def _run_with_restarts(
-    request: CompileRequest, on_progress: ProgressCallback | None
-) -> dict[str, Any]:
-    """The worker's result; a candidate that ends the worker is skipped in its next life."""
-    deadline = time.perf_counter() + request.tune_budget_sec
-    for _ in range(_MAX_RESTARTS + 1):
-        worker = _run_worker(request, on_progress)
-        if worker.error is not None:
-            raise worker.error
-        if worker.result is not None:
-            return worker.result
-        if worker.trial is None or worker.exit_code >= 0:
-            break  # an error in our own code, not a crash: trying again would not help
-        _LOGGER.warning("candidate %s ended the tuner; skipped from now on", worker.trial)
-        left_sec = max(0.0, deadline - time.perf_counter())
-        request = request.after_crash(worker.trial, left_sec)
-    raise CompileError(
-        f"the TVM compiler ended with exit code {worker.exit_code} on {request.onnx_path}: "
-        f"{worker.stderr.strip()[-800:] or 'it printed nothing'}",
-        fix="use the onnxruntime backend (runtime = onnxruntime in the target)",
-    )
+    def __enter__(self) -> CompilerPool:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-def _run_worker(request: CompileRequest, on_progress: ProgressCallback | None) -> _Worker:
-    """One run of the worker process."""
-    worker = _Worker()
-    environment = dict(os.environ, TVM_NUM_THREADS=str(request.num_threads))
-    package_root = str(Path(hwautoml.__file__).parent.parent)
-    search_path = [package_root, environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "hwautoml.compilers._tvm_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env=environment,
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.close()
+
+    def compile_model(
+        self,
+        onnx_path: Path,
+        out_dir: Path,
+        *,
+        tvm_target: Mapping[str, object],
+        tune_budget_sec: float = 0.0,
+        records_path: Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        seed: int = 0,
+    ) -> CompiledModel:
+        """As the module's `compile_model`, which see."""
+        if tune_budget_sec < 0:
+            raise InvalidValueError(f"tune_budget_sec >= 0 must hold, but got {tune_budget_sec}")
+        started = time.perf_counter()
+        path = out_dir / FILE_NAME
+        with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
+            # Without a file for the records, they still outlive a worker that crashes.
+            records = Path(folder) / "records.json" if records_path is None else records_path
+            request = CompileRequest(
+                onnx_path=onnx_path.absolute(),
+                out_path=path.absolute(),
+                target=dict(tvm_target),
+                num_threads=self._num_threads,
+                tune_budget_sec=tune_budget_sec,
+                records_path=records.absolute(),
+                seed=seed,
+                silence_sec=self._silence_sec,
+            )
+            result = self._compile(request, on_progress)
+        return CompiledModel(
+            path=path,
+            runtime=RUNTIME,
+            functions=result["functions"],
+            tuned=result["tuned"],
+            fallbacks=tuple(result["fallbacks"]),
+            compile_sec=time.perf_counter() - started - result["tune_sec"],
+            tune_sec=result["tune_sec"],
         )
+
+    def _compile(self, request: CompileRequest, on_progress: ProgressCallback | None) -> dict[str, Any]:
+        worker = self._idle.get()
         try:
-            _converse(process, request, worker, on_progress)
-            process.wait(timeout=_EXIT_SEC)
-        except subprocess.TimeoutExpired:
-            _LOGGER.debug("the worker did not end by itself")
+            return worker.compile(request, on_progress)
         finally:
-            process.kill()
-            worker.exit_code = process.wait()
-        stderr.seek(0)
-        worker.stderr = stderr.read()
-    return worker
-
-
-def _converse(
-    process: subprocess.Popen[str],
-    request: CompileRequest,
-    worker: _Worker,
-    on_progress: ProgressCallback | None,
-) -> None:
-    """Sends the request and follows the events until the worker's output ends."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write(request.to_json())
-        process.stdin.close()
-    except BrokenPipeError:
-        _LOGGER.debug("the worker ended before it read its request")
-    for event in _events(process, process.stdout):
-        kind = event.pop("event")
-        if kind == "result":
-            worker.result = event
-        elif kind == "error":
-            worker.error = _RAISED[event["kind"]](event["message"], fix=event["fix"])
-        elif kind == "trial":
-            worker.trial = CrashedTrial(event["key"], event["name"], event["tiling"])
-            _report(on_progress, event["done"], event["total"], f"tuning {event['name']}")
-        else:
-            worker.trial = None
-            _report(on_progress, event["done"], event["total"], event["message"])
-
-
-def _report(on_progress: ProgressCallback | None, done: int, total: int, message: str) -> None:
-    if on_progress is not None:
-        on_progress(done, total, message)
-
-
-def _events(process: subprocess.Popen[str], stream: IO[str]) -> Iterator[dict[str, Any]]:
-    """The worker's events; a watchdog ends a worker that has been silent for too long."""
-    watchdog = threading.Timer(_SILENCE_SEC, process.kill)
-    watchdog.start()
-    try:
-        for line in stream:
-            watchdog.cancel()
-            yield json.loads(line)
-            watchdog = threading.Timer(_SILENCE_SEC, process.kill)
-            watchdog.start()
-    finally:
-        watchdog.cancel()
+            self._idle.put(worker)
 
 
 def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
