@@ -1,0 +1,276 @@
+"""The board's side of a remote device: TVM's RPC server, supervised, with what a measurement needs to know.
+
+    python -m hwautoml.devices.agent --host 0.0.0.0 --key SECRET
+
+Three processes, so that no client can end the service: ``serve_agent`` holds the port and starts the
+server anew when it ends; the server (TVM's own loop) takes one client after another; each client
+gets a session process, which may crash or hang in a kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from hwautoml.devices.address import Address
+from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
+from hwautoml.devices.worker import _random_input, _reset_peak_memory, _status_bytes, die_with_parent
+from hwautoml.errors import InvalidValueError, MissingDependencyError
+
+AGENT_COMMAND = "python -m hwautoml.devices.agent"
+DEFAULT_PORT = 9090
+#: Registered under this prefix where clients can call them; a TVM server without them is served less well.
+PREFIX = "hwautoml.agent."
+_KEY = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_RESTART_SEC = 0.5
+_INTRODUCTION_SEC = 5  # a client names its key in its first packet
+_MAX_KEY_BYTES = 1024
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a client whose cable was pulled
+
+logger = logging.getLogger(__name__)
+
+
+def serve_agent(
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    *,
+    key: str = "",
+    tracker: str | None = None,
+    on_listening: Callable[[Address], None] | None = None,
+) -> None:
+    """Let clients run code on this machine, one at a time, until SIGTERM or Ctrl-C; port 0 takes a free one.
+
+    Without a tracker, ``key`` is what clients must know; with one, it is the name under which boards
+    of this kind are asked for.
+
+    Raises:
+        InvalidValueError: a key that is missing or malformed, an address that cannot be listened on.
+        MissingDependencyError: TVM or its RPC is not installed.
+    """
+    tracker_address = None if tracker is None else Address.parse(tracker)
+    require_safe(host, key, tracker_address)
+    _import_server()
+    with _listener(host, port) as listener:
+        address = Address(host, listener.getsockname()[1])
+        previous = signal.signal(signal.SIGTERM, _exit)
+        try:
+            if on_listening is not None:
+                on_listening(address)
+            logger.info("listening on %s", address)
+            _supervise(listener, address.port, key, tracker_address)
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def require_safe(host: str, key: str, tracker: Address | None) -> None:
+    """TVM's RPC runs whatever a client uploads: reachable from elsewhere only on purpose."""
+    is_loopback = Address(host, DEFAULT_PORT).is_loopback
+    if key and not _KEY.fullmatch(key):
+        raise InvalidValueError(f"a key consists of letters, digits, '.', '_' and '-', got {key!r}")
+    if not key and not is_loopback:
+        raise InvalidValueError(
+            f"listening on {host} without a key would let everyone who reaches this machine run code on it",
+            fix=f"{AGENT_COMMAND} --host {host} --key SECRET, or stay on 127.0.0.1 and use: ssh -L",
+        )
+    if not key and tracker is not None:
+        raise InvalidValueError(
+            "a tracker hands boards out by key, and none was given",
+            fix=f"{AGENT_COMMAND} --tracker {tracker} --key rpi4",
+        )
+    if tracker is not None and is_loopback and not tracker.is_loopback:
+        raise InvalidValueError(
+            f"the tracker at {tracker} would send clients to this machine, which listens on {host} only",
+            fix=f"{AGENT_COMMAND} --host 0.0.0.0 --tracker {tracker} --key {key}",
+        )
+
+
+def _import_server() -> None:
+    """Once, before any process is forked."""
+    from hwautoml.compilers.tvm import unavailable_reason
+
+    reason = unavailable_reason()
+    if reason is not None:
+        raise MissingDependencyError(f"an agent needs TVM: {reason}")
+    from hwautoml.compilers._tvm_import import import_tvm
+
+    import_tvm(1)
+    try:
+        importlib.import_module("tvm.rpc.server")
+    except ImportError as error:
+        raise MissingDependencyError(f"TVM's RPC server cannot be used: {error}", fix="pip install tornado") from error
+
+
+def _exit(signal_number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+class _Listener(socket.socket):
+    """TVM's server reads a client's introduction without a time limit: whoever is silent would block it."""
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """Raises ConnectionAbortedError, after which the server goes on, for a client that says no key in time."""
+        connection, address = super().accept()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if not _introduces_itself(connection):
+            connection.close()
+            logger.warning("%s connected and named no key", address)
+            raise ConnectionAbortedError("no introduction")
+        return connection, address
+
+
+def _introduces_itself(connection: socket.socket) -> bool:
+    """Whether magic number, length and key arrived, which are left to be read."""
+    _set_receive_timeout(connection, _INTRODUCTION_SEC)
+    try:
+        header = connection.recv(8, socket.MSG_PEEK | socket.MSG_WAITALL)
+        num_bytes = 8 + struct.unpack("<ii", header)[1] if len(header) == 8 else -1
+        if not 8 <= num_bytes <= _MAX_KEY_BYTES:
+            return False
+        return len(connection.recv(num_bytes, socket.MSG_PEEK | socket.MSG_WAITALL)) == num_bytes
+    except OSError:
+        return False
+    finally:
+        _set_receive_timeout(connection, 0)
+
+
+def _set_receive_timeout(connection: socket.socket, seconds: int) -> None:
+    """The kernel's, not Python's: TVM's native code goes on with the descriptor and expects it to block."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = _Listener(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        raise InvalidValueError(f"cannot listen on {host} port {port}: {error}", fix="choose another port") from error
+    return listener
+
+
+def _supervise(listener: socket.socket, port: int, key: str, tracker: Address | None) -> None:
+    """A session that crashes takes TVM's server with it; clients that wait for the port don't notice."""
+    context = multiprocessing.get_context("fork")
+    while True:
+        with tempfile.TemporaryDirectory(prefix="hwautoml-agent-") as uploads:
+            server = context.Process(target=_run_server, args=(listener, port, key, tracker, uploads, os.getpid()))
+            server.start()
+            try:
+                server.join()
+            finally:
+                server.kill()  # its session ends with it
+                server.join()
+        logger.warning("a session ended badly; the server (exit code %s) is started anew", server.exitcode)
+        time.sleep(_RESTART_SEC)
+
+
+def _run_server(
+    listener: socket.socket, port: int, key: str, tracker: Address | None, uploads: str, parent: int
+) -> None:
+    """The server process."""
+    from tvm.rpc.server import _listen_loop
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
+    die_with_parent(parent)
+    tempfile.tempdir = uploads
+    _register_functions()
+    server = os.getpid()
+    os.register_at_fork(after_in_child=lambda: die_with_parent(server))  # every child is a session
+    tracker_address = None if tracker is None else (tracker.host, tracker.port)
+    try:
+        _listen_loop(listener, port, key, tracker_address, None, None)
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
+def _register_functions() -> None:
+    """What clients may ask for beyond TVM's own functions."""
+    from tvm_ffi import register_global_func
+
+    for function in (conditions, pin, limit_time, num_preemptions, try_loading):
+        register_global_func(PREFIX + function.__name__, function, override=True)
+
+
+def conditions() -> str:
+    """``machine_conditions`` of this machine, version and fingerprint, as JSON."""
+    from hwautoml.compilers.tvm import version
+
+    own = {"runtime_version": version(), "fingerprint": fingerprint("tvm", version())}
+    return json.dumps(machine_conditions() | own)
+
+
+def pin(num_threads: int) -> str:
+    """Put this session on the last cores it may use, as a local worker is; JSON list of them, empty if too few."""
+    cores = allowed_cores()[-num_threads:]
+    if len(cores) < num_threads:
+        return "[]"
+    os.sched_setaffinity(0, cores)
+    os.environ["TVM_NUM_THREADS"] = str(num_threads)  # read when the first thread is needed
+    return json.dumps(cores)
+
+
+def limit_time(seconds: float) -> None:
+    """End this session after so long, whatever it is doing (its client has given up by then); 0 lifts the limit."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def num_preemptions() -> int:
+    """How often the scheduler has taken a core away from this session."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def try_loading(name: str, num_threads: int) -> str:
+    """``load_ms`` and ``peak_memory_bytes`` of loading an uploaded library and running it once, as JSON."""
+    import tvm_ffi
+
+    from hwautoml.compilers.tvm import open_model
+
+    path = Path(str(tvm_ffi.get_global_func("tvm.rpc.server.workpath")(name)))
+    before = _reset_peak_memory()
+    start = time.perf_counter()
+    opened = open_model(path, num_threads=num_threads)
+    opened(_random_input(opened.input_shape, opened.input_dtype, seed=0))
+    load_ms = 1e3 * (time.perf_counter() - start)
+    peak = None if before is None else max(_status_bytes("VmHWM") - before, 0)
+    return json.dumps({"load_ms": load_ms, "peak_memory_bytes": peak})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The same from a shell."""
+    parser = argparse.ArgumentParser(prog=AGENT_COMMAND, description="Let clients measure networks on this machine.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--key", default="", help="what clients must know; with a tracker, the kind of board")
+    parser.add_argument("--tracker", help="host:port of the tracker to register with")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        serve_agent(options.host, options.port, key=options.key, tracker=options.tracker)
+    except (InvalidValueError, MissingDependencyError) as error:
+        parser.exit(error.exit_code, f"{error}\n")
+    except KeyboardInterrupt:
+        logger.info("stopped")
+
+
+if __name__ == "__main__":
+    main()

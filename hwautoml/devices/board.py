@@ -1,0 +1,186 @@
+"""One TVM RPC session with a board, and models that live on it. Used in the child process ``rpc_worker``.
+
+Every method may raise ``tvm.error.RPCError`` (the board lives and says what went wrong) and
+``tvm.error.InternalError`` (the connection is lost).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwautoml.compilers.base import checked_input
+from hwautoml.devices.agent import PREFIX
+from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.rpc.client import RPCSession
+
+_TIMED = "hwautoml_timed"
+_BIG_CORES = 1  # TVM's affinity mode: the fastest cores first
+
+
+class Board:
+    """What the agent offers is used where there is one; any TVM RPC server does."""
+
+    def __init__(self, session: RPCSession, num_threads: int) -> None:
+        """Raises InvalidValueError when the board has fewer cores than ``num_threads``."""
+        self._session = session
+        self._functions: dict[str, Any] = {}
+        self._device = session.cpu(0)
+        self._numbers = count()
+        self._machine = self._describe_machine()
+        self._cores: list[int] | None = None
+        self._num_threads = num_threads
+        if self._machine["agent"]:
+            self._cores = json.loads(str(self._call(PREFIX + "pin", num_threads)))
+            if not self._cores:
+                raise InvalidValueError(
+                    f"num_threads must be between 1 and {self._machine['num_allowed_cores']}, the cores that the "
+                    f"board's agent may use, got {num_threads}"
+                )
+        else:
+            self._call("runtime.config_threadpool", _BIG_CORES, num_threads)
+
+    def conditions(self) -> dict[str, object]:
+        """The board's machine as it is now; unknown values are None where the board runs another server."""
+        own = {"affinity": self._cores, "num_allowed_cores": self._machine["num_allowed_cores"]}  # before it was pinned
+        return self._describe_machine() | own
+
+    @contextmanager
+    def time_limit(self, seconds: float) -> Iterator[None]:
+        """The agent ends a session that takes longer: nobody could free the board from a hung kernel otherwise."""
+        import tvm
+
+        self._call(PREFIX + "limit_time", float(seconds))
+        try:
+            yield
+        except (tvm.error.RPCError, HwAutoMLError):
+            self._call(PREFIX + "limit_time", 0.0)
+            raise
+        self._call(PREFIX + "limit_time", 0.0)
+
+    def upload(self, path: Path) -> str:
+        """Its name on the board, new each time: the board's loader takes a known name for the same library."""
+        name = f"{next(self._numbers)}-{path.stem}.so"
+        try:
+            content = bytearray(path.read_bytes())
+        except OSError as error:
+            raise CompileError(f"{path} cannot be read: {error.strerror}") from error
+        self._session.upload(content, name)
+        return name
+
+    def try_loading(self, name: str) -> dict[str, object]:
+        """``load_ms`` and ``peak_memory_bytes`` of an uploaded library, as the board sees them; empty where unknown.
+
+        Raises CompileError for a file that the board cannot load.
+        """
+        with _loading(name):
+            figures: dict[str, object] = json.loads(
+                str(self._call(PREFIX + "try_loading", name, self._num_threads) or "{}")
+            )
+        return figures
+
+    def load(self, name: str) -> RemoteModel:
+        """What was uploaded, whose file is then removed. Raises CompileError for a file that the board cannot load."""
+        from tvm import relax
+
+        with _loading(name):
+            machine = relax.VirtualMachine(self._session.load_module(name), self._device)
+            description = json.loads(str(machine["describe"]()))
+        self._session.remove(name)
+        return RemoteModel(
+            machine, self._device, str(description["input_name"]), tuple(description["input_shape"]),
+            str(description["input_dtype"]), tuple(description["output_shape"]),
+        )
+
+    def num_preemptions(self) -> int:
+        return int(self._call(PREFIX + "num_preemptions") or 0)
+
+    def _describe_machine(self) -> dict[str, object]:
+        described = self._call(PREFIX + "conditions")
+        if described is not None:
+            return {**json.loads(str(described)), "agent": True}
+        cpu, triple = self._call("target.llvm_get_system_cpu"), self._call("target.llvm_get_system_triple")
+        unknown = dict.fromkeys(("num_cores", "num_allowed_cores", "governor", "os", "python_version", "load_average"))
+        return {
+            "cpu": None if cpu is None else str(cpu), "machine": None if triple is None else str(triple).split("-")[0],
+            **unknown, "date": datetime.now(UTC).isoformat(timespec="seconds"), "runtime_version": None,
+            "fingerprint": None, "agent": False,
+        }
+
+    def _call(self, name: str, *arguments: object) -> Any:
+        """None where the board's server lacks the function."""
+        if name not in self._functions:
+            try:
+                self._functions[name] = self._session.get_function(name)
+            except AttributeError:
+                self._functions[name] = None
+        function = self._functions[name]
+        return None if function is None else function(*arguments)
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A library in TVM's virtual machine on the board; one input, one output."""
+
+    machine: Any
+    device: Any
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    output_shape: tuple[int, ...]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The output for ``x``; InvalidValueError where its shape or dtype does not fit."""
+        self.machine.set_input("main", self._tensor(x))
+        self.machine.invoke_stateful("main")
+        return self.machine.get_outputs("main").numpy()
+
+    def bind(self, x: np.ndarray) -> Callable[[], None]:
+        """Runs on ``x``, which stays on the board, as do the outputs; it is what ``time_ns`` times."""
+        self.machine.save_function("main", _TIMED, self._tensor(x), include_return=False)
+        run_once: Callable[[], None] = self.machine[_TIMED]
+        return run_once
+
+    def time_ns(self, number: int, repeat: int = 1) -> list[float]:
+        """Nanoseconds per run, ``repeat`` times the mean of ``number`` runs, after one that is not timed.
+
+        The board's own clock around a loop on the board: no network is in it.
+        """
+        results = self.machine.time_evaluator(_TIMED, self.device, number=number, repeat=repeat)().results
+        return [max(1e9 * seconds, 1e-3) for seconds in results]
+
+    def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
+        import tvm
+
+        return tvm.runtime.tensor(checked_input(self, x), self.device)
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    import tvm
+
+    try:
+        yield
+    except (tvm.error.RPCError, AttributeError, ValueError) as error:
+        raise CompileError(
+            f"{name} cannot be loaded on the board: {remote_reason(error)}",
+            fix="compile it with hwautoml for the [tvm] table of the board's own target",
+        ) from error
+
+
+def remote_reason(error: BaseException) -> str:
+    """The line that says what happened; TVM puts a heading before it and a stack behind it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("RPCError:", "Stack trace", "File "))]
+    return told[0][:500] if told else type(error).__name__
