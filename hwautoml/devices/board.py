@@ -174,7 +174,7 @@ def _loading(name: str) -> Iterator[None]:
         yield
     except (tvm.error.RPCError, AttributeError, ValueError) as error:
         raise CompileError(
-            f"{name} cannot be loaded on the board: {remote_reason(error)}",
+            f"{name.partition('-')[2]} cannot be loaded on the board: {remote_reason(error)}",
             fix="compile it with hwautoml for the [tvm] table of the board's own target",
         ) from error
 

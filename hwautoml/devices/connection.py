@@ -95,12 +95,14 @@ class Connection(WorkerProcess):
         Raises:
             WorkerDiedError: every try ended so.
         """
-        for num_left in range(self._num_retries, 0, -1):
+        for num_left in range(self._num_retries, -1, -1):
             try:
                 return call()
             except WorkerDiedError as error:
+                if not num_left:
+                    raise WorkerDiedError(f"{error.message} (tried {self._num_retries + 1} times)") from error
                 logger.warning("%s; connecting anew, %d tries left", error.message, num_left)
-        return call()
+        raise AssertionError("the last try returns or raises")
 
     def _require_registered(self) -> None:
         known = {boards.key: boards for boards in list_devices(str(self._route.address)) if boards.addresses}

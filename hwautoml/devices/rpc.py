@@ -85,9 +85,9 @@ class RpcDevice:
     def conditions(self) -> dict[str, object]:
         """As of a local device, about the board, and how it is reached: JSON values, None where unknown.
 
-        ``fingerprint`` ends in ``-rpc``: these times leave out the few microseconds that a call from
-        Python takes, so they don't belong into a table of the same machine's own. A board that
-        cannot describe itself is known by its address.
+        ``fingerprint`` ends in ``-rpc``: these times leave out what a call from Python takes, so they
+        don't belong into a table of the same machine's own. A board that cannot describe itself is
+        known by its address.
 
         Raises:
             TargetUnavailableError: the board cannot be reached, or stays busy.
