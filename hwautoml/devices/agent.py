@@ -34,6 +34,7 @@ from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 AGENT_COMMAND = "python -m hwautoml.devices.agent"
 DEFAULT_PORT = 9090
+BOARD_PACKAGES = "pip install apache-tvm==0.27.0 apache-tvm-ffi==0.1.14.post1 'tornado>=6.4,<7'"
 #: Registered under this prefix where clients can call them; a TVM server without them is served less well.
 PREFIX = "hwautoml.agent."
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -64,8 +65,8 @@ def serve_agent(
     """
     tracker_address = None if tracker is None else Address.parse(tracker)
     require_safe(host, key, tracker_address)
-    _import_server()
     with _listener(host, port) as listener:
+        _import_server()
         address = Address(host, listener.getsockname()[1])
         previous = signal.signal(signal.SIGTERM, _exit)
         try:
@@ -100,19 +101,14 @@ def require_safe(host: str, key: str, tracker: Address | None) -> None:
 
 
 def _import_server() -> None:
-    """Once, before any process is forked."""
-    from hwautoml.compilers.tvm import unavailable_reason
-
-    reason = unavailable_reason()
-    if reason is not None:
-        raise MissingDependencyError(f"an agent needs TVM: {reason}")
+    """Once, before any process is forked. A board needs none of what compiles and trains."""
     from hwautoml.compilers._tvm_import import import_tvm
 
-    import_tvm(1)
     try:
+        import_tvm(1)
         importlib.import_module("tvm.rpc.server")
     except ImportError as error:
-        raise MissingDependencyError(f"TVM's RPC server cannot be used: {error}", fix="pip install tornado") from error
+        raise MissingDependencyError(f"an agent needs TVM and its RPC: {error}", fix=BOARD_PACKAGES) from error
 
 
 def _exit(signal_number: int, frame: FrameType | None) -> None:

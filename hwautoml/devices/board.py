@@ -7,6 +7,7 @@ Every method may raise ``tvm.error.RPCError`` (the board lives and says what wen
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,13 +59,17 @@ class Board:
 
     @contextmanager
     def time_limit(self, seconds: float) -> Iterator[None]:
-        """The agent ends a session that takes longer: nobody could free the board from a hung kernel otherwise."""
+        """The agent ends a session that takes longer: nobody could free the board from a hung kernel otherwise.
+
+        An error leaves this block only when the board still answers: it may have been the session's end.
+        """
         import tvm
 
         self._call(PREFIX + "limit_time", float(seconds))
         try:
             yield
         except (tvm.error.RPCError, HwAutoMLError):
+            self._session.get_function("tvm.rpc.server.upload")
             self._call(PREFIX + "limit_time", 0.0)
             raise
         self._call(PREFIX + "limit_time", 0.0)
@@ -183,4 +188,4 @@ def remote_reason(error: BaseException) -> str:
     """The line that says what happened; TVM puts a heading before it and a stack behind it."""
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(("RPCError:", "Stack trace", "File "))]
-    return told[0][:500] if told else type(error).__name__
+    return re.sub(r"^Check failed: \(.*?\) is false: ", "", told[0])[:500] if told else type(error).__name__

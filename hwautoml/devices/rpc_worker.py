@@ -101,13 +101,13 @@ class Client:
         except tvm.error.RPCError as error:
             raise MeasurementError(f"the board reported: {remote_reason(error)}") from error
         except tvm.error.InternalError as error:
-            raise ConnectionLostError(remote_reason(error)) from error
+            raise ConnectionLostError(remote_reason(error.__context__ or error)) from error
 
     def connect(
         self, host: str, port: int, key: str, is_tracker: bool, num_threads: int, session_timeout_sec: float,
         patience_sec: float,
     ) -> dict[str, object]:
-        """Raises TargetUnavailableError when nothing listens, for ``patience_sec``, or the key is wrong."""
+        """Raises TargetUnavailableError when nothing listens for ``patience_sec``, or the key is wrong."""
         from tvm import rpc
 
         deadline = monotonic() + patience_sec
@@ -120,8 +120,11 @@ class Client:
                     session = rpc.connect(host, port, key, session_timeout=session_timeout_sec)
                 break
             except (RuntimeError, OSError) as error:  # TVM's InternalError is a RuntimeError
+                reason = remote_reason(error)
+                if "matches key" in reason:
+                    raise TargetUnavailableError("its agent was started with another key") from error
                 if monotonic() >= deadline:
-                    raise TargetUnavailableError(remote_reason(error)) from error
+                    raise TargetUnavailableError(reason) from error
             sleep(_RECONNECT_SEC)
         self._board = Board(session, num_threads)
         return {}

@@ -18,7 +18,6 @@ from hwautoml.errors import TargetUnavailableError
 _TIMEOUT_SEC = 10.0
 _MAGIC, _SUMMARY, _SUCCESS = 0x2F271, 6, 0  # tvm.rpc.base: RPC_TRACKER_MAGIC, TrackerCode.SUMMARY and SUCCESS
 _MAX_ANSWER_BYTES = 1 << 24
-TRACKER_COMMAND = "python -m tvm.exec.rpc_tracker --host 127.0.0.1 --port 9190"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,9 @@ def list_devices(tracker: str, *, timeout_sec: float = _TIMEOUT_SEC) -> list[Boa
             summary = _summary(connection)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # the latter: not a summary
         raise TargetUnavailableError(
-            f"no tracker answers at {address}: {error}", fix=f"start one there: {TRACKER_COMMAND}"
+            f"no tracker answers at {address}: {error}",
+            fix="start one there: python -m tvm.exec.rpc_tracker "
+            f"--host {address.host} --port {address.port} --port-end {address.port + 1}",
         ) from error
     return summary
 

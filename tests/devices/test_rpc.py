@@ -241,6 +241,16 @@ def test_another_tvm_server_serves_with_less_to_tell(libraries: dict[str, Path])
         assert str(small.conditions["fingerprint"]).startswith(f"board-127.0.0.1-{service.port}-")
 
 
+def test_a_session_that_expires_is_renewed(libraries: dict[str, Path]) -> None:
+    """Servers other than our agent end sessions by the clock, whatever they are doing."""
+    slow = MeasureProtocol(warmup_ms=2, min_rounds=15, max_rounds=15, min_sample_ms=30, timeout_sec=20)
+    with running(PLAIN_SERVER) as service, RpcDevice(service.address, key=KEY, session_timeout_sec=1) as device:
+        first_worker = device.conditions() and device.worker_pid
+        (result,) = measured(device.measure([libraries["small"]], libraries["large"], slow))
+        assert len(result.samples_ms) == 15 and "interrupted" not in result.conditions
+        assert device.worker_pid != first_worker
+
+
 def test_boards_of_a_tracker(libraries: dict[str, Path]) -> None:
     with running(TRACKER) as tracker:
         assert list_devices(tracker.address) == []
