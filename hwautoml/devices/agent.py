@@ -56,6 +56,7 @@ def serve_agent(
 ) -> None:
     """Let clients run code on this machine, one at a time, until SIGTERM or Ctrl-C; port 0 takes a free one.
 
+    Runs in the main thread and does not return. One agent per machine: two would measure each other.
     Without a tracker, ``key`` is what clients must know; with one, it is the name under which boards
     of this kind are asked for.
 
@@ -175,7 +176,7 @@ def _supervise(listener: socket.socket, port: int, key: str, tracker: Address | 
             finally:
                 server.kill()  # its session ends with it
                 server.join()
-        logger.warning("a session ended badly; the server (exit code %s) is started anew", server.exitcode)
+        logger.warning("a session crashed, or the tracker is away: the server is started anew")
         time.sleep(_RESTART_SEC)
 
 

@@ -32,7 +32,7 @@ class RpcDevice:
     """Runs ``num_threads`` threads on the board at ``address`` (host:port), one client at a time.
 
     ``key`` is the one that the board's agent was started with. With ``is_tracker`` the address is a
-    tracker's, and any free board of that key will do; it is kept until ``close``.
+    tracker's, and any free board of that key will do (they are taken for equal); it is kept until ``close``.
 
     ``connect_timeout_sec`` is how long to wait for a board that is busy, or that went away while it
     was in use; a call that loses the connection is tried ``num_retries`` times more. Boards that run

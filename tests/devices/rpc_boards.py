@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KEY = "test-board"
@@ -59,10 +62,11 @@ class Service:
     """A process that printed the address it listens on."""
 
     def __init__(self, code: str) -> None:
-        # A group of its own, so that nothing of it can be left behind.
+        # A group and a folder of its own, so that nothing of it is left behind.
+        self._folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            start_new_session=True,
+            start_new_session=True, env=os.environ | {"TMPDIR": self._folder.name},
         )
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 60.0)
@@ -82,6 +86,7 @@ class Service:
         self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        self._folder.cleanup()
 
 
 @contextmanager
@@ -95,6 +100,32 @@ def running(code: str) -> Iterator[Service]:
 
 def agent(port: int = 0, key: str = KEY, tracker: str | None = None) -> str:
     return AGENT.format(port=port, key=key, tracker=tracker)
+
+
+@contextmanager
+def slow_network(port: int, delay_sec: float) -> Iterator[int]:
+    """A port of this machine that leads to ``port``; whatever passes is late by ``delay_sec``, either way."""
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                time.sleep(delay_sec)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        near, _ = listener.accept()
+        with near, socket.create_connection(("127.0.0.1", port)) as far:
+            back = threading.Thread(target=pump, args=(far, near))
+            back.start()
+            pump(near, far)
+            back.join()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
 
 
 def odd_library(kind: str, folder: Path) -> Path:
