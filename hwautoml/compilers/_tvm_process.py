@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -41,10 +41,12 @@ class CompilerProcess:
     """One worker that compiles one model after another, started when needed and after each death.
 
     Importing TVM takes seconds, a layer a few tenths of one: hundreds of layers share a process.
+    ``command`` starts another worker that speaks the same protocol.
     """
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, command: Sequence[str] | None = None) -> None:
         self._num_threads = num_threads
+        self._command = tuple(command or (sys.executable, "-m", "hwautoml.compilers._tvm_worker"))
         self._process: subprocess.Popen[str] | None = None
         self._stderr: IO[str] | None = None
         self._finalizer: weakref.finalize[..., CompilerProcess] | None = None
@@ -111,9 +113,10 @@ class CompilerProcess:
         package_root = str(Path(hwautoml.__file__).parent.parent)
         search_path = [package_root, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
-        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives as long as the process
+        # Both live as long as the process.
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hwautoml.compilers._tvm_worker"],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -12,7 +12,7 @@ import json
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,11 +84,16 @@ class CompilerPool:
 
     A model that crashes its worker, or keeps it silent for ``silence_sec``, is a CompileError; the
     next one gets a new worker. The workers end with ``close``, with the ``with`` block, or with
-    the pool itself.
+    the pool itself. ``command`` starts other workers that speak the same protocol.
     """
 
     def __init__(
-        self, *, num_workers: int = 1, num_threads: int = 1, silence_sec: float = _SILENCE_SEC
+        self,
+        *,
+        num_workers: int = 1,
+        num_threads: int = 1,
+        silence_sec: float = _SILENCE_SEC,
+        command: Sequence[str] | None = None,
     ) -> None:
         if num_threads < 1 or num_workers < 1:
             raise InvalidValueError(
@@ -96,7 +101,7 @@ class CompilerPool:
             )
         self._num_threads, self._silence_sec = num_threads, silence_sec
         self._idle: queue.LifoQueue[CompilerProcess] = queue.LifoQueue()
-        self._workers = [CompilerProcess(num_threads) for _ in range(num_workers)]
+        self._workers = [CompilerProcess(num_threads, command) for _ in range(num_workers)]
         for worker in self._workers:
             self._idle.put(worker)
 
