@@ -28,7 +28,7 @@ from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.space import Architecture, Choice, SearchSpace, Value
 from hwautoml.errors import InvalidValueError
 from hwautoml.spaces.convolution import Convolution, cost_of, strided
-from hwautoml.spaces.indexing import Table, index_table, positions
+from hwautoml.spaces.indexing import Table, index_table, look_up, positions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -208,12 +208,12 @@ class MobileSpace(SearchSpace):
             for block in range(stage.max_depth):
                 shape = chosen[f"{prefix}.block{block}.kernel"], chosen[f"{prefix}.block{block}.expansion"]
                 if block == 0:
-                    found = first[resolution, width, kind, out, *shape]
+                    found = look_up(first, resolution, width, kind, out, *shape)
                 else:
-                    found = later[resolution, kind, out, *shape]
+                    found = look_up(later, resolution, kind, out, *shape)
                 indices.append(np.where(block < depth, found, free))
             width = out
-        return np.stack([*indices, head[resolution, width]]).T
+        return np.stack([*indices, look_up(head, resolution, width)]).T
 
     @cached_property
     def _index_tables(self) -> tuple[Table, list[tuple[Table, Table]], Table]:
