@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +37,7 @@ WIDTHS = (16, 32, 64)
 NUM_CELLS = 5  # per stage
 # CIFAR-10, CIFAR-100, ImageNet16-120
 PUBLISHED = ((32, 3, 10), (32, 3, 100), (16, 3, 120))
+_NONE = OPERATIONS.index("none")
 _MOST_ADDS = 3  # one into node 2, two into node 3
 
 
@@ -138,22 +139,29 @@ class NasBench201Space(SearchSpace):
 
     def layer_indices(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
         options = self.checked_encodings(encodings)
-        live = live_edges(options != OPERATIONS.index("none"))
-        operations = np.where(live, options, OPERATIONS.index("none"))
-        num_adds = sum(np.maximum(inputs - 1, 0) for inputs in _num_live_inputs(live))
+        live = live_edges(options != _NONE)
+        num_adds = np.sum([np.maximum(inputs - 1, 0) for inputs in _num_live_inputs(live)], axis=0)
         index, free = positions(self.all_layers()), len(self.all_layers())
-        fixed = [self._stem, self._reduction(1), self._reduction(2), self._head]
-        slots = [np.full((len(options), 1), index[layer]) for layer in fixed]
+        fixed = np.array([index[layer] for layer in (self._stem, self._reduction(1), self._reduction(2), self._head)])
+        slots = [np.broadcast_to(fixed, (len(options), len(fixed))), self._operation_indices(options, live)]
         for stage, width in enumerate(WIDTHS):
-            side = self._side(stage)
-            table = index_table(index, lambda operation, w=width, s=side: operation_layer(operation, w, s), OPERATIONS)
-            add, zero = (index[_layer(kind, width, side, width)] for kind in ("add", "zero"))
-            cell = [
-                table[operations],
-                np.where(np.arange(_MOST_ADDS) < num_adds[:, None], add, free),
-                np.where(live.any(axis=1, keepdims=True), free, zero),
-            ]
-            slots += cell * NUM_CELLS
+            add, zero = (index[_layer(kind, width, self._side(stage), width)] for kind in ("add", "zero"))
+            slots += [np.where(np.arange(_MOST_ADDS) < num_adds[:, None], add, free)] * NUM_CELLS
+            slots += [np.where(live.any(axis=1, keepdims=True), free, zero)] * NUM_CELLS
+        return np.hstack(slots)
+
+    def dead_layer_indices(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
+        """As ``layer_indices``, for ``dead_layers``: an eager runtime executes both."""
+        options = self.checked_encodings(encodings)
+        return self._operation_indices(options, ~live_edges(options != _NONE))
+
+    def _operation_indices(self, options: NDArray[np.int64], is_executed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Positions in ``all_layers()`` of the operations on executed edges of all cells; (n, 6) to (n, slots)."""
+        index, executed = positions(self.all_layers()), np.where(is_executed, options, _NONE)
+        slots = []
+        for stage, width in enumerate(WIDTHS):
+            layer_of = partial(operation_layer, width=width, side=self._side(stage))
+            slots += [index_table(index, layer_of, OPERATIONS)[executed]] * NUM_CELLS
         return np.hstack(slots)
 
     def cost(self, layer: Layer) -> LayerCost:

@@ -107,13 +107,14 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise RunFolderError(f"there is no file {path}", fix=fix)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files  # AttributeError: a single array (.npy)
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        file = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise RunFolderError(f"{path} is no .npz file, or damaged: {error}", fix=fix) from error
+    if isinstance(file, np.ndarray):
+        raise RunFolderError(f"{path} is no .npz file, but a single array", fix=fix)
     arrays = {}
-    with np.load(path, allow_pickle=False) as file:
-        for name in names:
+    with file:
+        for name in file.files:
             try:
                 arrays[name] = file[name]
             except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
@@ -143,8 +144,8 @@ def _encode_ofa(file: _File) -> NDArray[np.int64]:
             raise file.error(f"has {len(array)} rows in {name!r}, but {len(resolution)} in 'r'")
     blocks = np.stack([kernel, expansion], axis=-1).reshape(-1, num_stages, num_blocks, 2)
     is_active = np.arange(num_blocks) < np.array(ofa.DEPTHS)[depth][:, :, None]
-    blocks = np.where(is_active[..., None], blocks, 0).reshape(-1, num_stages, 2 * num_blocks)
-    stages = np.concatenate([depth[:, :, None], blocks], axis=2)
+    active_blocks = np.where(is_active[..., None], blocks, 0).reshape(-1, num_stages, 2 * num_blocks)
+    stages = np.concatenate([depth[:, :, None], active_blocks], axis=2)
     return np.hstack([resolution[:, None], stages.reshape(len(resolution), -1)])
 
 
