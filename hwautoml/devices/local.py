@@ -91,7 +91,9 @@ class LocalDevice:
         """One result per path, in order.
 
         With a ``reference`` model, which is sampled throughout, the machine's drift is divided out
-        and ``conditions["reference_median_ms"]`` lets calls at different times be compared.
+        and ``conditions["reference_median_ms"]`` lets calls at different times be compared. Samples are
+        fastest parts (see ``MeasureProtocol``) times ``conditions["typical_over_fastest"]``, what a part
+        of this call typically took: at the machine's usual speed, with the ratios of the fastest.
 
         Raises:
             MeasurementError: the reference itself cannot be measured.
@@ -133,7 +135,8 @@ class _Model:
     load_ms: float = 0.0
     peak_memory_bytes: int | None = None
     times_sec: list[float] = field(default_factory=list)
-    samples_ms: list[float] = field(default_factory=list)
+    samples_ms: list[float] = field(default_factory=list)  # the fastest part of each
+    excess: list[float] = field(default_factory=list)  # its typical part, relative to the fastest
     single_ms: tuple[float, ...] = ()
     num_preempted: int = 0
     spent_sec: float = 0.0
@@ -143,7 +146,7 @@ class _Model:
 def _kept_open(known: _Model | None, path: Path | None) -> _Model | None:
     """The reference of the last call if it is the same file, without its samples.
 
-    Where a model's weights happen to lie in memory changes its speed by some percent: opened anew for
+    Where a model's weights happen to lie in memory changes its speed by up to a percent: opened anew for
     every call, the reference would add that to every result.
     """
     if path is None:
@@ -151,7 +154,7 @@ def _kept_open(known: _Model | None, path: Path | None) -> _Model | None:
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else (0, 0)
     if known is None or known.failure is not None or (known.path, known.stamp) != (path, stamp):
         return _Model(_REFERENCE, path, stamp)
-    return replace(known, times_sec=[], samples_ms=[], num_preempted=0, spent_sec=0.0)
+    return replace(known, times_sec=[], samples_ms=[], excess=[], num_preempted=0, spent_sec=0.0)
 
 
 class _Session:
@@ -191,9 +194,11 @@ class _Session:
 
     def results(self, conditions: dict[str, object]) -> list[Measurement | MeasureFailure]:
         drift = self._drift()
+        typical = self._typical_over_fastest()
         shared = conditions | {
             "noise_floor_relative": None if drift is None else drift.noise_floor_relative,
-            "reference_median_ms": None if drift is None else drift.median_ms,
+            "reference_median_ms": None if drift is None else typical * drift.median_ms,
+            "typical_over_fastest": typical,
         }
         results: list[Measurement | MeasureFailure] = []
         for model in self._models:
@@ -206,7 +211,7 @@ class _Session:
                 "load_ms": model.load_ms, "peak_memory_bytes": model.peak_memory_bytes, "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
-            samples = self._corrected(model, drift)
+            samples = tuple(typical * sample for sample in self._corrected(model, drift))
             results.append(Measurement(samples, shared | own, drift is not None, model.single_ms))
         return results
 
@@ -226,7 +231,8 @@ class _Session:
         model.load_ms, model.peak_memory_bytes = opened["load_ms"], opened["peak_memory_bytes"]  # type: ignore[assignment]
         limits = {"min_ms": protocol.warmup_ms, "max_ms": _WARMUP_LIMIT * protocol.warmup_ms}
         warmed = self._worker.request({"do": "warm", "model": model.number, **limits}, protocol.timeout_sec)
-        model.num_inner = max(1, round(1e6 * protocol.min_sample_ms / float(warmed["ns"])))  # type: ignore[arg-type]
+        part_ns = 1e6 * protocol.min_sample_ms / protocol.num_parts
+        model.num_inner = max(1, round(part_ns / float(warmed["ns"])))  # type: ignore[arg-type]
 
     def _sample(self, model: _Model | None) -> None:
         if model is None or model.failure is not None:
@@ -236,12 +242,14 @@ class _Session:
     def _time(self, model: _Model) -> None:
         self._open(model)
         start = monotonic()
-        message = {"do": "time", "model": model.number, "num_inner": model.num_inner}
-        answer = self._worker.request(message, self._protocol.timeout_sec)
+        shape = {"num_inner": model.num_inner, "num_parts": self._protocol.num_parts}
+        answer = self._worker.request({"do": "time", "model": model.number, **shape}, self._protocol.timeout_sec)
         end = monotonic()
         model.spent_sec += end - start
         model.times_sec.append((start + end) / 2)
-        model.samples_ms.append(float(answer["ns"]) / model.num_inner / 1e6)  # type: ignore[arg-type]
+        parts = np.array(answer["ns"], dtype=np.float64)
+        model.samples_ms.append(float(parts.min()) / 1e6)
+        model.excess.append(float(np.median(parts) / parts.min()))
         model.num_preempted += bool(answer["preempted"])
 
     def _time_singles(self, model: _Model) -> None:
@@ -273,6 +281,11 @@ class _Session:
         measured = Measurement(self._corrected(model, drift))
         low, high = measured.interval_ms
         return (high - low) / 2 <= protocol.target_relative_interval * measured.median_ms
+
+    def _typical_over_fastest(self) -> float:
+        """One factor for the whole call: it keeps results the machine's usual speed and their ratios exact."""
+        models = self._models if self._reference is None else [*self._models, self._reference]
+        return float(np.median([excess for model in models for excess in model.excess] or [1.0]))
 
     def _drift(self) -> Drift | None:
         if self._reference is None or not self._reference.samples_ms:

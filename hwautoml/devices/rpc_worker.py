@@ -24,7 +24,6 @@ from hwautoml.devices.worker import _random_input, claim_stdout, die_with_parent
 from hwautoml.errors import HwAutoMLError, MeasurementError, MissingDependencyError, TargetUnavailableError
 
 LOST_EXIT_CODE = 3
-_MAX_TRIES = 3  # of one sample that the board's scheduler interrupted
 _RUN_BATCH = 64
 _SETTLED = 0.97  # a warm-up batch that is no faster than this share of the best so far is settled
 _NUM_SETTLED = 3
@@ -164,19 +163,14 @@ class Client:
             num_inner = max(1, round(min_ms / 4 * 1e6 / min(batches)))
         return {"ns": statistics.median(batches[-_NUM_SETTLED:])}
 
-    def time(self, model: int, num_inner: int) -> dict[str, object]:
-        """One sample: nanoseconds of ``num_inner`` runs together, after one run that warms the caches.
+    def time(self, model: int, num_inner: int, num_parts: int) -> dict[str, object]:
+        """Nanoseconds per run of ``num_parts`` parts of ``num_inner`` runs each, after a run that warms the caches.
 
-        Taken again, at most twice, when the board's scheduler took the core away; the fastest is kept.
+        ``preempted``: the board's scheduler took the core away during one of them.
         """
-        samples: list[float] = []
-        for _ in range(_MAX_TRIES):
-            before = self.board.num_preemptions()
-            (per_run,) = self._models[model].time_ns(num_inner)
-            samples.append(per_run * num_inner)
-            if self.board.num_preemptions() == before:
-                return {"ns": samples[-1], "preempted": False}
-        return {"ns": min(samples), "preempted": True}
+        before = self.board.num_preemptions()
+        parts = self._models[model].time_ns(num_inner, repeat=num_parts)
+        return {"ns": parts, "preempted": self.board.num_preemptions() != before}
 
     def singles(self, model: int, number: int) -> dict[str, object]:
         """Nanoseconds of ``number`` runs timed one by one, for the tail: nothing is retaken or left out."""

@@ -27,7 +27,6 @@ import numpy as np
 from hwautoml.errors import HwAutoMLError, MissingDependencyError
 
 _PR_SET_PDEATHSIG = 1
-_MAX_TRIES = 3  # of one sample that the scheduler interrupted
 _RUN_BATCH = 64
 _SETTLED = 0.97  # a warm-up batch that is no faster than this share of the best so far is settled
 _NUM_SETTLED = 3
@@ -133,21 +132,15 @@ class Server:
             num_inner = max(1, round(min_ms / 4 * 1e6 / min(batches)))
         return {"ns": statistics.median(batches[-_NUM_SETTLED:])}
 
-    def time(self, model: int, num_inner: int) -> dict[str, object]:
-        """One sample: nanoseconds of ``num_inner`` runs together, after one run that warms the caches.
+    def time(self, model: int, num_inner: int, num_parts: int) -> dict[str, object]:
+        """Nanoseconds per run of ``num_parts`` parts of ``num_inner`` runs each, after a run that warms the caches.
 
-        A sample in which the scheduler took the core away measures other processes: it is taken
-        again, at most twice, and the fastest is kept.
+        ``preempted``: the scheduler took the core away during one of them.
         """
         call = self._calls[model]
-        samples: list[int] = []
-        for _ in range(_MAX_TRIES):
-            call()
-            spent, preempted = _sample(call, num_inner)
-            if not preempted:
-                return {"ns": spent, "preempted": False}
-            samples.append(spent)
-        return {"ns": min(samples), "preempted": True}
+        call()
+        parts = [_sample(call, num_inner) for _ in range(num_parts)]
+        return {"ns": [spent / num_inner for spent, _ in parts], "preempted": any(taken for _, taken in parts)}
 
     def singles(self, model: int, number: int) -> dict[str, object]:
         """Nanoseconds of ``number`` runs timed one by one, for the tail: nothing is retaken or left out."""

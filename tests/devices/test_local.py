@@ -79,6 +79,42 @@ def test_fast_models_run_several_times_per_sample(device: LocalDevice, conv: Bui
     assert tiny.conditions["num_inner"] > large.conditions["num_inner"]  # type: ignore[operator]
 
 
+DISTURBED_WORKER = """
+import time
+import hwautoml.compilers.onnxruntime as backend
+from hwautoml.devices import worker
+original = backend.OnnxRuntimeModel.bind
+def bind(self, x):
+    run, count = original(self, x), [0]
+    def disturbed():
+        count[0] += 1
+        if count[0] % 50 < 20:
+            time.sleep(0.001)
+        run()
+    return disturbed
+backend.OnnxRuntimeModel.bind = bind
+worker.main()
+"""
+
+
+def test_a_sample_escapes_what_disturbs_some_of_its_parts(conv: Build) -> None:
+    protocol = MeasureProtocol(warmup_ms=2, min_rounds=20, max_rounds=20, min_sample_ms=0.1, num_singles=500)
+    with LocalDevice("onnxruntime", command=[sys.executable, "-c", DISTURBED_WORKER]) as device:
+        (result,) = device.measure([conv("a", 4)], None, protocol)
+    assert isinstance(result, Measurement)
+    # Two of five single runs are far slower.
+    assert result.median_ms < np.mean(result.single_ms) / 2
+    assert result.conditions["typical_over_fastest"] >= 1  # type: ignore[operator]
+
+
+def test_results_are_at_the_usual_speed_and_the_references_too(device: LocalDevice, conv: Build) -> None:
+    """The reference measured against itself is the reference."""
+    reference = conv("r", 16)
+    (result,) = device.measure([reference], reference, MeasureProtocol(min_rounds=20, max_rounds=20))
+    assert isinstance(result, Measurement)
+    assert result.median_ms == pytest.approx(result.conditions["reference_median_ms"], rel=0.2)
+
+
 def test_a_corrupt_file_fails_alone(device: LocalDevice, conv: Build, tmp_path: Path) -> None:
     corrupt = tmp_path / "corrupt.onnx"
     corrupt.write_bytes(b"no protobuf at all")

@@ -32,5 +32,5 @@ def test_few_reference_samples_are_enough(num: int) -> None:
 
 
 def test_problems_are_reported_together() -> None:
-    with pytest.raises(InvalidValueError, match=r"min_rounds <= max_rounds.*timeout_sec must be positive"):
-        MeasureProtocol(min_rounds=9, max_rounds=3, timeout_sec=0)
+    with pytest.raises(InvalidValueError, match=r"min_rounds <= max_rounds.*num_parts.*timeout_sec must be positive"):
+        MeasureProtocol(min_rounds=9, max_rounds=3, num_parts=0, timeout_sec=0)
