@@ -75,7 +75,12 @@ def checked_input(model: Model, x: np.ndarray) -> np.ndarray:
 
 
 class Backend(Protocol):
-    """What a file of this folder provides, as module-level functions."""
+    """What a file of this folder provides, as module-level functions.
+
+    ``SOURCE_SUFFIX`` is what it compiles: ``.onnx``, or ``.pt2`` for a program of ``torch.export``.
+    """
+
+    SOURCE_SUFFIX: str
 
     def unavailable_reason(self) -> str | None:
         """None where the backend is usable; else what is missing and the command for it."""
@@ -87,7 +92,7 @@ class Backend(Protocol):
 
     def compile_model(
         self,
-        onnx_path: Path,
+        source: Path,
         out_dir: Path,
         *,
         tvm_target: Mapping[str, object],
@@ -97,7 +102,11 @@ class Backend(Protocol):
         on_progress: ProgressCallback | None = None,
         seed: int = 0,
     ) -> CompiledModel:
-        """Compiles a model into ``out_dir``, atomically; CompileError when it cannot."""
+        """Compiles a model into ``out_dir``, atomically.
+
+        Raises CompileError when it cannot: UnsupportedOperatorError, naming what to use instead, for
+        an operator or a kind of file that is not the backend's.
+        """
         ...
 
     def open_model(self, path: Path, *, num_threads: int = 1) -> Model:

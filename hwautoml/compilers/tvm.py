@@ -12,7 +12,9 @@ import json
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import tvm
 
 RUNTIME = "tvm"
+SOURCE_SUFFIX = ".onnx"
 FILE_NAME = "model.so"
 #: A worker that reports nothing for this long is stuck in a candidate (or in the compiler).
 _SILENCE_SEC = 300.0
@@ -48,7 +51,7 @@ def version() -> str:
 
 
 def compile_model(
-    onnx_path: Path,
+    source: Path,
     out_dir: Path,
     *,
     tvm_target: Mapping[str, object],
@@ -69,7 +72,7 @@ def compile_model(
     """
     with CompilerPool(num_threads=num_threads) as pool:
         return pool.compile_model(
-            onnx_path,
+            source,
             out_dir,
             tvm_target=tvm_target,
             tune_budget_sec=tune_budget_sec,
@@ -117,7 +120,7 @@ class CompilerPool:
 
     def compile_model(
         self,
-        onnx_path: Path,
+        source: Path,
         out_dir: Path,
         *,
         tvm_target: Mapping[str, object],
@@ -135,7 +138,7 @@ class CompilerPool:
             # Without a file for the records, they still outlive a worker that crashes.
             records = Path(folder) / "records.json" if records_path is None else records_path
             request = CompileRequest(
-                onnx_path=onnx_path.absolute(),
+                onnx_path=source.absolute(),
                 out_path=path.absolute(),
                 target=dict(tvm_target),
                 num_threads=self._num_threads,
@@ -170,7 +173,8 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
     from tvm import relax
 
     try:
-        machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+        with _unique_name(path) as unique:
+            machine = relax.VirtualMachine(tvm.runtime.load_module(str(unique)), tvm.cpu())
         description = json.loads(str(machine["describe"]()))
     except (tvm.error.InternalError, RuntimeError, ValueError, AttributeError, OSError) as error:
         raise CompileError(
@@ -184,6 +188,25 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
         input_dtype=description["input_dtype"],
         output_shape=tuple(description["output_shape"]),
     )
+
+
+@contextmanager
+def _unique_name(path: Path) -> Iterator[Path]:
+    """A second name of the file, while it is being loaded.
+
+    The system's loader knows libraries by their path, and at one from which another was loaded before, it
+    returns that other one. Where the folder cannot be written to, files are not replaced either.
+    """
+    link = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        link.hardlink_to(path)
+    except OSError:
+        yield path
+        return
+    try:
+        yield link
+    finally:
+        link.unlink()
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class MeasureProtocol:
         """For hundreds of single layers, of which each matters little to a network."""
         return cls(
             warmup_ms=5.0, min_rounds=8, max_rounds=16, target_relative_interval=0.03, min_sample_ms=0.5,
-            max_model_sec=2.0, seed=seed,
+            max_model_sec=2.0, timeout_sec=20.0, seed=seed,
         )
 
     def __post_init__(self) -> None:

@@ -13,8 +13,19 @@ if TYPE_CHECKING:
     from hwautoml.exporters.onnx_export import export_onnx
     from hwautoml.exporters.parity import ParityReport, check_parity, require_parity
     from hwautoml.exporters.probe import export_probe
+    from hwautoml.exporters.quantization import quantize_onnx
+    from hwautoml.exporters.torch_export import export_program
 
-__all__ = ["Deployable", "ParityReport", "check_parity", "export_onnx", "export_probe", "require_parity"]
+__all__ = [
+    "Deployable",
+    "ParityReport",
+    "check_parity",
+    "export_onnx",
+    "export_probe",
+    "export_program",
+    "quantize_onnx",
+    "require_parity",
+]
 
 _MODULE_OF = {
     "Deployable": "deployable",
@@ -22,6 +33,8 @@ _MODULE_OF = {
     "check_parity": "parity",
     "export_onnx": "onnx_export",
     "export_probe": "probe",
+    "export_program": "torch_export",
+    "quantize_onnx": "quantization",
     "require_parity": "parity",
 }
 

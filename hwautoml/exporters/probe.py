@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def export_probe(network: torch.nn.Module, path: Path, input_shape: tuple[int, ...]) -> Artifact:
-    """Write ``network``, float32 ``input_shape`` (N, C, H, W) to whatever it gives; weights as they are.
+def export_probe(
+    network: torch.nn.Module, path: Path, input_shape: tuple[int, ...], *, dtype: str = "float32"
+) -> Artifact:
+    """Write ``network``, ``input_shape`` of ``dtype`` to whatever it gives; weights as they are.
 
     About 0.1 s, a tenth of ``export_onnx``: through torch's older exporter, whose graph ONNX Runtime optimises to the
     same operations (a test compares them). For measuring only; nothing is checked and nothing is described.
@@ -33,8 +35,9 @@ def export_probe(network: torch.nn.Module, path: Path, input_shape: tuple[int, .
         with warnings.catch_warnings(), torch.no_grad():
             for message in (".*legacy TorchScript-based ONNX export", "The feature will be removed"):
                 warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
+            example = torch.zeros(input_shape, dtype=getattr(torch, dtype))
             torch.onnx.export(
-                network, (torch.zeros(input_shape),), buffer, dynamo=False, opset_version=18,
+                network, (example,), buffer, dynamo=False, opset_version=18,
                 input_names=[INPUT_NAME], output_names=["output"],
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:

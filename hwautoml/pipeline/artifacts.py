@@ -2,73 +2,176 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.layer import Layer
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target
+from hwautoml.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hwautoml.profilers.layer_profiler import Builders
     from hwautoml.spaces.mobile import MobileSpace
+
+#: Runtimes whose int8 kernels run what ``exporters.quantization`` writes.
+INT8_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
+MAX_COMPILER_PROCESSES = 4
+PROBE_SILENCE_SEC = 60.0  # a probe compiles in less than ten
+
+_exporting = threading.Lock()  # torch's exporters keep their state in globals
 
 
 def layer_probe(space: SearchSpace, layer: Layer, path: Path) -> Path:
     """One layer with random weights as ONNX; latency does not depend on the weights."""
-    from hwautoml.exporters import export_probe
-
-    export_probe(space.layer_module(layer), path, (layer.batch, layer.in_channels, layer.height, layer.width))
-    return path
+    return _layer(space, layer).write_onnx(path)
 
 
-def deployable_probe(space: MobileSpace, architecture: Architecture, path: Path) -> Path:
-    """A whole network with random weights, normalisation and softmax included, as it would ship."""
-    from hwautoml.exporters import Deployable, export_probe
-
-    side, channels = space.resolution(architecture), space.channels
-    module = Deployable(space.module(architecture), [0.5] * channels, [0.25] * channels)
-    export_probe(module, path, (1, side, side, channels))
-    return path
+def deployable_probe(space: MobileSpace, architecture: Architecture, path: Path, *, batch: int = 1) -> Path:
+    """A whole network with random weights, normalisation and softmax included, as it would ship: uint8 in."""
+    return _network(space, architecture, batch).write_onnx(path)
 
 
 def overhead_probe(path: Path) -> Path:
     """A network that does next to nothing: what calling the runtime costs."""
-    from torch import nn
-
-    from hwautoml.exporters import export_probe
-
-    export_probe(nn.ReLU(), path, (1, 8, 1, 1))
-    return path
+    return _overhead(1).write_onnx(path)
 
 
-def probe_builders(space: MobileSpace, target: Target, runtime: str, records: Path) -> Builders:
-    """What a profiler calls to get something to measure on ``runtime``."""
+def probe_builders(
+    space: MobileSpace,
+    target: Target,
+    runtime: str,
+    records: Path,
+    *,
+    precision: str = "fp32",
+    batch: int = 1,
+    num_threads: int | None = None,
+) -> Builders:
+    """What a profiler calls to get something to measure on ``runtime``, in files for ``num_threads`` threads.
+
+    ``num_threads`` is the target's own where it is not given. TVM's compiler processes start with the
+    first call and end with the builders.
+
+    Raises:
+        InvalidValueError: the precision is unknown, or the runtime does not have it.
+    """
     from hwautoml.profilers.layer_profiler import Builders
 
-    def compiled(write: Callable[[Path], Path], path: Path) -> Path:
-        if runtime == "onnxruntime":
-            return write(path)
+    if precision not in ("fp32", "int8") or (precision == "int8" and runtime not in INT8_RUNTIMES):
+        raise InvalidValueError(
+            f"precision {precision!r} cannot be measured on {runtime}: fp32 works everywhere, int8 on "
+            f"{', '.join(INT8_RUNTIMES)}"
+        )
+    compile_probe, num_parallel = _compiler(target, runtime, records, num_threads or target.num_threads)
+    suffix = load_backend(runtime).SOURCE_SUFFIX
+
+    def build(probe: _Probe, path: Path) -> Path:
+        if compile_probe is None:
+            return probe.write(path, suffix, precision)
         with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-            onnx_path = write(Path(folder) / "probe.onnx")
-            model = load_backend(runtime).compile_model(
-                onnx_path, Path(folder), tvm_target=target.tvm, num_threads=target.num_threads, records_path=records
-            )
-            path = path.with_name(path.name + model.path.suffix)
+            compiled = compile_probe(probe.write(Path(folder) / f"probe{suffix}", suffix, precision), Path(folder))
+            path = path.with_name(path.name + compiled.suffix)
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(model.path, path)
+            shutil.move(compiled, path)
         return path
 
     return Builders(
-        layer=lambda layer, path: compiled(lambda p: layer_probe(space, layer, p), path),
-        network=lambda architecture, path: compiled(lambda p: deployable_probe(space, architecture, p), path),
-        overhead=lambda path: compiled(overhead_probe, path),
+        layer=lambda layer, path: build(_layer(space, replace(layer, batch=batch)), path),
+        network=lambda architecture, path: build(_network(space, architecture, batch), path),
+        overhead=lambda path: build(_overhead(batch), path),
+        num_parallel=num_parallel,
     )
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A module to measure; ``make`` makes it, with random weights. Its input is (N, C, H, W), images (N, H, W, C)."""
+
+    make: Callable[[], nn.Module]
+    input_shape: tuple[int, ...]
+    is_network: bool = False
+
+    @property
+    def dtype(self) -> str:
+        return "uint8" if self.is_network else "float32"
+
+    def write(self, path: Path, suffix: str, precision: str) -> Path:
+        if suffix != ".onnx":
+            return self.write_program(path)
+        self.write_onnx(path)
+        if precision == "int8":
+            from hwautoml.exporters.quantization import quantize_layer_probe, quantize_network_probe
+
+            (quantize_network_probe if self.is_network else quantize_layer_probe)(path)
+        return path
+
+    def write_onnx(self, path: Path) -> Path:
+        from hwautoml.exporters import export_probe
+
+        with _exporting:
+            export_probe(self.make(), path, self.input_shape, dtype=self.dtype)
+        return path
+
+    def write_program(self, path: Path) -> Path:
+        from hwautoml.exporters import export_program
+
+        with _exporting:
+            export_program(self.make(), path, self.input_shape, dtype=self.dtype)
+        return path
+
+
+def _layer(space: SearchSpace, layer: Layer) -> _Probe:
+    shape = (layer.batch, layer.in_channels, layer.height, layer.width)
+    return _Probe(lambda: space.layer_module(layer), shape)
+
+
+def _network(space: MobileSpace, architecture: Architecture, batch: int) -> _Probe:
+    side, channels = space.resolution(architecture), space.channels
+
+    def make() -> nn.Module:
+        from hwautoml.exporters import Deployable
+
+        return Deployable(space.module(architecture), [0.5] * channels, [0.25] * channels)
+
+    return _Probe(make, (batch, side, side, channels), is_network=True)
+
+
+def _overhead(batch: int) -> _Probe:
+    def make() -> nn.Module:
+        from torch import nn
+
+        return nn.ReLU()
+
+    return _Probe(make, (batch, 8, 1, 1))
+
+
+def _compiler(
+    target: Target, runtime: str, records: Path, num_threads: int
+) -> tuple[Callable[[Path, Path], Path] | None, int]:
+    """Compiles a file into a folder (None where the exported file is what the runtime opens); how many at once."""
+    if runtime in INT8_RUNTIMES:
+        return None, 1
+    options: dict[str, Any] = {"tvm_target": target.tvm, "records_path": records}
+    if runtime != "tvm":
+        compile_model, num_parallel = load_backend(runtime).compile_model, 1
+        options["num_threads"] = num_threads
+    else:
+        from hwautoml.compilers.tvm import CompilerPool
+
+        num_parallel = min(len(os.sched_getaffinity(0)), MAX_COMPILER_PROCESSES)
+        pool = CompilerPool(num_workers=num_parallel, num_threads=num_threads, silence_sec=PROBE_SILENCE_SEC)
+        compile_model = pool.compile_model
+    return (lambda source, folder: compile_model(source, folder, **options).path), num_parallel
 
 
 def slug(text: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -24,6 +26,7 @@ from hwautoml.profilers.journal import Journal, exclusive_lock
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
+Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journal line's fields, what builds the file
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
 _NETWORKS_PER_CALL = 4
 _POOL_SIZE = 256  # random architectures among which the ones to measure are chosen
@@ -47,18 +50,21 @@ class Builders:
     """Make files that the runtime opens, with random weights; each returns the path it wrote.
 
     ``overhead`` builds a network that does next to nothing; without it the overhead is guessed
-    from the fastest layer.
+    from the fastest layer. ``num_parallel`` threads may call at once.
     """
 
     layer: Callable[[Layer, Path], Path]
     network: Callable[[Architecture, Path], Path]
     overhead: Callable[[Path], Path] | None = None
+    num_parallel: int = 1
 
 
 @dataclass(frozen=True)
 class ProfileOptions:
     """Budgets count building and measuring, over all runs that resume the same journal.
 
+    What the networks leave of theirs goes to further layers. Neither is exceeded by more than one
+    measuring call, in which nothing is built any more.
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
     """
@@ -107,8 +113,9 @@ def profile_layers(
         options = options or ProfileOptions()
         measures = (measure, measure_networks or measure)
         run = _Profile(space, setting, journal, builders, measures, options, on_progress, Path(folder))
-        run.measure_layers()
+        run.measure_layers(options.layer_budget_sec)
         run.measure_networks()
+        run.measure_layers(options.layer_budget_sec + run.unused_network_sec())
         table = run.table()
         save(table, table_path)
     return table
@@ -134,32 +141,38 @@ class _Profile:
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
         return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
 
-    def measure_layers(self) -> None:
+    def measure_layers(self, budget_sec: float) -> None:
         done = {line["key"] for line in self._usable("layer")}
         if done:  # if all failed, it was the set-up, and they deserve another try
             done |= {line["key"] for line in self._journal.of("layer") if "failure" in line}
         todo = [key for key in coverage_order(self._layers, self._options.seed) if key not in done]
         if self._builders.overhead is not None and not self._usable("overhead"):
-            self._measure_chunk("overhead", [("overhead", {}, self._builders.overhead)])
+            self._measure_chunk("overhead", [("overhead", {}, self._builders.overhead)], monotonic())
         for chunk in _chunks(todo, _LAYERS_PER_CALL):
-            if self._spent_sec("layer") > self._options.layer_budget_sec:
+            until = monotonic() + budget_sec - self._spent_sec("layer", "overhead")
+            if monotonic() > until and self._usable("layer"):  # a table needs at least one
                 logger.info("layer budget is spent; the remaining layers are inferred")
                 break
             jobs = [(key, {"key": key}, self._layer_builder(key)) for key in chunk]
-            self._measure_chunk("layer", jobs)
+            self._measure_chunk("layer", jobs, monotonic(), until)
             self._report("layers")
             lines = self._journal.of("layer")
             if all("failure" in line for line in lines):
                 reason = lines[-1]["failure"]
-                raise MeasurementError(f"none of the first {len(chunk)} layers could be measured: {reason}")
+                raise MeasurementError(f"none of the first {len(lines)} layers could be measured: {reason}")
 
     def measure_networks(self) -> None:
         pool = self._pool()
         for is_holdout in (False, True):
-            while todo := self._next_networks(pool, is_holdout):
-                if self._spent_sec("network") > self._options.network_budget_sec:
+            while True:
+                start = monotonic()
+                until = start + self._options.network_budget_sec - self._spent_sec("network")
+                if start > until:
                     logger.info("network budget is spent")
                     return
+                todo = self._next_networks(pool, is_holdout)
+                if not todo:
+                    break
                 table = self.table()
                 jobs = []
                 for architecture in todo:
@@ -171,11 +184,17 @@ class _Profile:
                     }
                     jobs.append((architecture.id, fields, self._network_builder(architecture)))
                 num_before = len(self._usable("network"))
-                self._measure_chunk("network", jobs)
+                self._measure_chunk("network", jobs, start, until)
                 self._report("networks")
                 if len(self._usable("network")) == num_before:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
+
+    def unused_network_sec(self) -> float:
+        """0 unless all networks that were wanted are measured."""
+        if len(self._usable("network")) < self._options.num_networks:
+            return 0.0
+        return max(self._options.network_budget_sec - self._spent_sec("network"), 0.0)
 
     def _pool(self) -> list[Architecture]:
         rng = np.random.default_rng(self._options.seed)
@@ -201,35 +220,56 @@ class _Profile:
     def _network_builder(self, architecture: Architecture) -> Callable[[Path], Path]:
         return lambda path: self._builders.network(architecture, path)
 
-    def _measure_chunk(self, record: str, jobs: list[tuple[str, dict[str, Any], Callable[[Path], Path]]]) -> None:
-        """Build, measure, and write one journal line per job ``(name, fields, build)``."""
+    def _measure_chunk(self, record: str, jobs: list[Job], start: float, until: float = math.inf) -> None:
+        """Build, measure, and write one journal line per job; what began at ``start`` is shared among them.
+
+        Jobs whose turn to be built would come after ``until`` are left out, the first excepted.
+        """
         if self._reference is None:
             self._reference = self._network_builder(reference_architecture(self._space))(self._folder / "reference")
         measure = self._measure_networks if record == "network" else self._measure
-        start, built, lines = monotonic(), {}, {}
-        for number, (name, fields, build) in enumerate(jobs):
-            lines[name] = {"record": record, **fields}
-            try:
-                built[name] = build(self._folder / f"{record}{number}")
-            except HwAutoMLError as error:
-                lines[name]["failure"] = error.message
+        built, lines = {}, {}
+        for (name, fields, _), made in zip(jobs, self._build(record, jobs, until), strict=True):
+            if made is not None:
+                lines[name] = {"record": record, **fields}
+            if isinstance(made, Path):
+                built[name] = made
+            elif made is not None:
+                lines[name]["failure"] = made.message
         results = measure(list(built.values()), self._reference) if built else []
         for name, result in zip(built, results, strict=True):
             lines[name] |= _result_fields(result)
-        seconds = (monotonic() - start) / len(jobs)
+        seconds = (monotonic() - start) / len(lines)
         for name, line in lines.items():
             if "failure" in line:
                 logger.warning("%s failed: %s", name, line["failure"])
             self._journal.append(line | {"seconds": round(seconds, 4)})
 
+    def _build(self, record: str, jobs: list[Job], until: float) -> list[Path | HwAutoMLError | None]:
+        """The file, or why there is none, or None for a job that was left out."""
+
+        def build(number: int) -> Path | HwAutoMLError | None:
+            if number and monotonic() > until:
+                return None
+            try:
+                return jobs[number][2](self._folder / f"{record}{number}")
+            except HwAutoMLError as error:
+                return error
+
+        threads = ThreadPoolExecutor(self._builders.num_parallel)
+        try:
+            return list(threads.map(build, range(len(jobs))))
+        finally:
+            threads.shutdown(cancel_futures=True)  # Ctrl-C waits for what is being built, not for the rest
+
     def _usable(self, record: str) -> list[dict[str, Any]]:
         return [line for line in self._journal.of(record) if is_usable(line, self._options.max_relative_deviation)]
 
-    def _spent_sec(self, record: str) -> float:
+    def _spent_sec(self, *records: str) -> float:
         """Of this run, and of what earlier ones got out of theirs: a failed run must not use up the next one's."""
         earlier, now = self._journal.records[: self._num_earlier], self._journal.records[self._num_earlier :]
         useful = [line for line in earlier if is_usable(line, self._options.max_relative_deviation)]
-        return float(sum(line["seconds"] for line in useful + now if line["record"] == record))
+        return float(sum(line["seconds"] for line in useful + now if line["record"] in records))
 
     def _report(self, text: str) -> None:
         if self._on_progress is not None:

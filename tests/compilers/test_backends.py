@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from hwautoml.compilers import backend_names, load_backend
 from hwautoml.errors import CompileError, InvalidValueError, UnknownNameError
 from tests.compilers.graphs import GraphBuilder
 
-BACKENDS = ("onnxruntime", "tvm")
+BACKENDS = ("onnxruntime", "tvm")  # those that compile ONNX and can be run anywhere
+GPU_BACKENDS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
 HOST = {"kind": "llvm", "mcpu": "native"}
 
 
@@ -28,7 +30,25 @@ def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_backends_are_the_files_of_the_folder() -> None:
-    assert backend_names() == BACKENDS
+    assert backend_names() == tuple(sorted([*BACKENDS, *GPU_BACKENDS, "torch", "torch-inductor"]))
+    for name in backend_names():
+        backend = load_backend(name)
+        assert name == backend.RUNTIME  # type: ignore[attr-defined]
+        assert (".pt2" if name.startswith("torch") else ".onnx") == backend.SOURCE_SUFFIX
+
+
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+def test_a_missing_provider_is_named_and_never_replaced_by_the_cpu(name: str, onnx_path: Path, tmp_path: Path) -> None:
+    backend, provider = load_backend(name), GPU_BACKENDS[name]
+    reason = backend.unavailable_reason()
+    if reason is None:
+        pytest.skip(f"{provider} is installed here")
+    assert provider in reason and "pip install onnxruntime-gpu" in reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # ONNX Runtime names it as well
+        with pytest.raises(CompileError, match=f"could not start {provider}"):
+            backend.compile_model(onnx_path, tmp_path, tvm_target=HOST)
+    assert not list(tmp_path.iterdir())
 
 
 def test_listing_backends_imports_none_of_them() -> None:
@@ -39,7 +59,7 @@ def test_listing_backends_imports_none_of_them() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["onnxruntim", "base", "_files", "graphs"])
+@pytest.mark.parametrize("name", ["onnxruntim", "base", "_files", "graphs", "torch_inductor"])
 def test_unknown_backend_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownNameError, match=r"onnxruntime.*|tvm.*"):
         load_backend(name)
@@ -70,6 +90,18 @@ def test_compile_open_run(name: str, onnx_path: Path, tmp_path: Path) -> None:
     for call in (model, model.bind):
         with pytest.raises(InvalidValueError, match="images"):
             call(np.zeros((1, 3, 8, 8), "float32"))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_file_that_was_replaced_is_opened_anew(name: str, tmp_path: Path) -> None:
+    """As a profiler does with its probes; a dynamic loader would remember the path."""
+    backend, models = load_backend(name), []
+    for seed in (0, 1):
+        graph = GraphBuilder((1, 4, 8, 8), seed=seed)
+        source = graph.save(tmp_path / f"{seed}.onnx", graph.conv("images", 4, 4, 3), rank=4)
+        models.append(backend.open_model(backend.compile_model(source, tmp_path / "out", tvm_target=HOST).path))
+    x = np.ones((1, 4, 8, 8), "float32")
+    assert np.abs(models[0](x) - models[1](x)).max() > 0.1
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -1,0 +1,205 @@
+"""ONNX Runtime behind one backend per execution provider: compile, open, run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hwautoml.compilers._files import missing_packages, read_onnx, replaced_atomically
+from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
+from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+SOURCE_SUFFIX = ".onnx"
+FILE_NAME = "model.onnx"
+CPU_PROVIDER = "CPUExecutionProvider"
+_NUMPY_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+}
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeBackend:
+    """The functions of a backend (`base.Backend`) for one execution provider.
+
+    ``providers`` are tried for each operator in this order, and the CPU after them. The first one must
+    be there: ONNX Runtime by itself would quietly run everything on the CPU, under another's name.
+    """
+
+    runtime: str
+    providers: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> str:
+        """Where inputs and outputs lie."""
+        return "cuda" if self.providers else "cpu"
+
+    def unavailable_reason(self) -> str | None:
+        """None where ONNX Runtime has the provider; else what is missing and the command for it."""
+        reason = missing_packages({"onnxruntime": "onnxruntime", "onnx": "onnx"})
+        if reason is not None or not self.providers:
+            return reason
+        import onnxruntime
+
+        if self.providers[0] in onnxruntime.get_available_providers():
+            return None
+        return (
+            f"the installed ONNX Runtime {onnxruntime.__version__} has no {self.providers[0]}; "
+            "run: pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        )
+
+    def version(self) -> str:
+        """The installed version of ONNX Runtime."""
+        try:
+            return importlib.metadata.version("onnxruntime")
+        except importlib.metadata.PackageNotFoundError:  # the same module, from another package
+            return importlib.metadata.version("onnxruntime-gpu")
+
+    def compile_model(
+        self,
+        source: Path,
+        out_dir: Path,
+        *,
+        tvm_target: Mapping[str, object],
+        num_threads: int = 1,
+        tune_budget_sec: float = 0.0,
+        records_path: Path | None = None,
+        on_progress: ProgressCallback | None = None,
+        seed: int = 0,
+    ) -> CompiledModel:
+        """Checks that ONNX Runtime can run the model and copies it into ``out_dir``.
+
+        There is nothing to tune and no target to compile for: those arguments of the contract
+        (``tvm_target``, ``tune_budget_sec``, ``records_path``, ``seed``) have no effect here.
+        """
+        import onnx
+
+        started = time.perf_counter()
+        model = read_onnx(source)
+        path = out_dir / FILE_NAME
+        with replaced_atomically(path) as temporary:
+            onnx.save(model, temporary)
+            self._session(temporary, source, num_threads)
+        if on_progress is not None:
+            on_progress(1, 1, "checked with ONNX Runtime")
+        seconds = time.perf_counter() - started
+        return CompiledModel(path, self.runtime, len(model.graph.node), 0, (), seconds, 0.0)
+
+    def open_model(self, path: Path, *, num_threads: int = 1) -> OnnxRuntimeModel:
+        """The model in a session of its own; CompileError when it cannot be loaded."""
+        session = self._session(path, path, num_threads)
+        source, result = session.get_inputs()[0], session.get_outputs()[0]
+        return OnnxRuntimeModel(
+            session=session,
+            input_name=source.name,
+            input_shape=_shape(source.shape),
+            input_dtype=_NUMPY_TYPES[source.type],
+            output_name=result.name,
+            output_shape=_shape(result.shape),
+            device=self.device,
+        )
+
+    def _session(self, path: Path, named: Path, num_threads: int) -> onnxruntime.InferenceSession:
+        """A session on the file ``path``; errors call it ``named``."""
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        try:
+            session = onnxruntime.InferenceSession(str(path), _options(num_threads), [*self.providers, CPU_PROVIDER])
+        except state.NotImplemented as error:
+            raise UnsupportedOperatorError(f"ONNX Runtime cannot run {named}: {error}") from error
+        except (
+            state.EPFail,
+            state.Fail,
+            state.InvalidArgument,
+            state.InvalidGraph,
+            state.InvalidProtobuf,
+            state.NoSuchFile,
+            state.RuntimeException,
+        ) as error:
+            raise CompileError(
+                f"ONNX Runtime cannot load {named}: {error}", fix="export the model again"
+            ) from error
+        if self.providers and self.providers[0] not in session.get_providers():
+            raise CompileError(
+                f"ONNX Runtime could not start {self.providers[0]} for {named}",
+                fix="check the driver and the CUDA libraries that onnxruntime-gpu names in its documentation",
+            )
+        return session
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeModel:
+    """An ONNX Runtime session with one input and one output."""
+
+    session: onnxruntime.InferenceSession
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    output_name: str
+    output_shape: tuple[int, ...]
+    device: str = "cpu"
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The output for ``x``."""
+        return self.session.run([self.output_name], {self.input_name: checked_input(self, x)})[0]
+
+    def bind(self, x: np.ndarray) -> Callable[[], None]:
+        """Runs on ``x`` with input and output bound on the device, so that no call copies either.
+
+        On a CUDA device a run is over when its result is there: it ends with a synchronisation.
+        """
+        import onnxruntime
+
+        binding = self.session.io_binding()
+        source = onnxruntime.OrtValue.ortvalue_from_numpy(checked_input(self, x), self.device)
+        binding.bind_ortvalue_input(self.input_name, source)
+        binding.bind_output(self.output_name, self.device)
+        session = self.session
+        if self.device == "cpu":
+
+            def run() -> None:
+                session.run_with_iobinding(binding)
+
+        else:
+
+            def run() -> None:
+                session.run_with_iobinding(binding)
+                binding.synchronize_outputs()
+
+        return run
+
+
+def _options(num_threads: int) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    if num_threads < 1:
+        raise InvalidValueError(f"num_threads must be at least 1, but got {num_threads}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Threads may spin while a run lasts (it is faster), but not between runs, where they
+    # would slow down whatever else is being measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    return options
+
+
+def _shape(extents: list[int | str | None]) -> tuple[int, ...]:
+    return tuple(extent if isinstance(extent, int) else -1 for extent in extents)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import collections
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from hwautoml.errors import CompileError, InvalidValueError
+from hwautoml.exporters import Deployable, export_onnx, export_probe, quantize_onnx
+from hwautoml.exporters.quantization import quantize_layer_probe, quantize_network_probe
+from tests.exporters.test_probe import optimised_operations
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def images(number: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (number, 16, 16, 3), np.uint8)
+
+
+def run(path: Path, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+@pytest.fixture
+def fp32(network: nn.Module, tmp_path: Path) -> Path:
+    return export_onnx(
+        network, tmp_path / "fp32.onnx", resolution=16, channels=3, mean=MEAN, std=STD, classes=list("abcde"),
+        architecture={"small": True}, metadata={"dataset": "noise"},
+    ).path  # fmt: skip
+
+
+def test_int8_computes_nearly_the_same_with_int8_kernels(
+    fp32: Path, network: nn.Module, tmp_path: Path, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        artifact = quantize_onnx(fp32, tmp_path / "new" / "int8.onnx", images(50))
+    assert capfd.readouterr() == ("", "") and not caplog.records
+    assert artifact.size_bytes == artifact.path.stat().st_size
+    unseen = images(20, seed=1)
+    with torch.no_grad():
+        expected = Deployable(network, MEAN, STD).eval()(torch.from_numpy(unseen)).numpy()
+    found = np.concatenate([run(artifact.path, unseen[i : i + 1]) for i in range(20)])
+    assert np.abs(found - expected).max() < 0.05
+    operations = optimised_operations(artifact.path)
+    assert operations["QLinearConv"] == 6 and operations["Conv"] == 0
+    assert operations["QGemm"] == 1 and operations["Softmax"] == 1  # softmax stays in float32
+
+
+def test_int8_keeps_input_output_and_description(fp32: Path, tmp_path: Path) -> None:
+    quantize_onnx(fp32, tmp_path / "int8.onnx", images(8))
+    before, after = onnx.load(fp32), onnx.load(tmp_path / "int8.onnx")
+    onnx.checker.check_model(after, full_check=True)
+    assert after.graph.input == before.graph.input
+    assert after.graph.output == before.graph.output
+    facts = {p.key: p.value for p in before.metadata_props}
+    assert {p.key: p.value for p in after.metadata_props} == facts | {"precision": "int8", "calibration_images": "8"}
+
+
+def test_weights_are_int8_per_channel(fp32: Path, tmp_path: Path) -> None:
+    quantize_onnx(fp32, tmp_path / "int8.onnx", images(8))
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weights = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
+    assert len(weights) == 6
+    for weight in weights:
+        (reader,) = [node for node in graph.node if node.input[0] == weight.name]
+        assert list(tensors[reader.input[1]].dims) == [weight.dims[0]]
+
+
+def test_a_batch_that_does_not_divide_the_images(network: nn.Module, tmp_path: Path) -> None:
+    path = export_probe(Deployable(network, MEAN, STD), tmp_path / "p.onnx", (4, 16, 16, 3), dtype="uint8").path
+    quantize_onnx(path, tmp_path / "int8.onnx", images(6))
+    assert run(tmp_path / "int8.onnx", images(4)).shape == (4, 5)
+
+
+def test_what_cannot_be_quantised_is_said(fp32: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    with pytest.raises(InvalidValueError, match=r"\(n, 16, 16, 3\), got \(2, 8, 8, 3\)"):
+        quantize_onnx(fp32, out, np.zeros((2, 8, 8, 3), np.uint8))
+    with pytest.raises(InvalidValueError, match="float"):
+        quantize_onnx(fp32, out, np.zeros((2, 16, 16, 3), np.float32))
+    with pytest.raises(CompileError, match="no layer with weights"):
+        quantize_onnx(export_probe(nn.ReLU(), tmp_path / "relu.onnx", (1, 4, 2, 2)).path, out, np.zeros((1, 4, 2, 2)))
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    with pytest.raises(CompileError, match=r"bad\.onnx"):
+        quantize_onnx(tmp_path / "bad.onnx", out, images(1))
+    assert not out.exists()
+
+
+class Block(nn.Module):
+    """Shortcut, depthwise convolution, a mean over the map, a gate: what the spaces' blocks have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.project = nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+        self.depthwise, self.gate = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.depthwise(torch.relu(self.expand(x))))
+        return x + self.project(y * nn.functional.hardsigmoid(self.gate(y.mean((2, 3), keepdim=True))))
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.mean((2, 3)))
+
+
+def test_a_layer_alone_converts_nothing_at_its_ends(tmp_path: Path) -> None:
+    """Neither number formats nor layouts: only what a layer converts inside remains."""
+    path = export_probe(Block(), tmp_path / "block.onnx", (2, 8, 6, 6)).path
+    quantize_layer_probe(path)
+    onnx.checker.check_model(onnx.load(path))
+    operations = optimised_operations(path)
+    # The gate's HardSigmoid has no int8 kernel.
+    assert operations == collections.Counter(
+        QLinearConv=4, QLinearGlobalAveragePool=1, QLinearMul=1, QLinearAdd=1, DequantizeLinear=1, HardSigmoid=1,
+        QuantizeLinear=1,
+    )  # fmt: skip
+    result = run(path, np.random.default_rng(0).integers(0, 256, (2, 6, 6, 8), np.uint8))
+    assert (result.shape, result.dtype) == ((2, 6, 6, 8), np.uint8)
+
+
+def test_a_classifier_alone_takes_and_gives_integers(tmp_path: Path) -> None:
+    path = export_probe(Classifier(), tmp_path / "head.onnx", (1, 8, 6, 6)).path
+    quantize_layer_probe(path)
+    assert optimised_operations(path)["QGemm"] == 1
+    result = run(path, np.full((1, 6, 6, 8), 130, np.uint8))
+    assert (result.shape, result.dtype) == ((1, 3), np.uint8)
+
+
+def test_a_layer_with_nothing_to_quantise_stays(tmp_path: Path) -> None:
+    path = export_probe(nn.ReLU(), tmp_path / "relu.onnx", (1, 8, 1, 1)).path
+    quantize_layer_probe(path)
+    assert run(path, np.full((1, 8, 1, 1), -1, np.float32)).dtype == np.float32
+
+
+def test_a_network_probe_is_the_form_that_ships(network: nn.Module, tmp_path: Path) -> None:
+    path = export_probe(Deployable(network, MEAN, STD), tmp_path / "p.onnx", (1, 16, 16, 3), dtype="uint8").path
+    quantize_network_probe(path)
+    assert optimised_operations(path)["QLinearConv"] == 6
+    assert run(path, images(1)).sum() == pytest.approx(1, abs=1e-3)
