@@ -63,8 +63,8 @@ class Builders:
 class ProfileOptions:
     """Budgets count building and measuring, over all runs that resume the same journal.
 
-    What the networks leave of theirs goes to further layers. Neither is exceeded by more than one
-    measuring call, in which nothing is built any more.
+    What the networks leave of theirs goes to further layers. Building stops early enough for what was
+    built to be measured.
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
     """
@@ -115,7 +115,7 @@ def profile_layers(
         run = _Profile(space, setting, journal, builders, measures, options, on_progress, Path(folder))
         run.measure_layers(options.layer_budget_sec)
         run.measure_networks()
-        run.measure_layers(options.layer_budget_sec + run.unused_network_sec())
+        run.measure_layers(options.layer_budget_sec + run.unused_sec())
         table = run.table()
         save(table, table_path)
     return table
@@ -136,6 +136,8 @@ class _Profile:
         self._layers = {setting.key(layer): layer for layer in space.all_layers()}
         self._reference: Path | None = None
         self._num_earlier = len(journal.records)
+        self._began = monotonic()
+        self._measuring_sec = 0.0  # of the last call: building has to stop that much earlier
 
     def table(self) -> LatencyTable:
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
@@ -190,11 +192,16 @@ class _Profile:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
 
-    def unused_network_sec(self) -> float:
-        """0 unless all networks that were wanted are measured."""
+    def unused_sec(self) -> float:
+        """Of the networks' budget, once all that were wanted are measured.
+
+        What this run spent on starting and fitting is subtracted, twice, because the last fit is to come.
+        """
         if len(self._usable("network")) < self._options.num_networks:
             return 0.0
-        return max(self._options.network_budget_sec - self._spent_sec("network"), 0.0)
+        measuring = sum(line.get("seconds", 0.0) for line in self._journal.records[self._num_earlier :])
+        around = monotonic() - self._began - measuring
+        return max(self._options.network_budget_sec - self._spent_sec("network") - 2 * around, 0.0)
 
     def _pool(self) -> list[Architecture]:
         rng = np.random.default_rng(self._options.seed)
@@ -236,7 +243,9 @@ class _Profile:
                 built[name] = made
             elif made is not None:
                 lines[name]["failure"] = made.message
+        built_at = monotonic()
         results = measure(list(built.values()), self._reference) if built else []
+        self._measuring_sec = monotonic() - built_at
         for name, result in zip(built, results, strict=True):
             lines[name] |= _result_fields(result)
         seconds = (monotonic() - start) / len(lines)
@@ -249,7 +258,7 @@ class _Profile:
         """The file, or why there is none, or None for a job that was left out."""
 
         def build(number: int) -> Path | HwAutoMLError | None:
-            if number and monotonic() > until:
+            if number and monotonic() + self._measuring_sec > until:
                 return None
             try:
                 return jobs[number][2](self._folder / f"{record}{number}")

@@ -4,16 +4,19 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from hwautoml.core.latency_file import load
+from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure
@@ -54,6 +57,9 @@ def test_a_profile_has_everything_and_a_second_run_repeats_nothing(
     for name in ("cpu", "runtime_version", "noise_floor_relative", "date", "affinity", "reference_median_ms"):
         assert conditions[name] is not None, name
     before = journal_lines(path)
+    for line in before[1:]:
+        assert len(line["samples_ms"]) >= tiny.PROTOCOL.min_rounds  # type: ignore[arg-type]
+        assert line["conditions"]["noise_floor_relative"] >= 0  # type: ignore[index]
     holdouts = [line["is_holdout"] for line in before if line["record"] == "network"]
     assert holdouts == [False] * 4 + [True] * 2
     assert tiny.profile(path, device).entries == table.entries
@@ -92,6 +98,91 @@ def test_sigkill_loses_nothing_and_resume_repeats_nothing(tmp_path: Path, tiny: 
     expected = 1 + 1 + len(tiny.TinySpace().all_layers()) + tiny.OPTIONS.num_networks  # header, overhead
     assert len(lines) == expected
     assert load(path).missing(tiny.TinySpace().all_layers()) == ()
+
+
+def test_what_networks_leave_of_their_budget_goes_to_layers(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    path = tmp_path / "t.json"
+    table = tiny.profile(path, device, replace(tiny.OPTIONS, layer_budget_sec=1e-6, network_budget_sec=1000.0))
+    assert {entry.origin for entry in table.entries.values()} == {"measured"}
+    records = [line["record"] for line in journal_lines(path)]
+    assert records[:4] == ["header", "overhead", "layer", "network"]
+    assert records[-1] == "layer"
+
+
+def test_building_stops_with_the_budget(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    budget_sec = 0.8
+    built = []
+
+    def build(layer: Layer, path: Path) -> Path:
+        built.append(layer)
+        time.sleep(budget_sec / 4)
+        return tiny.write_chain((layer,), path)
+
+    tiny.profile(
+        tmp_path / "t.json", device, replace(tiny.OPTIONS, layer_budget_sec=budget_sec, network_budget_sec=1e-6),
+        builders=replace(tiny.builders(tiny.TinySpace()), layer=build),
+    )  # fmt: skip
+    assert 1 <= len(built) <= 5
+    assert sum(line["record"] == "layer" for line in journal_lines(tmp_path / "t.json")) == len(built)
+
+
+def test_as_many_are_built_at_once_as_the_builders_allow(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    both_are_building = threading.Barrier(2)
+
+    def build(layer: Layer, path: Path) -> Path:
+        both_are_building.wait(timeout=60)
+        return tiny.write_chain((layer,), path)
+
+    builders = replace(tiny.builders(tiny.TinySpace()), layer=build, num_parallel=2)
+    table = tiny.profile(tmp_path / "t.json", device, builders=builders)
+    assert {entry.origin for entry in table.entries.values()} == {"measured"}
+    keys = [line["key"] for line in journal_lines(tmp_path / "t.json") if line["record"] == "layer"]
+    assert keys == coverage_order({layer.key: layer for layer in tiny.TinySpace().all_layers()}, tiny.OPTIONS.seed)
+
+
+# What a file is called decides what happens to the worker that opens it.
+WORKER = """
+import os, re
+import hwautoml.compilers.onnxruntime as backend
+from hwautoml.devices import worker
+original = backend.open_model
+def open_model(path, **options):
+    if path.stem == "crash":
+        os.abort()
+    if path.stem == "hang":
+        re.match("(a+)+$", 99 * "a" + "b")  # years in native code
+    return original(path, **options)
+backend.open_model = open_model
+worker.main()
+"""
+
+
+def test_layers_that_crash_or_hang_the_worker_are_recorded_and_skipped(tmp_path: Path, tiny: ModuleType) -> None:
+    path, space = tmp_path / "t.json", tiny.TinySpace()
+    stems = {space.all_layers()[3]: "crash", space.all_layers()[20]: "hang"}
+
+    def build(layer: Layer, target: Path) -> Path:
+        return tiny.write_chain((layer,), target.with_name(stems.get(layer, target.name)))
+
+    with LocalDevice("onnxruntime", command=[sys.executable, "-c", WORKER]) as device:
+        arguments = {
+            "builders": replace(tiny.builders(space), layer=build),
+            "measure": partial(device.measure, protocol=replace(tiny.PROTOCOL, timeout_sec=4.0)),
+        }
+        table = tiny.profile(path, device, **arguments)
+        lines = journal_lines(path)
+        assert tiny.profile(path, device, **arguments).entries == table.entries
+    assert journal_lines(path) == lines
+    failures = {line["key"]: line["failure"] for line in lines if "failure" in line}
+    assert failures.keys() == {layer.key for layer in stems}
+    crashed, hung = (str(failures[layer.key]) for layer in stems)
+    assert "SIGABRT" in crashed and "no answer within 4 s" in hung
+    assert {table.entries[layer.key].origin for layer in stems} == {"inferred"}
+    assert table.conditions["num_failed"] == 2
 
 
 def test_two_processes_cannot_share_a_table(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:

@@ -1,0 +1,85 @@
+"""Probes that every runtime opens, and that compute what torch computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwautoml.compilers import load_backend
+from hwautoml.core.layer import Layer
+from hwautoml.core.target import Target
+from hwautoml.errors import InvalidValueError
+from hwautoml.pipeline.artifacts import deployable_probe, probe_builders
+from hwautoml.spaces.mobile import MobileSpace
+
+LAYER = Layer("mbconv_se", 16, 4, 4, 16, 3, 2)
+
+
+def check_all_three(
+    space: MobileSpace, cpu: Target, runtime: str, folder: Path, *, batch: int = 1, precision: str = "fp32"
+) -> None:
+    """A layer, a network and the overhead: opened, run, and with the shapes and types they should have."""
+    builders = probe_builders(space, cpu, runtime, folder / "records.json", batch=batch, precision=precision)
+    architecture = space.sample(np.random.default_rng(0))
+    side = space.resolution(architecture)
+    is_int8 = precision == "int8"
+    assert builders.overhead is not None
+    made = {
+        (batch, 4, 4, 16) if is_int8 else (batch, 16, 4, 4): builders.layer(LAYER, folder / "layer0"),
+        (batch, side, side, space.channels): builders.network(architecture, folder / "network0"),
+        (batch, 8, 1, 1): builders.overhead(folder / "overhead0"),
+    }
+    backend = load_backend(runtime)
+    for shape, path in made.items():
+        model = backend.open_model(path)
+        assert model.input_shape == shape
+        x = np.random.default_rng(0).integers(0, 100, shape).astype(model.input_dtype)
+        assert model(x).shape[0] == batch
+        model.bind(x)()
+    assert backend.open_model(made[batch, side, side, space.channels]).input_dtype == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "batch", "precision"),
+    [
+        ("onnxruntime", 1, "fp32"), ("onnxruntime", 4, "fp32"), ("onnxruntime", 1, "int8"), ("onnxruntime", 4, "int8"),
+        ("tvm", 1, "fp32"), ("torch", 1, "fp32"), ("torch", 4, "fp32"),
+    ],
+)  # fmt: skip
+def test_probes(runtime: str, batch: int, precision: str, space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
+    check_all_three(space, cpu, runtime, tmp_path, batch=batch, precision=precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runtime", "batch"), [("tvm", 4), ("torch-inductor", 1), ("torch-inductor", 4)])
+def test_probes_that_take_their_time(
+    runtime: str, batch: int, space: MobileSpace, cpu: Target, tmp_path: Path
+) -> None:
+    reason = load_backend(runtime).unavailable_reason()
+    if reason is not None:
+        pytest.skip(reason)
+    check_all_three(space, cpu, runtime, tmp_path, batch=batch)
+
+
+def test_an_int8_layer_takes_and_gives_integers(space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
+    builders = probe_builders(space, cpu, "onnxruntime", tmp_path / "r.json", precision="int8")
+    model = load_backend("onnxruntime").open_model(builders.layer(LAYER, tmp_path / "layer.onnx"))
+    assert model.input_dtype == "uint8"
+    assert model(np.full(model.input_shape, 130, np.uint8)).dtype == np.uint8
+
+
+def test_precisions_are_checked(space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="'int4' cannot be measured on onnxruntime: fp32 works everywhere"):
+        probe_builders(space, cpu, "onnxruntime", tmp_path, precision="int4")
+    with pytest.raises(InvalidValueError, match="'int8' cannot be measured on tvm.*int8 on onnxruntime"):
+        probe_builders(space, cpu, "tvm", tmp_path, precision="int8")
+
+
+def test_a_network_probe_takes_pictures_in_batches(space: MobileSpace, tmp_path: Path) -> None:
+    path = deployable_probe(space, space.smallest(), tmp_path / "net.onnx", batch=3)
+    model = load_backend("onnxruntime").open_model(path)
+    assert (model.input_shape[0], model.input_dtype) == (3, "uint8")
+    result = model(np.zeros(model.input_shape, np.uint8))
+    np.testing.assert_allclose(result.sum(axis=1), 1, atol=1e-5)
