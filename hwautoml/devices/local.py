@@ -131,12 +131,13 @@ class _Model:
     path: Path
     stamp: tuple[int, int] = (0, 0)
     process: int = 0  # which start of the worker has it open
-    num_inner: int = 1
+    num_inner: int = 1  # runs per part
+    num_parts: int = 1  # of a sample
     load_ms: float = 0.0
     peak_memory_bytes: int | None = None
     times_sec: list[float] = field(default_factory=list)
     samples_ms: list[float] = field(default_factory=list)  # the fastest part of each
-    excess: list[float] = field(default_factory=list)  # its typical part, relative to the fastest
+    excess: list[float] = field(default_factory=list)  # the typical part of its second half, relative to the fastest
     single_ms: tuple[float, ...] = ()
     num_preempted: int = 0
     spent_sec: float = 0.0
@@ -231,8 +232,7 @@ class _Session:
         model.load_ms, model.peak_memory_bytes = opened["load_ms"], opened["peak_memory_bytes"]  # type: ignore[assignment]
         limits = {"min_ms": protocol.warmup_ms, "max_ms": _WARMUP_LIMIT * protocol.warmup_ms}
         warmed = self._worker.request({"do": "warm", "model": model.number, **limits}, protocol.timeout_sec)
-        part_ns = 1e6 * protocol.min_sample_ms / protocol.num_parts
-        model.num_inner = max(1, round(part_ns / float(warmed["ns"])))  # type: ignore[arg-type]
+        model.num_parts, model.num_inner = protocol.parts_and_runs(float(warmed["ns"]) / 1e6)  # type: ignore[arg-type]
 
     def _sample(self, model: _Model | None) -> None:
         if model is None or model.failure is not None:
@@ -242,14 +242,14 @@ class _Session:
     def _time(self, model: _Model) -> None:
         self._open(model)
         start = monotonic()
-        shape = {"num_inner": model.num_inner, "num_parts": self._protocol.num_parts}
+        shape = {"num_inner": model.num_inner, "num_parts": model.num_parts}
         answer = self._worker.request({"do": "time", "model": model.number, **shape}, self._protocol.timeout_sec)
         end = monotonic()
         model.spent_sec += end - start
         model.times_sec.append((start + end) / 2)
         parts = np.array(answer["ns"], dtype=np.float64)
         model.samples_ms.append(float(parts.min()) / 1e6)
-        model.excess.append(float(np.median(parts) / parts.min()))
+        model.excess.append(float(np.median(parts[len(parts) // 2 :]) / parts.min()))
         model.num_preempted += bool(answer["preempted"])
 
     def _time_singles(self, model: _Model) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hwautoml.errors import InvalidValueError
 
+_MIN_PARTS = 3
 _DRIFT_WINDOW = 5  # reference samples; their running median is the machine's speed at that moment
 
 
@@ -24,9 +25,10 @@ class MeasureProtocol:
     warming up, one sample). ``num_singles`` inferences are timed one by one as well, for percentiles.
 
     A sample takes at least ``min_sample_ms`` and is the fastest of ``num_parts`` parts run one after the
-    other, a part being as many runs as fit: what other processes and other guests of the same machine do to
-    caches and clock comes and goes within milliseconds, and the fastest of ten parts has mostly escaped it
-    (docs/measuring.md has the experiment: two sessions then differ by 0.5 to 0.8 %, not 2 %).
+    other, a part being as many runs as fit: the first runs after another model's are slower, and what other
+    processes and other guests of the machine do comes and goes within milliseconds; the fastest of ten
+    parts escapes both (docs/measuring.md has the experiment: two sessions then differ by 0.4 %, not 2 %).
+    Where ten parts would take longer than ``max_sample_ms`` they are fewer, but not under three.
     """
 
     warmup_ms: float = 10.0
@@ -35,6 +37,7 @@ class MeasureProtocol:
     target_relative_interval: float = 0.02
     min_sample_ms: float = 1.0
     num_parts: int = 10
+    max_sample_ms: float = 10.0
     max_model_sec: float = 5.0
     max_total_sec: float = 300.0
     timeout_sec: float = 60.0
@@ -55,12 +58,19 @@ class MeasureProtocol:
             problems.append(f"1 <= min_rounds <= max_rounds must hold, got {self.min_rounds} and {self.max_rounds}")
         if self.num_parts < 1:
             problems.append(f"num_parts must be at least 1, got {self.num_parts}")
-        for name in ("warmup_ms", "target_relative_interval", "min_sample_ms", "max_model_sec", "max_total_sec",
-                     "timeout_sec"):
+        for name in ("warmup_ms", "target_relative_interval", "min_sample_ms", "max_sample_ms", "max_model_sec",
+                     "max_total_sec", "timeout_sec"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 problems.append(f"{name} must be positive, got {getattr(self, name)!r}")
         if problems:
             raise InvalidValueError("measuring protocol: " + "; ".join(problems))
+
+
+    def parts_and_runs(self, run_ms: float) -> tuple[int, int]:
+        """How many parts a sample of a model has that takes ``run_ms``, and of how many runs each."""
+        num_inner = max(1, round(self.min_sample_ms / self.num_parts / run_ms))
+        most = max(_MIN_PARTS, round(self.max_sample_ms / (num_inner * run_ms)))
+        return min(self.num_parts, most), num_inner
 
 
 @dataclass(frozen=True)

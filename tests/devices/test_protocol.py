@@ -31,6 +31,17 @@ def test_few_reference_samples_are_enough(num: int) -> None:
     assert drift.noise_floor_relative == 0
 
 
+@pytest.mark.parametrize(
+    ("run_ms", "parts", "runs"), [(0.001, 10, 100), (0.09, 10, 1), (0.8, 10, 1), (2.0, 5, 1), (30.0, 3, 1)]
+)
+def test_slow_models_have_fewer_parts_and_fast_ones_more_runs(run_ms: float, parts: int, runs: int) -> None:
+    assert MeasureProtocol().parts_and_runs(run_ms) == (parts, runs)
+
+
+def test_one_part_is_a_plain_sample() -> None:
+    assert MeasureProtocol(num_parts=1).parts_and_runs(0.1) == (1, 10)
+
+
 def test_problems_are_reported_together() -> None:
     with pytest.raises(InvalidValueError, match=r"min_rounds <= max_rounds.*num_parts.*timeout_sec must be positive"):
         MeasureProtocol(min_rounds=9, max_rounds=3, num_parts=0, timeout_sec=0)
