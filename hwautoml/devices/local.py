@@ -21,7 +21,6 @@ from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError, 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
-_REFERENCE_EVERY = 8  # models between two samples of the reference
 _REFERENCE = -1  # its model number
 _WARMUP_LIMIT = 20  # times warmup_ms: a machine that never settles is measured unsettled
 
@@ -183,11 +182,11 @@ class _Session:
             self._report(len(self._models) - len(active), f"round {round_number + 1}")
             if not active or monotonic() - start > self._protocol.max_total_sec:
                 break
-            for position, index in enumerate(self._rng.permutation(len(active))):
-                if position % _REFERENCE_EVERY == 0:
+            for index in self._rng.permutation(len(active)):
+                if self._is_reference_due():
                     self._sample(self._reference)
                 self._sample(active[index])
-            self._sample(self._reference)
+        self._sample(self._reference)
         for model in self._models if self._protocol.num_singles else []:
             if model.samples_ms and model.failure is None:
                 self._worker_call(model, lambda model=model: self._time_singles(model))  # type: ignore[misc]
@@ -281,6 +280,12 @@ class _Session:
         measured = Measurement(self._corrected(model, drift))
         low, high = measured.interval_ms
         return (high - low) / 2 <= protocol.target_relative_interval * measured.median_ms
+
+    def _is_reference_due(self) -> bool:
+        """It gets as much time as all models together: fast ones have many samples between two of its own."""
+        if self._reference is None:
+            return False
+        return self._reference.spent_sec <= sum(model.spent_sec for model in self._models)
 
     def _typical_over_fastest(self) -> float:
         """One factor for the whole call: it keeps results the machine's usual speed and their ratios exact."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+_PROTOCOL = "m2"  # how a latency is measured; m1 took the median of runs that were not all warm
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 # ARM kernels have no "model name"; boards name themselves in "Model" or "Hardware".
 _MODEL_FIELDS = ("model name", "Model", "Hardware", "CPU part")
@@ -48,5 +49,5 @@ def machine_conditions() -> dict[str, object]:
 
 def fingerprint(runtime: str, runtime_version: str) -> str:
     """Short, stable, fit for a file name: equal where latencies may be compared."""
-    text = f"{cpu_model()}-{platform.machine()}-{runtime}-{runtime_version}"
+    text = f"{cpu_model()}-{platform.machine()}-{runtime}-{runtime_version}-{_PROTOCOL}"
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -235,4 +235,4 @@ def test_no_worker_outlives_its_parent(endless: Path, signal_number: signal.Sign
 def test_fingerprint_is_a_stable_file_name() -> None:
     text = fingerprint("onnxruntime", "1.20.0")
     assert text == fingerprint("onnxruntime", "1.20.0") != fingerprint("tvm", "1.20.0")
-    assert text.endswith("onnxruntime-1.20.0") and "/" not in text and " " not in text
+    assert "onnxruntime-1.20.0" in text and "/" not in text and " " not in text

@@ -42,6 +42,32 @@ def check_all_three(
 
 
 @pytest.mark.parametrize(
+    "runtime", ["onnxruntime", "tvm", "torch", pytest.param("torch-inductor", marks=pytest.mark.slow)]
+)
+def test_every_runtime_computes_what_torch_computes(
+    runtime: str, space: MobileSpace, cpu: Target, tmp_path: Path
+) -> None:
+    import torch
+
+    from hwautoml.exporters import Deployable, export_probe, export_program
+
+    backend = load_backend(runtime)
+    if backend.unavailable_reason() is not None:
+        pytest.skip(str(backend.unavailable_reason()))
+    torch.manual_seed(0)
+    architecture = space.sample(np.random.default_rng(3))
+    side = space.resolution(architecture)
+    network = Deployable(space.module(architecture), [0.5], [0.25]).eval()
+    export = export_program if backend.SOURCE_SUFFIX == ".pt2" else export_probe
+    source = export(network, tmp_path / f"net{backend.SOURCE_SUFFIX}", (1, side, side, 1), dtype="uint8").path
+    model = backend.open_model(backend.compile_model(source, tmp_path / "out", tvm_target=cpu.tvm).path)
+    for seed in range(3):
+        x = np.random.default_rng(seed).integers(0, 256, model.input_shape, np.uint8)
+        with torch.no_grad():
+            np.testing.assert_allclose(model(x), network(torch.from_numpy(x)).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
     ("runtime", "batch", "precision"),
     [
         ("onnxruntime", 1, "fp32"), ("onnxruntime", 4, "fp32"), ("onnxruntime", 1, "int8"), ("onnxruntime", 4, "int8"),
