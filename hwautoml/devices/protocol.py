@@ -69,7 +69,8 @@ class MeasureProtocol:
     def parts_and_runs(self, run_ms: float) -> tuple[int, int]:
         """How many parts a sample of a model has that takes ``run_ms``, and of how many runs each."""
         num_inner = max(1, round(self.min_sample_ms / self.num_parts / run_ms))
-        most = max(_MIN_PARTS, round(self.max_sample_ms / (num_inner * run_ms)))
+        longest_ms = max(self.max_sample_ms, self.min_sample_ms)
+        most = max(_MIN_PARTS, round(longest_ms / (num_inner * run_ms)))
         return min(self.num_parts, most), num_inner
 
 

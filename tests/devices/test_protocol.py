@@ -38,6 +38,10 @@ def test_slow_models_have_fewer_parts_and_fast_ones_more_runs(run_ms: float, par
     assert MeasureProtocol().parts_and_runs(run_ms) == (parts, runs)
 
 
+def test_a_sample_is_as_long_as_it_has_to_be() -> None:
+    assert MeasureProtocol(min_sample_ms=40.0).parts_and_runs(1.0) == (10, 4)
+
+
 def test_one_part_is_a_plain_sample() -> None:
     assert MeasureProtocol(num_parts=1).parts_and_runs(0.1) == (1, 10)
 

@@ -94,7 +94,8 @@ def test_networks_are_timed_on_the_board(device: RpcDevice, libraries: dict[str,
                  "reference_median_ms", "load_ms", "peak_memory_bytes", "preempted_share", "affinity"):
         assert conditions[name] is not None, name
     assert conditions["connection"] == "rpc" and conditions["address"] == str(device.route.address)
-    assert str(conditions["fingerprint"]).endswith(f"-tvm-{device.runtime_version}-rpc")
+    assert str(conditions["fingerprint"]).endswith("-rpc")
+    assert f"-tvm-{device.runtime_version}-" in str(conditions["fingerprint"])
     assert KEY not in json.dumps(conditions, allow_nan=False)  # here, it is a secret
 
 
@@ -246,7 +247,7 @@ def test_another_tvm_server_serves_with_less_to_tell(libraries: dict[str, Path])
 
 def test_a_session_that_expires_is_renewed(libraries: dict[str, Path]) -> None:
     """Servers other than our agent end sessions by the clock, whatever they are doing."""
-    slow = MeasureProtocol(warmup_ms=2, min_rounds=15, max_rounds=15, min_sample_ms=30, timeout_sec=20)
+    slow = MeasureProtocol(warmup_ms=2, min_rounds=15, max_rounds=15, min_sample_ms=60, timeout_sec=20)
     with running(PLAIN_SERVER) as service, RpcDevice(service.address, key=KEY, session_timeout_sec=1) as device:
         first_worker = device.conditions() and device.worker_pid
         (result,) = measured(device.measure([libraries["small"]], libraries["large"], slow))
