@@ -16,8 +16,8 @@ import typer
 from typer.testing import CliRunner, Result
 
 import hwautoml
-from hwautoml import console, pipeline
-from hwautoml.cli import app
+from hwautoml import pipeline
+from hwautoml.cli import app, console
 from hwautoml.core.duration import format_duration, parse_duration
 from hwautoml.errors import HwAutoMLError, InvalidValueError
 

@@ -157,7 +157,8 @@ def test_the_report_is_written_anew(result: dict[str, Any], folders: tuple[Path,
 # The program as it is, which says on stderr when training has taken its first steps.
 PROGRAM = """
 import sys
-from hwautoml import cli, console
+from hwautoml import cli
+from hwautoml.cli import console
 original, said = console.Show.progress, []
 def progress(self, event):
     if event.stage == "train" and "images/s" in event.text and len(said) < 5:

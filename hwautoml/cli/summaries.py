@@ -1,119 +1,18 @@
-"""What a terminal shows: progress on stderr, results on stdout, errors with their exit code.
-
-Rich is imported when something is shown, not before.
-"""
+"""A verb's result as a person reads it, one function per subcommand."""
 
 from __future__ import annotations
 
-import json as json_module
-import logging
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.cli.console import escape_markup
 from hwautoml.core.duration import format_duration
-from hwautoml.core.progress import Progress
-from hwautoml.errors import HwAutoMLError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
 
     from hwautoml.core.latency_table import LatencyTable
-
-EXIT_INTERRUPTED = 130
-LOG_EVERY_SEC = 20.0
-Summary = Callable[["Console", Mapping[str, Any]], None]
-
-
-class Show:
-    """Progress bars with an ETA on stderr, and the verb's result on stdout."""
-
-    def __init__(self, as_json: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        self.as_json = as_json
-        self.errors = Console(stderr=True, highlight=False)
-        self.bars = Bars(
-            TextColumn("[bold]{task.description:<10}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", style="dim"),
-            console=self.errors,
-            disable=not self.errors.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._announced: dict[str, float] = {}
-
-    def progress(self, event: Progress) -> None:
-        if self.bars.disable:
-            self._announce(event)
-            return
-        if event.stage not in self._tasks:
-            self._tasks[event.stage] = self.bars.add_task(event.stage, total=1.0, text="")
-        fields = {"text": event.text} if event.text else {}
-        self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
-
-    def result(self, data: Mapping[str, Any], summary: Summary) -> None:
-        self.bars.stop()
-        if self.as_json:
-            sys.stdout.write(json_module.dumps(data, indent=1, default=str) + "\n")
-            sys.stdout.flush()
-            return
-        from rich.console import Console
-
-        summary(Console(highlight=False), data)
-
-    def _announce(self, event: Progress) -> None:
-        """In a log file: a line when a stage begins, and a line now and then."""
-        now = time.monotonic()
-        if now - self._announced.get(event.stage, -LOG_EVERY_SEC) >= LOG_EVERY_SEC:
-            self._announced[event.stage] = now
-            self.errors.print(f"{event.stage} {event.share:.0%} {event.text}".rstrip(), markup=False)
-
-
-@contextmanager
-def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
-    """Errors of the family end the process with their code; Ctrl-C and SIGTERM with 130, and a hint."""
-    show = Show(as_json)
-    # A terminated run saves its state like an interrupted one.
-    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
-    code = 0
-    try:
-        with show.bars:
-            yield show
-    except HwAutoMLError as error:
-        show.errors.print(f"[bold red]error:[/bold red] {_escape(str(error))}", soft_wrap=True)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        show.errors.print("[bold]interrupted[/bold]" + (f"; {_escape(resume_hint)}" if resume_hint else ""))
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone (| head); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    if code:
-        sys.exit(code)
-
-
-def set_up_logging(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
-
-
-def print_line(text: str) -> None:
-    sys.stdout.write(text + "\n")
 
 
 def run_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -280,11 +179,7 @@ def doctor_summary(out: Console, result: Mapping[str, Any]) -> None:
     out.print(f"hwautoml {result['hwautoml']} on {machine['cpu']}, {machine['num_allowed_cores']} cores")
     for check in result["checks"]:
         mark = "[green]ok[/green]     " if check["ok"] else "[yellow]missing[/yellow]"
-        out.print(f"  {mark} {check['name']}: {_escape(check['text'])}")
-
-
-def _raise_interrupt() -> None:
-    raise KeyboardInterrupt
+        out.print(f"  {mark} {check['name']}: {escape_markup(check['text'])}")
 
 
 def _print_pairs(out: Console, rows: list[tuple[str, str]]) -> None:
@@ -292,7 +187,7 @@ def _print_pairs(out: Console, rows: list[tuple[str, str]]) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, text in rows:
-        table.add_row(f"[bold]{name}[/bold]", _escape(str(text)))
+        table.add_row(f"[bold]{name}[/bold]", escape_markup(str(text)))
     out.print(table)
 
 
@@ -311,9 +206,3 @@ def _table(*columns: str) -> Any:
 
 def _exponent(value: float | None) -> str:
     return "not checked" if value is None else f"{value:.1e}"
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -1,0 +1,123 @@
+"""What a terminal shows: progress on stderr, results on stdout, errors with their exit code.
+
+Rich is imported when something is shown, not before.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hwautoml.core.progress import Progress
+from hwautoml.errors import HwAutoMLError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+
+EXIT_INTERRUPTED = 130
+LOG_EVERY_SEC = 20.0
+Summary = Callable[["Console", Mapping[str, Any]], None]
+
+
+class Show:
+    """Progress bars with an ETA on stderr, and the verb's result on stdout."""
+
+    def __init__(self, as_json: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self.as_json = as_json
+        self.errors = Console(stderr=True, highlight=False)
+        self.bars = Bars(
+            TextColumn("[bold]{task.description:<10}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}", style="dim"),
+            console=self.errors,
+            disable=not self.errors.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._announced: dict[str, float] = {}
+
+    def progress(self, event: Progress) -> None:
+        if self.bars.disable:
+            self._announce(event)
+            return
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self.bars.add_task(event.stage, total=1.0, text="")
+        fields = {"text": event.text} if event.text else {}
+        self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
+
+    def result(self, data: Mapping[str, Any], summary: Summary) -> None:
+        self.bars.stop()
+        if self.as_json:
+            sys.stdout.write(json_module.dumps(data, indent=1, default=str) + "\n")
+            sys.stdout.flush()
+            return
+        from rich.console import Console
+
+        summary(Console(highlight=False), data)
+
+    def _announce(self, event: Progress) -> None:
+        """In a log file: a line when a stage begins, and a line now and then."""
+        now = time.monotonic()
+        if now - self._announced.get(event.stage, -LOG_EVERY_SEC) >= LOG_EVERY_SEC:
+            self._announced[event.stage] = now
+            self.errors.print(f"{event.stage} {event.share:.0%} {event.text}".rstrip(), markup=False)
+
+
+@contextmanager
+def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
+    """Errors of the family end the process with their code; Ctrl-C and SIGTERM with 130, and a hint."""
+    show = Show(as_json)
+    # A terminated run saves its state like an interrupted one.
+    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
+    code = 0
+    try:
+        with show.bars:
+            yield show
+    except HwAutoMLError as error:
+        show.errors.print(f"[bold red]error:[/bold red] {escape_markup(str(error))}", soft_wrap=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        show.errors.print("[bold]interrupted[/bold]" + (f"; {escape_markup(resume_hint)}" if resume_hint else ""))
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (| head); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    if code:
+        sys.exit(code)
+
+
+def set_up_logging(verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
+
+
+def print_line(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def escape_markup(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,43 @@
+"""The program itself, and the options that several subcommands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwautoml.core.duration import parse_duration
+
+app = typer.Typer(
+    name="hwautoml",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="The best neural network for exactly your device, trained, exported, compiled and measured.\n\n"
+    "Start with: [bold]hwautoml run digits --target cpu --latency-ms 0.3[/bold]",
+    epilog="Exit codes: 0 done, 2 wrong argument, 3 unusable images, 4 target, 5 infeasible limit, 6 limit not met, "
+    "7 parity, 8 compilation, 9 measurement, 10 run folder, 11 missing package, 130 interrupted.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same choices.")]
+Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or tvm.")]
+TargetsDir = Annotated[Path | None, typer.Option(help="Folder with your own NAME.toml targets.")]
+ProfilesDir = Annotated[Path | None, typer.Option(help="Folder for latency tables and tuning records.")]
+Target = Annotated[str, typer.Option(help="Name of a target; see: hwautoml targets.")]
+
+
+def seconds(text: str | None) -> float | None:
+    return None if text is None else parse_duration(text)
+
+
+def channels_of(text: str | None) -> int | None:
+    from hwautoml.errors import InvalidValueError
+
+    known: dict[str | None, int | None] = {None: None, "rgb": 3, "grey": 1, "gray": 1}
+    if text not in known:
+        raise InvalidValueError(f"--channels must be rgb or grey, got {text!r}")
+    return known[text]

@@ -1,0 +1,123 @@
+"""Subcommands around a run: start it, search it again, take networks out of it, report it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwautoml.cli import console, summaries
+from hwautoml.cli.options import Json, ProfilesDir, Runtime, TargetsDir, app, channels_of, seconds
+from hwautoml.core.duration import parse_duration
+
+
+@app.command(epilog="Example: hwautoml run photos/ --target cpu --image-size 32 --latency-ms 1 --budget 20m")
+def run(
+    source: Annotated[
+        str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Name of a target; see: hwautoml targets. [default: cpu]")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Limit for one image on the target, met by measurement.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/NAME]")] = None,
+    budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
+    channels: Annotated[str | None, typer.Option(help="rgb or grey; needed where the files are mixed.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Runtime of the latency table: auto, onnxruntime or tvm.")] = None,
+    searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. [default: surrogate]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: 0]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")] = False,
+    targets_dir: TargetsDir = None,
+    profiles_dir: ProfilesDir = None,
+    json: Json = False,
+) -> None:
+    """Images and a target in; a trained, exported, compiled, measured, shippable model out."""
+    hint = _resume_hint(source, out=out, targets_dir=targets_dir, profiles_dir=profiles_dir)
+    with console.session(json, resume_hint=hint) as show:
+        from hwautoml.pipeline import run as verb
+
+        result = verb(
+            source,
+            target=target,
+            latency_ms=latency_ms,
+            out=out,
+            budget_sec=seconds(budget),
+            image_size=image_size,
+            channels=channels_of(channels),
+            runtime=runtime,
+            searcher=searcher,
+            seed=seed,
+            resume=resume,
+            overwrite=overwrite,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+            on_progress=show.progress,
+        )
+        show.result(result, summaries.run_summary)
+
+
+@app.command(epilog="Example: hwautoml search --run runs/photos --target cpu --latency-ms 0.5")
+def search(
+    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
+    target: Annotated[str | None, typer.Option(help="Another target. [default: the run's]")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Another limit. [default: the run's]")] = None,
+    runtime: Runtime = "auto",
+    budget: Annotated[str, typer.Option(help="Time for all of it; most goes into scoring more.")] = "7s",
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: the run's]")] = None,
+    targets_dir: TargetsDir = None,
+    profiles_dir: ProfilesDir = None,
+    json: Json = False,
+) -> None:
+    """Another limit or target for a trained run: seconds, no retraining."""
+    with console.session(json) as show:
+        from hwautoml.pipeline import search as verb
+
+        result = verb(
+            run,
+            target=target,
+            latency_ms=latency_ms,
+            runtime=runtime,
+            budget_sec=parse_duration(budget),
+            seed=seed,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+            on_progress=show.progress,
+        )
+        show.result(result, summaries.search_summary)
+
+
+@app.command(epilog="Example: hwautoml export --run runs/photos --arch best --format onnx")
+def export(
+    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
+    arch: Annotated[str, typer.Option(help="best, or the id of any scored architecture.")] = "best",
+    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write. [default: RUN/exports/ID.onnx]")] = None,
+    targets_dir: TargetsDir = None,
+    json: Json = False,
+) -> None:
+    """Write one network of a run as a file, checked against the trained one."""
+    with console.session(json) as show:
+        from hwautoml.pipeline import export as verb
+
+        result = verb(run, arch=arch, format=format, out=out, targets_dir=targets_dir, on_progress=show.progress)
+        show.result(result, summaries.export_summary)
+
+
+@app.command(epilog="Example: hwautoml report runs/photos")
+def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")], json: Json = False) -> None:
+    """Write the report of a finished run anew: HTML, PNG and CSV."""
+    with console.session(json) as show:
+        from hwautoml.pipeline import report as verb
+
+        show.result(verb(run), summaries.report_summary)
+
+
+def _resume_hint(source: str | None, **folders: Path | None) -> str:
+    command = ["hwautoml", "run", *([source] if source else []), "--resume"]
+    for name, folder in folders.items():
+        command += [f"--{name.replace('_', '-')}", str(folder)] if folder is not None else []
+    return "go on with: " + shlex.join(command)
