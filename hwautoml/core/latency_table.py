@@ -155,11 +155,17 @@ class LatencyTable:
         for start in range(0, len(networks), _CHUNK):
             part = slice(start, start + _CHUNK)
             counts, doubt = self.design(networks[part])
-            mean, std = self.posterior.predict(counts)
-            # A wide prior can give a negative mean; no network is faster than a hundredth of its overhead.
-            means[part] = np.maximum(mean, 0.01 * self.overhead.mean_ms)
-            stds[part] = np.sqrt(std**2 + doubt)
+            mean, variance = self.posterior.latent(counts)
+            means[part], stds[part] = self.with_residual(mean, variance + doubt)
         return means, stds
+
+    def with_residual(
+        self, means: NDArray[np.float64], variances: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means (n,) and standard deviations (n,) in ms of measurements, from those of the sum of layers."""
+        stds = np.sqrt(variances + np.square(self.posterior.residual * means))
+        # A wide prior can give a negative mean; no network is faster than a hundredth of its overhead.
+        return np.maximum(means, 0.01 * self.overhead.mean_ms), stds
 
     def with_observations(self, observations: Sequence[Observation], *, refit: bool = True) -> LatencyTable:
         """A new table with these observations added.
