@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +15,14 @@ from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError
 
+logger = logging.getLogger(__name__)
+
 _MIN_PER_KIND = 8  # measured layers that a kind needs for a regression of its own
 _MIN_DEVIATION = 0.05  # relative; no regression on analytic cost is better than that
 _MAX_DEVIATION = 1.0
 _RIDGE = 1e-2
+_WILD = 5.0  # robust standard deviations from what similar layers take
+_MIN_SPREAD = 0.15  # of log time: where a regression fits better than that, a layer may still have its peculiarities
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Wall time to start one kernel: a function call and a thread barrier on a CPU, a launch through the driver on a GPU
 # (about 5 us on CUDA), the same at an eighth of the clock on small boards.
@@ -42,13 +48,11 @@ def infer_entries(
         return {}
     if not measured:
         raise InvalidValueError("entries can only be inferred from measured ones, and there is none")
-    by_kind: dict[str, list[str]] = {}
-    for key in measured:
-        by_kind.setdefault(Layer.from_key(key).kind, []).append(key)
     regressions = {
-        kind: _Regression(keys, measured, costs) for kind, keys in by_kind.items() if len(keys) >= _MIN_PER_KIND
+        kind: _trusting_regression(keys, measured, costs)
+        for kind, keys in _by_kind(measured).items() if len(keys) >= _MIN_PER_KIND
     }
-    fallback = _Regression(list(measured), measured, costs)
+    fallback = _trusting_regression(list(measured), measured, costs)
     inferred = {}
     for key in unmeasured:
         own = regressions.get(Layer.from_key(key).kind)
@@ -56,6 +60,45 @@ def infer_entries(
         relative *= 1.0 if own else 2.0
         inferred[key] = Entry(mean_ms, min(relative, _MAX_DEVIATION) * mean_ms, "inferred")
     return inferred
+
+
+def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerCost]) -> dict[str, Entry]:
+    """``measured``, where an entry far from what the other layers of its kind suggest says so by its deviation.
+
+    Nearly zero, or many times too high: something may have gone wrong, or the layer is peculiar. Its deviation
+    grows to cover both, so that whole networks decide, and are chosen to. Kinds with fewer than 8 measured layers are
+    left as they are.
+    """
+    doubted = dict(measured)
+    for keys in (keys for keys in _by_kind(measured).values() if len(keys) >= _MIN_PER_KIND):
+        regression = _trusting_regression(keys, measured, costs)
+        for key in keys:
+            entry, suggested_ms = measured[key], regression.predict(key)[0]
+            if not regression.is_wild(math.log(entry.mean_ms / suggested_ms)):
+                continue
+            logger.warning(
+                "%s took %.3g ms where similar layers suggest %.3g ms: its entry is in doubt by as much",
+                key, entry.mean_ms, suggested_ms,
+            )
+            deviation_ms = math.hypot(entry.deviation_ms, suggested_ms - entry.mean_ms)
+            doubted[key] = replace(entry, deviation_ms=deviation_ms)
+    return doubted
+
+
+def _by_kind(keys: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(Layer.from_key(key).kind, []).append(key)
+    return found
+
+
+def _trusting_regression(
+    keys: list[str], measured: Mapping[str, Entry], costs: Mapping[str, LayerCost]
+) -> _Regression:
+    """Of those layers that the regression of all of them does not find wild."""
+    first = _Regression(keys, measured, costs)
+    trusted = [key for key, residual in zip(keys, first.left_out, strict=True) if not first.is_wild(residual)]
+    return first if len(trusted) == len(keys) else _Regression(trusted, measured, costs)
 
 
 class _Regression:
@@ -72,9 +115,14 @@ class _Regression:
         self._inverse = np.linalg.inv(design.T @ design + ridge)
         self._weights = self._inverse @ design.T @ target
         leverage = np.minimum(np.einsum("nf,fg,ng->n", design, self._inverse, design), 0.9)
-        left_out = (target - design @ self._weights) / (1.0 - leverage)
+        self.left_out = (target - design @ self._weights) / (1.0 - leverage)  # residuals, each without its own layer
         # Too few layers to judge a fit by: assume a factor of 1.5.
-        self._error = float(np.sqrt(np.mean(left_out**2))) if len(keys) >= _MIN_PER_KIND else math.log(1.5)
+        self._error = float(np.sqrt(np.mean(self.left_out**2))) if len(keys) >= _MIN_PER_KIND else math.log(1.5)
+
+    def is_wild(self, residual: float) -> bool:
+        """Of log time, by the spread of the others, which a few wild ones do not change."""
+        spread = 1.4826 * float(np.median(np.abs(self.left_out)))
+        return abs(residual) > _WILD * max(spread, _MIN_SPREAD)
 
     def predict(self, key: str) -> tuple[float, float]:
         """Mean in ms, relative standard deviation."""

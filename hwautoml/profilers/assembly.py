@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hwautoml.core.latency_prior import infer_entries
+from hwautoml.core.latency_prior import doubt_wild_entries, infer_entries
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.errors import MeasurementError
@@ -64,6 +64,7 @@ def assemble_table(
             f"no layer of {setting.space} was measured to within {max_relative_deviation:.0%}",
             fix="run on a quieter machine, or with a larger budget",
         )
+    measured = doubt_wild_entries(measured, costs)
     inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
     table = LatencyTable(
         setting.target, setting.runtime, setting.num_threads, setting.batch, setting.precision, setting.space,
