@@ -29,7 +29,9 @@ Progress = Callable[[int, int, str], None]
 Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journal line's fields, what builds the file
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
 _NETWORKS_PER_CALL = 4
-_POOL_SIZE = 256  # random architectures among which the ones to measure are chosen
+_POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
+LAYERS_SHARE = 0.5  # of a budget; the rest is for whole networks
+MAX_NETWORKS, NUM_HOLDOUT = 200, 8
 
 
 class Failure(Protocol):
@@ -63,8 +65,8 @@ class Builders:
 class ProfileOptions:
     """Budgets count building and measuring, over all runs that resume the same journal.
 
-    What the networks leave of theirs goes to further layers. Building stops early enough for what was
-    built to be measured.
+    What the layers leave of theirs goes to networks, and what these leave to further layers. Building stops early
+    enough for what was built to be measured.
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
     """
@@ -84,6 +86,17 @@ class ProfileOptions:
         for name in ("layer_budget_sec", "network_budget_sec", "max_relative_deviation"):
             if not getattr(self, name) > 0:
                 raise InvalidValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+    @classmethod
+    def within(cls, budget_sec: float, *, seed: int = 0) -> ProfileOptions:
+        """As many layers and whole networks as fit: docs/latency_model.md says why in this proportion."""
+        return cls(
+            layer_budget_sec=LAYERS_SHARE * budget_sec,
+            network_budget_sec=(1 - LAYERS_SHARE) * budget_sec,
+            num_networks=MAX_NETWORKS,
+            num_holdout=NUM_HOLDOUT,
+            seed=seed,
+        )
 
 
 def profile_layers(
@@ -115,7 +128,7 @@ def profile_layers(
         run = _Profile(space, setting, journal, builders, measures, options, on_progress, Path(folder))
         run.measure_layers(options.layer_budget_sec)
         run.measure_networks()
-        run.measure_layers(options.layer_budget_sec + run.unused_sec())
+        run.measure_remaining_layers()
         table = run.table()
         save(table, table_path)
     return table
@@ -168,7 +181,7 @@ class _Profile:
         for is_holdout in (False, True):
             while True:
                 start = monotonic()
-                until = start + self._options.network_budget_sec - self._spent_sec("network")
+                until = start + self._left_sec() - (0.0 if is_holdout else self._holdout_sec())
                 if start > until:
                     logger.info("network budget is spent")
                     return
@@ -192,16 +205,27 @@ class _Profile:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
 
-    def unused_sec(self) -> float:
-        """Of the networks' budget, once all that were wanted are measured.
+    def measure_remaining_layers(self) -> None:
+        """With what is left of the whole budget once all networks that were wanted are measured.
 
         What this run spent on starting and fitting is subtracted, twice, because the last fit is to come.
         """
         if len(self._usable("network")) < self._options.num_networks:
-            return 0.0
+            return
         measuring = sum(line.get("seconds", 0.0) for line in self._journal.records[self._num_earlier :])
         around = monotonic() - self._began - measuring
-        return max(self._options.network_budget_sec - self._spent_sec("network") - 2 * around, 0.0)
+        self.measure_layers(self._spent_sec("layer", "overhead") + max(self._left_sec() - 2 * around, 0.0))
+
+    def _left_sec(self) -> float:
+        """Of both budgets together, so that networks may use what layers left."""
+        budget_sec = self._options.layer_budget_sec + self._options.network_budget_sec
+        return budget_sec - self._spent_sec("layer", "overhead", "network")
+
+    def _holdout_sec(self) -> float:
+        """What the hold-out networks will take, by those measured so far: the others leave them that much."""
+        seconds = [line["seconds"] for line in self._usable("network")]
+        wanted = self._options.num_holdout - sum(line["is_holdout"] for line in self._usable("network"))
+        return wanted * float(np.mean(seconds)) if seconds else 0.0
 
     def _pool(self) -> list[Architecture]:
         rng = np.random.default_rng(self._options.seed)
