@@ -31,10 +31,15 @@ _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 @dataclass(frozen=True)
 class Estimate:
-    """A predicted latency. ``std_ms`` includes what repeating the measurement would show."""
+    """A predicted latency. ``std_ms`` includes what repeating the measurement would show.
+
+    ``unmeasured`` names the layers that were measured neither alone nor in any network: their entries are
+    inferred or estimated, and ``std_ms`` is wider for it.
+    """
 
     mean_ms: float
     std_ms: float
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def interval_ms(self) -> tuple[float, float]:
@@ -135,6 +140,10 @@ class LatencyTable:
         """Sorted keys of the layers that this table can say nothing about."""
         return tuple(sorted({key for key in map(self.key, layers) if self._find(key) is None}))
 
+    def unmeasured(self, layers: Sequence[Layer]) -> tuple[str, ...]:
+        """Sorted keys of the layers that no measurement has seen, alone or within a network."""
+        return tuple(sorted({key for key in map(self.key, layers) if key not in self._seen}))
+
     def check_keys(self, keys: Iterable[str]) -> None:
         """Raises InvalidValueError naming the first key that has no entry and that no rule infers."""
         for key in keys:
@@ -143,7 +152,7 @@ class LatencyTable:
     def predict(self, layers: Sequence[Layer]) -> Estimate:
         """Raises InvalidValueError for a layer without an entry."""
         means, stds = self.predict_many([layers])
-        return Estimate(float(means[0]), float(stds[0]))
+        return Estimate(float(means[0]), float(stds[0]), self.unmeasured(layers))
 
     def predict_many(self, networks: Sequence[Sequence[Layer]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means (n,) and standard deviations (n,) in ms of networks given by their layers.
@@ -201,6 +210,11 @@ class LatencyTable:
     @cached_property
     def _has_measured_entries(self) -> bool:
         return any(entry.origin != "estimated" for entry in self.entries.values())
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        alone = {key for key, entry in self.entries.items() if entry.origin == "measured"}
+        return frozenset(alone.union(*(dict(observation.counts) for observation in self.observations)))
 
     @property
     def _defaults(self) -> Hyperparameters:

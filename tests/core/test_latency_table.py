@@ -98,6 +98,21 @@ def test_a_layer_without_entry_is_never_zero() -> None:
         table().with_observations([Observation("0" * 12, ((unknown.key, 1),), 1.0)])
 
 
+def test_a_layer_that_nobody_measured_is_named_and_widens_the_interval() -> None:
+    base, guessed = table(), LAYERS[3]
+    entry = base.entries[guessed.key]
+    wide = Entry(entry.mean_ms, 0.4 * entry.mean_ms, "inferred")
+    partial = replace(base, entries={**base.entries, guessed.key: wide})
+    network = (LAYERS[0], guessed, HEAD)
+    assert base.predict(network).unmeasured == ()
+    assert partial.predict(network).unmeasured == (guessed.key,)
+    assert partial.predict(network).std_ms > base.predict(network).std_ms
+    # Within a network it was measured, and the network tells its time apart from the others'.
+    seen = partial.with_observations([observe(base, network, network_ms(network))])
+    assert seen.predict(network).unmeasured == ()
+    assert seen.predict(network).std_ms < partial.predict(network).std_ms
+
+
 def test_a_classifier_for_other_classes_is_inferred() -> None:
     base = table()
     same, more = base.predict([HEAD]), base.predict([replace(HEAD, out_channels=100)])
