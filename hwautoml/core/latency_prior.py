@@ -67,14 +67,17 @@ def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerC
 
     Nearly zero, or many times too high: something may have gone wrong, or the layer is peculiar. Its deviation
     grows to cover both, so that whole networks decide, and are chosen to. Kinds with fewer than 8 measured layers are
-    left as they are.
+    compared with all kinds, at four times the spread.
     """
-    doubted = dict(measured)
-    for keys in (keys for keys in _by_kind(measured).values() if len(keys) >= _MIN_PER_KIND):
-        regression = _trusting_regression(keys, measured, costs)
+    if len(measured) < _MIN_PER_KIND:
+        return dict(measured)
+    doubted, all_kinds = dict(measured), _trusting_regression(list(measured), measured, costs)
+    for keys in _by_kind(measured).values():
+        has_own = len(keys) >= _MIN_PER_KIND
+        regression = _trusting_regression(keys, measured, costs) if has_own else all_kinds
         for key in keys:
             entry, suggested_ms = measured[key], regression.predict(key)[0]
-            if not regression.is_wild(math.log(entry.mean_ms / suggested_ms)):
+            if not regression.is_wild(math.log(entry.mean_ms / suggested_ms) / (1 if has_own else 4)):
                 continue
             logger.warning(
                 "%s took %.3g ms where similar layers suggest %.3g ms: its entry is in doubt by as much",

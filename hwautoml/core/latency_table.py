@@ -70,12 +70,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Observation:
-    """A whole network, measured: how often it contains each layer key, and its latency."""
+    """A whole network, measured: how often it contains each layer key, and its latency.
+
+    ``session`` names the measuring call (its date, say): results of the same one share its level; "" is one of its own.
+    """
 
     architecture_id: str
     counts: tuple[tuple[str, int], ...]
     measured_ms: float
     deviation_ms: float = 0.0
+    session: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.measured_ms) and self.measured_ms > 0):
@@ -172,7 +176,7 @@ class LatencyTable:
         self, means: NDArray[np.float64], variances: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means (n,) and standard deviations (n,) in ms of measurements, from those of the sum of layers."""
-        stds = np.sqrt(variances + np.square(self.posterior.residual * means))
+        stds = np.sqrt(variances + np.square(self.posterior.spread * means))
         # A wide prior can give a negative mean; no network is faster than a hundredth of its overhead.
         return np.maximum(means, 0.01 * self.overhead.mean_ms), stds
 
@@ -230,7 +234,11 @@ class LatencyTable:
         rows = [[self._column(key) for key, count in o.counts for _ in range(count)] for o in self.observations]
         counts, doubt = self._design_of_columns(rows)
         stated = np.array([o.deviation_ms for o in self.observations])
-        return model.Observations(counts, np.array([o.measured_ms for o in self.observations]), stated**2 + doubt)
+        # Unnamed sessions are each another one.
+        names = [o.session or f"unnamed {number}" for number, o in enumerate(self.observations)]
+        session = np.array([sorted(set(names)).index(name) for name in names], dtype=np.int64)
+        measured = np.array([o.measured_ms for o in self.observations])
+        return model.Observations(counts, measured, stated**2 + doubt, session)
 
     def _design_of_columns(self, rows: list[list[_Column]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         width = len(self.entries) + 1
@@ -300,7 +308,7 @@ def choose_to_measure(
         raise InvalidValueError(f"cannot choose {num} of {len(candidates)} candidates")
     counts, doubt = table.design(candidates)
     means, _ = table.posterior.latent(counts)
-    noise = (table.posterior.residual * means) ** 2 + doubt + 1e-18
+    noise = (table.posterior.spread * means) ** 2 + doubt + 1e-18
     covariance = table.posterior.covariance(counts)
     chosen: list[int] = []
     for _ in range(num):

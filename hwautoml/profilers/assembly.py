@@ -104,7 +104,10 @@ def _layer_entry(line: Mapping[str, Any], speed: float | None, overhead: Entry) 
 
 
 def _observation(line: Mapping[str, Any], speed: float | None) -> Observation:
-    return Observation(line["architecture_id"], tuple(sorted(line["counts"].items())), *_to_speed(line, speed))
+    median_ms, deviation_ms = _to_speed(line, speed)
+    counts = tuple(sorted(line["counts"].items()))
+    session = str(line["conditions"].get("date", ""))  # when its measuring call began
+    return Observation(line["architecture_id"], counts, median_ms, deviation_ms, session)
 
 
 def _conditions(

