@@ -30,6 +30,7 @@ Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journa
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
 _NETWORKS_PER_CALL = 4
 _POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
+_REFERENCE_POOL = 512  # random architectures of which the most average one is the reference
 LAYERS_SHARE = 0.5  # of a budget; the rest is for whole networks
 MAX_NETWORKS, NUM_HOLDOUT = 200, 8
 
@@ -311,11 +312,27 @@ class _Profile:
 
 
 def reference_architecture(space: SearchSpace) -> Architecture:
-    """The middle of every choice.
+    """Of many random members the most average one, in its work and in the kinds of layers that do it.
 
-    As large as a typical member: a network that fits the first cache would not feel what slows the others.
+    What slows a machine down (neighbours in its last cache, its clock) slows networks of different kinds and
+    sizes to different degrees; dividing by an extreme one's time would put its peculiarities into every result.
     """
-    return space.decode(space.num_options // 2)
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(_REFERENCE_POOL)]
+    kinds = sorted({layer.kind for layer in space.all_layers()})
+    features = np.array([_work(space, architecture, kinds) for architecture in drawn])
+    scaled = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    return drawn[int(np.square(scaled).sum(axis=1).argmin())]
+
+
+def _work(space: SearchSpace, architecture: Architecture, kinds: Sequence[str]) -> list[float]:
+    """Logarithms of what it computes, holds and moves, and each kind's share of what is moved."""
+    layers, total = space.layers(architecture), space.total_cost(architecture)
+    moved = dict.fromkeys(kinds, 0.0)
+    for layer in layers:
+        moved[layer.kind] += space.cost(layer).bytes_moved / max(total.bytes_moved, 1)
+    amounts = (total.macs, total.parameters, total.bytes_moved, total.num_kernels)
+    return [*(math.log(max(amount, 1)) for amount in amounts), *moved.values()]
 
 
 def coverage_order(layers: dict[str, Layer], seed: int) -> list[str]:
