@@ -10,7 +10,8 @@ Model (n observations, p parameters: one per layer entry and, last, the fixed ov
 D holds how far each entry may be off on its own. F holds what entries share: one relative
 scale for all, one constant per layer, one in proportion to its input and output (a layer
 alone pays for changing the layout of both, a layer inside a network does not), one relative
-scale per layer kind and one per feature-map size. u is what all results of one session have in
+scale per layer kind, per feature-map size, per number of output channels (a multiple of the vector
+width leaves the layout as it is) and per shape (the same layer at several resolutions). u is what all results of one session have in
 common and the reference network cannot divide out: where it lies in memory, and how much more or
 less than the others it suffers from a busy machine. A prediction is about another session.
 
@@ -61,7 +62,8 @@ class Hyperparameters:
 
     entry: of one layer alone · scale: of all layers together · constant: of the same number of
     milliseconds on every layer (relative to the mean layer) · kind: of one kind's layers ·
-    size: of one feature-map size's layers · activation: of each layer in proportion to what it reads
+    size: of one feature-map size's layers · width: of layers with the same number of output channels ·
+    shape: of layers that differ in their feature-map size only · activation: of each layer in proportion to what it reads
     and writes · overhead: of the fixed overhead ·
     residual: of a network's latency that no sum of layers explains · level: of all results of one measuring session.
     """
@@ -71,6 +73,8 @@ class Hyperparameters:
     constant: float = 0.10
     kind: float = 0.10
     size: float = 0.05
+    width: float = 0.05
+    shape: float = 0.05
     activation: float = 0.10
     overhead: float = 0.50
     residual: float = 0.02
@@ -88,7 +92,8 @@ class Hyperparameters:
 MEASURED_DEFAULTS = Hyperparameters()
 # A roofline is right about the order of layers and wrong about the level, by a factor.
 ESTIMATED_DEFAULTS = Hyperparameters(
-    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, activation=0.3, overhead=1.0, residual=0.03
+    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, width=0.2, shape=0.2, activation=0.3, overhead=1.0,
+    residual=0.03,
 )
 
 
@@ -186,6 +191,8 @@ def structure(entries: Mapping[Layer, tuple[float, float]], overhead: tuple[floa
             "activation": np.append(level * relative, 0.0)[:, None],
             "kind": means[:, None] * _membership([layer.kind for layer in entries]),
             "size": means[:, None] * _membership([layer.height for layer in entries]),
+            "width": means[:, None] * _membership([layer.out_channels for layer in entries]),
+            "shape": means[:, None] * _membership([replace(layer, height=1, width=1).key for layer in entries]),
         },
     )
 

@@ -26,6 +26,7 @@ SCHEMA = "latency-table/v1"
 EntryOrigin = Literal["measured", "inferred", "estimated"]
 ENTRY_ORIGINS = ("measured", "inferred", "estimated")
 CLASS_DEPENDENT_KINDS = ("head",)  # their out_channels are the number of classes, which a table leaves open
+_MIN_WEIGHED = 0.05  # of the median: near-empty networks don't decide what is measured
 _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 
@@ -297,9 +298,10 @@ def choose_to_measure(
 ) -> tuple[int, ...]:
     """Indices of ``num`` candidates (given by their layers) to measure, most informative first.
 
-    Greedy: "alc" reduces the mean predictive variance over all candidates most (Cohn 1996, active
-    learning Cohn), "variance" takes the largest one (MacKay 1992). Variances do not depend on
-    measured values, so the whole sequence is known before anything is measured.
+    Greedy: "alc" reduces the mean relative predictive variance over all candidates most (Cohn 1996, active
+    learning Cohn), "variance" takes the largest one (MacKay 1992). Relative, because errors are: in ms^2 the
+    largest networks would be chosen, which teach little about small ones (worse than at random, when measured).
+    Variances do not depend on measured values, so the whole sequence is known before anything is measured.
 
     Raises:
         InvalidValueError: more are asked for than there are candidates, or a layer has no entry.
@@ -310,10 +312,12 @@ def choose_to_measure(
     means, _ = table.posterior.latent(counts)
     noise = (table.posterior.spread * means) ** 2 + doubt + 1e-18
     covariance = table.posterior.covariance(counts)
+    weights = 1 / np.maximum(means, _MIN_WEIGHED * np.median(means)) if len(means) else means
     chosen: list[int] = []
     for _ in range(num):
         variance = np.maximum(np.diag(covariance), 0.0)
-        gain = (covariance**2).sum(axis=0) / (variance + noise) if criterion == "alc" else variance + 0.0
+        explained = np.square(weights) @ np.square(covariance) / (variance + noise)
+        gain = explained if criterion == "alc" else variance
         gain[chosen] = -np.inf
         best = int(np.argmax(gain))
         chosen.append(best)
