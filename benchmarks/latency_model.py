@@ -62,6 +62,7 @@ class Case:
     num_networks: int
     seed: int
     budget_sec: float
+    quick_export: bool = False
 
     @property
     def runtime(self) -> str:
@@ -87,12 +88,13 @@ class Session:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runtimes", default="onnxruntime,onnxruntime-int8,tvm,torch", help=f"of {', '.join(RUNTIMES)}")
+    parser.add_argument("--runtimes", default="onnxruntime,onnxruntime-int8,tvm,torch", help=", ".join(RUNTIMES))
     parser.add_argument("--networks", type=int, default=200, help="unseen networks per runtime")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile-budget", default="300s", help="per runtime, e.g. 300s or 5m")
     parser.add_argument("--folder", type=Path, default=RESULTS / "latency_model", help="models and measurements")
     parser.add_argument("--out", type=Path, default=RESULTS / "latency_model.json")
+    parser.add_argument("--quick-export", action="store_true", help="ONNX as the profiler exports it: 0.2 s, not 3 s")
     arguments = parser.parse_args()
     names = arguments.runtimes.split(",")
     unknown = [name for name in names if name not in RUNTIMES]
@@ -101,7 +103,8 @@ def main() -> None:
     budget_sec = parse_duration(arguments.profile_budget)
     rows: list[dict[str, Any]] = []
     for name in names:
-        rows += run(Case(name, arguments.folder, arguments.networks, arguments.seed, budget_sec))
+        case = Case(name, arguments.folder, arguments.networks, arguments.seed, budget_sec, arguments.quick_export)
+        rows += run(case)
         _write(arguments.out, rows)
     _print(rows)
     print(f"written to {arguments.out}")
@@ -116,7 +119,9 @@ def run(case: Case) -> list[dict[str, Any]]:
     target = load_target("cpu", target_folders(None))
     listen = _listener(case.name)
     networks = case.folder / "networks"
-    files = shipped_files(SPACE, target, case.runtime, case.precision, architectures, networks, listen)
+    files = shipped_files(
+        SPACE, target, case.runtime, case.precision, architectures, networks, listen, quick=case.quick_export
+    )
     predictions = predict_first(case, table, architectures)
     sessions = [measured(case, number, files, listen) for number in (1, 2)]
     shared = {
@@ -222,7 +227,9 @@ def _session_path(case: Case, number: int) -> Path:
     return case.own_folder / f"session{number}.jsonl"
 
 
-def compared(predictions: dict[str, Array], sessions: Sequence[Session], table_reference_ms: float) -> list[dict[str, Any]]:
+def compared(
+    predictions: dict[str, Array], sessions: Sequence[Session], table_reference_ms: float
+) -> list[dict[str, Any]]:
     """One row per method and clock; the first session is the truth."""
     first, second = sessions
     kept = np.isfinite(first.median_ms) & np.isfinite(second.median_ms)

@@ -10,10 +10,11 @@ Model (n observations, p parameters: one per layer entry and, last, the fixed ov
 D holds how far each entry may be off on its own. F holds what entries share: one relative
 scale for all, one constant per layer, one in proportion to its input and output (a layer
 alone pays for changing the layout of both, a layer inside a network does not), one relative
-scale per layer kind, per feature-map size, per number of output channels (a multiple of the vector
-width leaves the layout as it is) and per shape (the same layer at several resolutions). u is what all results of one session have in
-common and the reference network cannot divide out: where it lies in memory, and how much more or
-less than the others it suffers from a busy machine. A prediction is about another session.
+scale per layer kind, per feature-map size, per number of output channels (a multiple of the
+vector width leaves the layout as it is) and per shape (the same layer at several resolutions).
+u is what all results of one session have in common and the reference network cannot divide out:
+where it lies in memory, and how much more or less than the others it suffers from a busy machine.
+A prediction is about another session.
 
 Posterior in the dual (function-space) form, so that only an (n, n) system is solved
 (Rasmussen & Williams 2006, section 2.1; Sigma is never formed)::
@@ -51,7 +52,7 @@ NU = 4.0
 MIN_OBSERVATIONS_TO_FIT = 8
 NUM_ROBUST_ITERATIONS = 6
 _LOG_PRIOR_WIDTH = 1.2  # natural logarithm: a factor of 3 from the default costs half a nat
-_GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0])
+_GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0, 8.0])
 _NUM_SWEEPS = 2
 _FIT_TOLERANCE = 3.0  # beyond 3.3 standard deviations
 
@@ -63,22 +64,22 @@ class Hyperparameters:
     entry: of one layer alone · scale: of all layers together · constant: of the same number of
     milliseconds on every layer (relative to the mean layer) · kind: of one kind's layers ·
     size: of one feature-map size's layers · width: of layers with the same number of output channels ·
-    shape: of layers that differ in their feature-map size only · activation: of each layer in proportion to what it reads
-    and writes · overhead: of the fixed overhead ·
-    residual: of a network's latency that no sum of layers explains · level: of all results of one measuring session.
+    shape: of layers that differ in their feature-map size only · activation: of each layer in proportion to what it
+    reads and writes · overhead: of the fixed overhead · residual: of a network's latency that no sum of layers
+    explains · level: of all results of one measuring session.
     """
 
-    entry: float = 0.10
+    entry: float = 0.05
     scale: float = 0.15
     constant: float = 0.10
-    kind: float = 0.10
-    size: float = 0.05
-    width: float = 0.05
-    shape: float = 0.05
+    kind: float = 0.05
+    size: float = 0.03
+    width: float = 0.03
+    shape: float = 0.03
     activation: float = 0.10
-    overhead: float = 0.50
-    residual: float = 0.02
-    level: float = 0.01
+    overhead: float = 1.0
+    residual: float = 0.01
+    level: float = 0.005
 
     def __post_init__(self) -> None:
         for name, value in self.as_dict().items():
@@ -135,20 +136,17 @@ class Observations:
 
 @dataclass(frozen=True)
 class Posterior:
-    """theta | y. ``gain`` is G (p, n); ``weights`` (n,) are 1 for trusted observations, near 0 for outliers."""
+    """theta | y. ``gain`` is G (p, n); ``weights`` (n,) are 1 for trusted observations, near 0 for outliers.
+
+    ``spread`` is the relative standard deviation of a result to come, in another session, around the sum of its layers.
+    """
 
     mean: Array
     own_variance: Array
     factors: Array
     gain: Array
-    residual: float
-    level: float
+    spread: float
     weights: Array
-
-    @property
-    def spread(self) -> float:
-        """Relative standard deviation of a result in a session to come around the sum of its layers."""
-        return float(np.hypot(self.residual, self.level))
 
     def latent(self, counts: Array) -> tuple[Array, Array]:
         """Mean (m,) ms and variance (m,) ms^2 of ``counts @ theta`` for counts (m, p), without the residual."""
@@ -225,6 +223,12 @@ def noise_variance(prior: Structure, data: Observations, residual: float) -> Arr
     return data.variance + (residual * expected_ms(prior, data)) ** 2 + 1e-18
 
 
+def spread(prior: Structure, hyper: Hyperparameters, data: Observations) -> float:
+    """Relative: residual, level, and how well a result is usually known (median)."""
+    stated = np.sqrt(data.variance) / np.maximum(expected_ms(prior, data), 1e-12)
+    return float(np.linalg.norm([hyper.residual, hyper.level, np.median(stated) if len(stated) else 0.0]))
+
+
 def shared_noise(prior: Structure, data: Observations) -> Array:
     """(n, n) ms^2: the covariance that sessions' levels add at tau = 1."""
     expected, session = expected_ms(prior, data), data.session
@@ -236,13 +240,13 @@ def condition(prior: Structure, hyper: Hyperparameters, data: Observations, weig
     own, factors, counts = prior.own_variance(hyper), prior.factors(hyper), data.counts
     if not len(counts):
         empty = np.zeros((len(prior.mean), 0))
-        return Posterior(prior.mean, own, factors, empty, hyper.residual, hyper.level, np.zeros(0))
+        return Posterior(prior.mean, own, factors, empty, spread(prior, hyper, data), np.zeros(0))
     cross = own[:, None] * counts.T + factors @ (factors.T @ counts.T)  # Sigma X^T (p, n)
     noise = hyper.level**2 * shared_noise(prior, data) + np.diag(noise_variance(prior, data, hyper.residual) / weights)
     lower = np.linalg.cholesky(counts @ cross + noise)
     gain = np.linalg.solve(lower, cross.T).T
     mean = prior.mean + gain @ np.linalg.solve(lower, data.latency_ms - counts @ prior.mean)
-    return Posterior(mean, own, factors, gain, hyper.residual, hyper.level, weights)
+    return Posterior(mean, own, factors, gain, spread(prior, hyper, data), weights)
 
 
 def posterior(prior: Structure, hyper: Hyperparameters, data: Observations) -> Posterior:

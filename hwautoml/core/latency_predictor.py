@@ -73,7 +73,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Sums:
-    """What the formulas above add up. The last of ``means``, ``variances``, ``doubts`` and ``pairs`` is a free slot's."""
+    """What the formulas above add up. The last element of every array is a free slot's, zero."""
 
     offset: tuple[float, float]
     means: Array

@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journal line's fields, what builds the file
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
-_NETWORKS_PER_CALL = 4
+_NETWORKS_PER_CALL = 8
 _POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
 _REFERENCE_POOL = 512  # random architectures of which the most average one is the reference
 LAYERS_SHARE = 0.5  # of a budget; the rest is for whole networks
-MAX_NETWORKS, NUM_HOLDOUT = 200, 8
+MAX_NETWORKS, NUM_HOLDOUT = 128, 12
 
 
 class Failure(Protocol):
@@ -180,31 +180,35 @@ class _Profile:
     def measure_networks(self) -> None:
         pool = self._pool()
         for is_holdout in (False, True):
+            chosen: list[Architecture] = []
             while True:
                 start = monotonic()
                 until = start + self._left_sec() - (0.0 if is_holdout else self._holdout_sec())
                 if start > until:
                     logger.info("network budget is spent")
-                    return
-                todo = self._next_networks(pool, is_holdout)
-                if not todo:
                     break
-                table = self.table()
-                jobs = []
-                for architecture in todo:
-                    layers = self._space.layers(architecture)
-                    estimate = table.predict(layers)
-                    fields = {
-                        "architecture_id": architecture.id, "counts": dict(table.counts(layers)),
-                        "is_holdout": is_holdout, "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
-                    }
-                    jobs.append((architecture.id, fields, self._network_builder(architecture)))
+                if not chosen:
+                    table = self.table()
+                    chosen = self._next_networks(pool, table, is_holdout)
+                if not chosen:
+                    break
+                now, chosen = chosen[:_NETWORKS_PER_CALL], chosen[_NETWORKS_PER_CALL:]
+                jobs = [self._network_job(architecture, table, is_holdout) for architecture in now]
                 num_before = len(self._usable("network"))
                 self._measure_chunk("network", jobs, start, until)
                 self._report("networks")
                 if len(self._usable("network")) == num_before:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
+
+    def _network_job(self, architecture: Architecture, table: LatencyTable, is_holdout: bool) -> Job:
+        layers = self._space.layers(architecture)
+        estimate = table.predict(layers)
+        fields = {
+            "architecture_id": architecture.id, "counts": dict(table.counts(layers)), "is_holdout": is_holdout,
+            "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
+        }
+        return architecture.id, fields, lambda path: self._builders.network(architecture, path)
 
     def measure_remaining_layers(self) -> None:
         """With what is left of the whole budget once all networks that were wanted are measured.
@@ -233,24 +237,24 @@ class _Profile:
         drawn = [self._space.sample(rng) for _ in range(max(_POOL_SIZE, 2 * self._options.num_networks))]
         return list({architecture.id: architecture for architecture in drawn}.values())
 
-    def _next_networks(self, pool: list[Architecture], is_holdout: bool) -> list[Architecture]:
-        """At most one chunk; chosen by information for the fit, at random for the hold-out."""
+    def _next_networks(self, pool: list[Architecture], table: LatencyTable, is_holdout: bool) -> list[Architecture]:
+        """Those that teach the table most; for the hold-out, any.
+
+        A quarter as many as are known: fitting after every call would soon take longer than measuring.
+        """
         tried = {line["architecture_id"] for line in self._journal.of("network")}
-        options = self._options
+        options, known = self._options, self._usable("network")
         wanted = options.num_holdout if is_holdout else options.num_networks - options.num_holdout
-        wanted -= sum(line["is_holdout"] == is_holdout for line in self._usable("network"))
+        wanted -= sum(line["is_holdout"] == is_holdout for line in known)
         free = [architecture for architecture in pool if architecture.id not in tried]
-        num = max(min(wanted, _NETWORKS_PER_CALL, len(free)), 0)
-        if is_holdout or not num:
-            return free[:num]
+        if is_holdout:
+            return free[: max(wanted, 0)]
+        num = max(min(wanted, max(len(known) // 4, _NETWORKS_PER_CALL), len(free)), 0)
         layers = [self._space.layers(architecture) for architecture in free]
-        return [free[index] for index in choose_to_measure(self.table(), layers, num)]
+        return [free[index] for index in choose_to_measure(table, layers, num)]
 
     def _layer_builder(self, key: str) -> Callable[[Path], Path]:
         return lambda path: self._builders.layer(self._layers[key], path)
-
-    def _network_builder(self, architecture: Architecture) -> Callable[[Path], Path]:
-        return lambda path: self._builders.network(architecture, path)
 
     def _measure_chunk(self, record: str, jobs: list[Job], start: float, until: float = math.inf) -> None:
         """Build, measure, and write one journal line per job; what began at ``start`` is shared among them.
@@ -258,7 +262,7 @@ class _Profile:
         Jobs whose turn to be built would come after ``until`` are left out, the first excepted.
         """
         if self._reference is None:
-            self._reference = self._network_builder(reference_architecture(self._space))(self._folder / "reference")
+            self._reference = self._builders.network(reference_architecture(self._space), self._folder / "reference")
         measure = self._measure_networks if record == "network" else self._measure
         built, lines = {}, {}
         for (name, fields, _), made in zip(jobs, self._build(record, jobs, until), strict=True):
