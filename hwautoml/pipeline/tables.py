@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["device_for", "ensure_table", "profile", "profile_stage", "save_table", "usable_runtimes"]
 
 PRECISION, BATCH = "fp32", 1
-NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
-MAX_NETWORKS = 24
 SIBLING_NETWORKS = 8
 SIBLING_DEVIATION = 0.2
 MIN_SIBLING_CAP_SEC = 60.0  # compiling the networks for a sibling table takes about half a minute
@@ -290,13 +288,7 @@ def _measure_table(
     version = _version(runtime)
     machine = fingerprint(runtime, version)
     setting = ProfileSetting(target.name, runtime, version, target.num_threads, BATCH, PRECISION, space.family, machine)
-    options = ProfileOptions(
-        layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec,
-        network_budget_sec=NETWORKS_SHARE * budget_sec,
-        num_networks=MAX_NETWORKS,
-        num_holdout=4,
-        seed=seed,
-    )
+    options = ProfileOptions.within(budget_sec, seed=seed)
     quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(space, target, runtime, path.parent / "tvm_records.json")
     path.parent.mkdir(parents=True, exist_ok=True)
