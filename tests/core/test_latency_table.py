@@ -69,7 +69,7 @@ def test_observations_correct_a_level_that_is_off() -> None:
     assert base.observations == ()
 
 
-@pytest.mark.parametrize("factor", [5.0, 0.2])
+@pytest.mark.parametrize("factor", [5.0, 0.2, 1e-5, 1e3])
 def test_a_wild_observation_does_not_poison(factor: float) -> None:
     rng = np.random.default_rng(1)
     seen, unseen = [network(rng) for _ in range(20)], [network(rng) for _ in range(50)]
