@@ -12,6 +12,7 @@ from typing import Any
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.latency_table import SCHEMA, Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 
 _DIGITS = 6  # significant; a millionth of a latency is far below any noise floor
@@ -124,7 +125,7 @@ def check_matches(
     if problems:
         raise RunFolderError(
             f"the latency table of target {table.target!r} does not fit: " + "; ".join(problems),
-            fix=f"hwautoml profile --target {target} --runtime {runtime}",
+            fix=TableIdentity(target, runtime, num_threads, batch, precision, space).command,
         )
 
 
