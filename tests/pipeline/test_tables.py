@@ -15,9 +15,10 @@ from hwautoml.errors import MissingDependencyError, TargetUnavailableError, Unkn
 from hwautoml.pipeline import profile
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.tables import (
-    _find_table,
     choose_runtime,
     ensure_table,
+    find_table,
+    identity_of,
     kept_table_path,
     profile_stage,
     table_path,
@@ -38,7 +39,7 @@ def test_a_valid_table_is_found_and_used(cpu: Target, space: MobileSpace, profil
 
 
 def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -> None:
-    assert _find_table(cpu, "onnxruntime", MobileSpace(8, 1, 77), profiles_dir) is not None
+    assert find_table(cpu, identity_of(cpu, "onnxruntime", MobileSpace(8, 1, 77)), profiles_dir) is not None
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_a_table_of_other_conditions_is_passed_over_and_named(
     path = table_path(cpu, "onnxruntime", space, profiles_dir)
     save(replace(table, conditions={**table.conditions, **conditions}), path)
     with caplog.at_level(logging.WARNING):
-        assert _find_table(cpu, "onnxruntime", space, profiles_dir) is None
+        assert find_table(cpu, identity_of(cpu, "onnxruntime", space), profiles_dir) is None
     assert f"{path} is not used" in caplog.text and reason in caplog.text
 
 
