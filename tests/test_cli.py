@@ -19,6 +19,7 @@ import hwautoml
 from hwautoml import pipeline
 from hwautoml.cli import app, console
 from hwautoml.core.duration import format_duration, parse_duration
+from hwautoml.core.progress import Progress
 from hwautoml.errors import HwAutoMLError, InvalidValueError
 
 VERBS = tuple(pipeline.__all__)
@@ -362,6 +363,20 @@ def test_an_interrupted_profile_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
     result = interrupted(monkeypatch, "profile")
     assert result.exit_code == 130
     assert "the same command goes on" in " ".join(result.stderr.split())
+
+
+def test_progress_in_a_log_says_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    now = iter([0.0, 30.0, 60.0, 90.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    show = console.Show(as_json=False)
+    for share in (0.5, 0.6, 0.7, 1.0):  # resumed half-way: a tenth takes 30 seconds
+        show.progress(Progress("profile", share, "layers"))
+    assert capsys.readouterr().err.splitlines() == [
+        "profile 50% layers", "profile 60% layers (about 2m00s left)", "profile 70% layers (about 1m30s left)",
+        "profile 100% layers",
+    ]  # fmt: skip
 
 
 def test_termination_ends_like_an_interruption(capsys: pytest.CaptureFixture) -> None:

@@ -50,10 +50,10 @@ def inspection_summary(out: Console, result: Mapping[str, Any]) -> None:
         (f"largest shares of the time of {result['shares_over']}", result["most_share"]),
     ):
         out.print(f"\n[bold]{title}[/bold] ({'inside a network, ' if result['num_networks'] else ''}by the table)")
-        table = _table("layer", "ms", "+-", "share", "origin")
+        table = _table("layer", "ms", "95 % +-", "share", "origin")
         for row in rows:
             table.add_row(
-                escape_markup(row["key"]), f"{row['ms']:.4g}", f"{1.96 * row['deviation_ms']:.2g}",
+                _short(row["key"]), f"{row['ms']:.4g}", f"{1.96 * row['deviation_ms']:.2g}",
                 f"{row['share']:.1%}", row["origin"],
             )  # fmt: skip
         out.print(table)
@@ -78,11 +78,11 @@ def comparison_summary(out: Console, result: Mapping[str, Any]) -> None:
             ("layers", ", ".join([f"{result['num_layers_in_both']} in both", *lacking])),
         ],
     )  # fmt: skip
-    out.print("\n[bold]layers that differ most, once levels agree[/bold]")
-    table = _table("layer", "first ms", "second ms", "second / first at one level", "origins")
+    out.print("\n[bold]layers that differ most[/bold] (ratio: second over first, once levels agree)")
+    table = _table("layer", "first ms", "second ms", "ratio", "origins")
     for row in result["layers"]:
         table.add_row(
-            escape_markup(row["key"]), f"{row['first_ms']:.4g}", f"{row['second_ms']:.4g}",
+            _short(row["key"]), f"{row['first_ms']:.4g}", f"{row['second_ms']:.4g}",
             f"{row['ratio_at_level']:.3g}", f"{row['first_origin']}, {row['second_origin']}",
         )  # fmt: skip
     out.print(table)
@@ -99,6 +99,11 @@ def export_summary(out: Console, result: Mapping[str, Any]) -> None:
             ("then", result["next"]),
         ],
     )
+
+
+def _short(key: str) -> str:
+    """Without schema, precision and batch, which all layers of a table share."""
+    return escape_markup("/".join(key.split("/")[1:-2]))
 
 
 def _origin_text(facts: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_table import LatencyTable
@@ -75,7 +76,7 @@ def measure_table(
         builders=builders,
         prior=prior,
         options=options,
-        on_progress=partial(_listen, on_progress),
+        on_progress=partial(_listen, on_progress, monotonic(), budget_sec),
         measure=lambda paths, reference=None: device.measure(paths, reference, quick),
         measure_networks=lambda paths, reference=None: device.measure(paths, reference, full),
     )
@@ -101,5 +102,7 @@ def _keep_other(path: Path, identity: TableIdentity, version: str, machine: str)
         path.replace(free_name(path))
 
 
-def _listen(on_progress: OnProgress, done: int, total: int, text: str) -> None:
-    on_progress(Progress("profile", min(done / total, 0.999), f"{text}: {done} of at most {total} measured"))
+def _listen(on_progress: OnProgress, began: float, budget_sec: float, done: int, total: int, text: str) -> None:
+    """Done when everything is measured or time is over, whichever comes first."""
+    share = max(done / total, (monotonic() - began) / budget_sec)
+    on_progress(Progress("profile", min(share, 0.999), f"{text}: {done} of at most {total} measured"))

@@ -62,7 +62,9 @@ def inspect_table(path: Path, *, picture: Path | None = None) -> dict[str, Any]:
         "networks": observed,
     }
     if picture is not None:
-        save_table_picture(_title(table), table.origin, observed, result["most_share"], picture)
+        holdout = table.conditions.get("holdout")
+        check = holdout if isinstance(holdout, Mapping) else {}
+        save_table_picture(_title(table), table.origin, observed, check, result["most_share"], picture)
         result["picture"] = str(picture)
     return result
 
@@ -136,14 +138,16 @@ def merge_tables(first: Path, second: Path, *, out: Path | None) -> dict[str, An
 
 
 def _layer_rows(table: LatencyTable) -> list[dict[str, Any]]:
-    """Milliseconds inside a network, and the mean share of a random network's predicted time."""
+    """Milliseconds inside a network, how sure that is, and the mean share of a random network's predicted time."""
     means = posterior_means_ms(table)
+    _, variances = table.posterior.latent(np.eye(len(means), len(means) + 1))
     counts, _ = table.design(_random_networks(table))
     shares = (counts[:, :-1] * means).mean(axis=0) / (counts @ np.append(means, table.posterior.mean[-1])).mean()
     return [
-        {"key": key, "ms": float(ms), "deviation_ms": entry.deviation_ms, "origin": entry.origin, "share": float(share)}
-        for (key, entry), ms, share in zip(table.entries.items(), means, shares, strict=True)
-    ]
+        {"key": key, "ms": float(ms), "deviation_ms": float(np.sqrt(variance)), "origin": entry.origin,
+         "share": float(share)}
+        for (key, entry), ms, variance, share in zip(table.entries.items(), means, variances, shares, strict=True)
+    ]  # fmt: skip
 
 
 def _observation_rows(table: LatencyTable) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from hwautoml.core.latency_prior import roofline_table
 from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, silent
-from hwautoml.core.resources import profile_folders, user_config_folder
+from hwautoml.core.resources import package_folder, profile_folders, user_config_folder
 from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.table_identity import TableIdentity
@@ -256,7 +256,9 @@ def find_table(
             _log.warning("%s is not used: %s", path, error)
             continue
         if machine is not None and table.conditions.get("fingerprint") != machine:
-            _log.warning("%s is not used: it was measured on another machine", path)
+            # Tables that ship are of one machine, and that it is not this one is nothing to warn of.
+            level = logging.INFO if path.is_relative_to(package_folder("profiles")) else logging.WARNING
+            _log.log(level, "%s is not used: it was measured on another machine", path)
             continue
         return table
     return None

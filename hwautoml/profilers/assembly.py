@@ -112,7 +112,8 @@ def checked_by_leaving_out(table: LatencyTable, prior: LatencyTable) -> LatencyT
         predicted.append(others.predict(layers))
     measured = np.array([observation.measured_ms for observation in observations])
     means, deviations = np.array([(p.mean_ms, p.std_ms) for p in predicted]).T
-    check = {"method": "leave one out", **_errors(means, deviations, measured)}
+    ids = [observation.architecture_id for observation in observations]
+    check = {"method": "leave one out", **_errors(ids, means, deviations, measured)}
     return replace(table, conditions={**table.conditions, "holdout": check})
 
 
@@ -177,17 +178,24 @@ def _holdout(records: list[dict[str, Any]], speed: float | None) -> dict[str, ob
     measured = np.array([_to_speed(line, speed)[0] for line in held_out])
     predicted = np.array([line["predicted_ms"] for line in held_out])
     deviation = np.array([line["predicted_std_ms"] for line in held_out])
-    return _errors(predicted, deviation, measured)
+    return _errors([line["architecture_id"] for line in held_out], predicted, deviation, measured)
 
 
 def _errors(
-    predicted: NDArray[np.float64], deviation: NDArray[np.float64], measured: NDArray[np.float64]
+    ids: Sequence[str],
+    predicted: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+    measured: NDArray[np.float64],
 ) -> dict[str, object]:
-    """All (n,) in ms."""
+    """All (n,), times in ms."""
     errors = np.abs(predicted / measured - 1)
     return {
         "num_networks": len(measured),
         "mean_relative_error": float(errors.mean()),
         "max_relative_error": float(errors.max()),
         "share_within_interval": float((np.abs(predicted - measured) <= 1.96 * deviation).mean()),
+        "networks": [
+            {"id": name, "measured_ms": float(m), "predicted_ms": float(p), "deviation_ms": float(d)}
+            for name, m, p, d in zip(ids, measured, predicted, deviation, strict=True)
+        ],
     }

@@ -18,13 +18,21 @@ _ORIGIN_COLORS = {"measured": BLUE, "inferred": TEAL, "estimated": ORANGE}
 
 
 def save_table_picture(
-    title: str, origin: str, networks: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], path: Path
+    title: str,
+    origin: str,
+    networks: Sequence[Mapping[str, Any]],
+    check: Mapping[str, Any],
+    layers: Sequence[Mapping[str, Any]],
+    path: Path,
 ) -> None:
-    """``networks`` have measured_ms, fitted_ms, deviation_ms; ``layers`` key, share, origin, the largest first."""
+    """``networks`` have measured_ms and fitted_ms; ``layers`` key, share and origin, the largest first.
+
+    ``check`` is a table's hold-out check, whose networks have id, measured_ms, predicted_ms and deviation_ms.
+    """
     figure = _figure()
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.25))
     if networks:
-        _draw_networks(left, networks)
+        _draw_networks(left, networks, check)
     else:
         left.text(0.5, 0.5, f"no network was measured:\nall figures are {origin}", ha="center", va="center",
                   transform=left.transAxes, color=RED)  # fmt: skip
@@ -38,6 +46,8 @@ def save_comparison(
     titles: Sequence[str], means_ms: NDArray[Any], layers: Sequence[Mapping[str, Any]], level: float, path: Path
 ) -> None:
     """``means_ms`` (2, n): what both tables predict for the same networks; ``layers`` have first_ms and second_ms."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = _figure()
     for axes, first, second, what in (
         (figure.add_subplot(1, 2, 1), means_ms[0], means_ms[1], "random networks, predicted"),
@@ -49,19 +59,31 @@ def save_comparison(
         axes.plot(ends, [level * end for end in ends], color=RED, linewidth=1, linestyle="--",
                   label=f"times {level:.3g} (median over networks)")  # fmt: skip
         axes.set(xscale="log", yscale="log", title=what)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         _label(axes, f"{_plain(titles[0])}\nms", f"{_plain(titles[1])}\nms")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
     _save(figure, path)
 
 
-def _draw_networks(axes: Axes, networks: Sequence[Mapping[str, Any]]) -> None:
-    measured = [row["measured_ms"] for row in networks]
-    fitted = [row["fitted_ms"] for row in networks]
-    interval = [1.96 * row["deviation_ms"] for row in networks]
-    axes.plot([0, 1.05 * max(measured)], [0, 1.05 * max(measured)], color=GREY, linewidth=1, zorder=1)
-    axes.errorbar(measured, fitted, yerr=interval, fmt="o", markersize=4, color=BLUE, elinewidth=0.8,
-                  label="networks the table has seen, 95 %")  # fmt: skip
-    _label(axes, "measured (ms)", "the table's figure (ms)")
+def _draw_networks(axes: Axes, networks: Sequence[Mapping[str, Any]], check: Mapping[str, Any]) -> None:
+    checked = check.get("networks", [])
+    unseen = {row["id"] for row in checked}
+    seen = [row for row in networks if row["id"] not in unseen]
+    end = 1.05 * max(row["measured_ms"] for row in networks)
+    axes.plot([0, end], [0, end], color=GREY, linewidth=1, zorder=1)
+    axes.scatter([row["measured_ms"] for row in seen], [row["fitted_ms"] for row in seen], s=18, color=GREY,
+                 linewidths=0, label="fitted: the table has learnt from them") if seen else None  # fmt: skip
+    if checked:
+        how = check.get("method", "before it was measured")
+        axes.errorbar(
+            [row["measured_ms"] for row in checked], [row["predicted_ms"] for row in checked],
+            yerr=[1.96 * row["deviation_ms"] for row in checked], fmt="o", markersize=4, color=BLUE, elinewidth=0.9,
+            label=f"predicted, 95 % ({how})",
+        )  # fmt: skip
+    _label(axes, "measured (ms)", "predicted by the table (ms)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
