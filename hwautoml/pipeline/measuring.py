@@ -22,7 +22,6 @@ from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
 
-RECORDS_FILE = "tvm_records.json"
 NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
 MAX_NETWORKS = 24
 NUM_HOLDOUT = 4
@@ -35,13 +34,14 @@ def measure_table(
     path: Path,
     device: LocalDevice | RpcDevice,
     *,
+    records: Path,
     budget_sec: float,
     prior: LatencyTable | None = None,
     num_networks: int = MAX_NETWORKS,
     seed: int = 0,
     on_progress: OnProgress = silent,
 ) -> LatencyTable:
-    """Into ``path``, resumable from the journal beside it.
+    """Into ``path``, resumable from the journal beside it; ``records`` are TVM's tuning records.
 
     Without a ``prior`` layers and networks are measured within the budget, the last networks as a check; with one
     only ``num_networks`` networks, as many as the budget allows.
@@ -66,7 +66,7 @@ def measure_table(
     )
     quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(
-        space, target, identity.runtime, path.parent / RECORDS_FILE,
+        space, target, identity.runtime, records,
         precision=identity.precision, batch=identity.batch, num_threads=identity.num_threads,
     )  # fmt: skip
     return profile_layers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,21 @@ from hwautoml.pipeline import by_hand, table_tools
 from hwautoml.pipeline.connecting import device_for, require_reachable
 from hwautoml.pipeline.measuring import MAX_NETWORKS, measure_table, require_no_less
 from hwautoml.pipeline.siblings import prior_table
-from hwautoml.pipeline.tables import choose_runtime, estimated_table, few_shot_path, identity_of, table_path
+from hwautoml.pipeline.tables import (
+    choose_runtime,
+    estimated_table,
+    few_shot_path,
+    identity_of,
+    records_path,
+    table_path,
+)
 from hwautoml.spaces import load_profiled_space
 
 DEFAULT_MEASUREMENTS = 10
 #: Runtimes of this machine that a table can be made for, whether or not a target ships networks on them.
 LOCAL_RUNTIMES = ("torch", "torch-inductor")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,8 +47,11 @@ class _Wanted:
     identity: TableIdentity
     out: Path | None
     board: Mapping[str, str | None]  # device, tracker and key, as of ``device_for``
+    budget_sec: float
     seed: int
+    targets_dir: Path | None
     profiles_dir: Path | None
+    on_progress: OnProgress
 
     @property
     def path(self) -> Path:
@@ -112,61 +125,70 @@ def profile(
         "--export-to": export_to, "--from-csv": from_csv, "--estimate": estimate or None, "--inspect": inspect,
         "--compare": compare, "--merge": merge,
     }  # fmt: skip
-    few_shot = {"--like": like or None, "--measurements": measurements}
-    _require_consistent(ways, few_shot, out, picture)
-    if inspect is not None:
-        return table_tools.inspect_table(inspect, picture=picture)
-    if compare is not None:
-        return table_tools.compare_tables(*compare, picture=picture)
-    if merge is not None:
-        return table_tools.merge_tables(*merge, out=out)
-
-    is_measuring = not (export_to or from_csv or estimate or measurements == 0)
     board = {"device": device, "tracker": tracker, "key": key}
+    few_shot = {"--like": like or None, "--measurements": measurements}
+    _require_consistent(ways, few_shot, board, out, picture)
+    if inspect is not None:
+        return table_tools.inspect_table(Path(inspect), picture=picture)
+    if compare is not None:
+        return table_tools.compare_tables(Path(compare[0]), Path(compare[1]), picture=picture)
+    if merge is not None and out is not None:
+        return table_tools.merge_tables(Path(merge[0]), Path(merge[1]), out=Path(out))
+
     found = load_target(target, target_folders(targets_dir))
     found = found if threads is None else replace(found, num_threads=threads)
+    is_measuring = not (export_to or from_csv or estimate or measurements == 0)
     if is_measuring:
         require_reachable(found, **board)
     chosen = _choose_runtime(found, runtime, board, is_measuring)
     loaded = load_profiled_space(space, image_size=image_size, channels=channels)
-    identity = identity_of(found, chosen, loaded, batch, precision)
-    _require_precision(found, precision)
-    wanted = _Wanted(found, loaded, identity, out, board, seed, profiles_dir)
+    wanted = _Wanted(
+        found, loaded, identity_of(found, chosen, loaded, batch, precision), None if out is None else Path(out), board,
+        budget_sec, seed, targets_dir, profiles_dir, on_progress,
+    )  # fmt: skip
     if estimate:
-        return _saved(estimated_table(found, loaded, identity), wanted.estimated_path)
-    if export_to is None and from_csv is None and not any(v is not None for v in few_shot.values()):
-        return _measured(wanted, wanted.path, budget_sec, on_progress)
-
+        return _saved(estimated_table(found, loaded, wanted.identity), wanted.estimated_path)
+    if export_to is None and from_csv is None and few_shot == {"--like": None, "--measurements": None}:
+        return _measured(wanted, wanted.path)
     number = DEFAULT_MEASUREMENTS if measurements is None else measurements
-    prior = prior_table(like or (), found, loaded, identity, profiles_dir, leaving_out=wanted.few_shot_path)
+    return _few_shot(wanted, like or (), number, export_to, from_csv)
+
+
+def _few_shot(
+    wanted: _Wanted, like: Sequence[str | Path], number: int, export_to: Path | None, from_csv: Path | None
+) -> dict[str, Any]:
+    """A prior corrected by ``number`` networks, measured now or by hand; by none if it is 0."""
+    space, identity, path = wanted.space, wanted.identity, wanted.few_shot_path
+    prior = prior_table(like, wanted.target, space, identity, wanted.profiles_dir, leaving_out=path)
     if export_to is not None:
         flags = {
-            "--like": ",".join(map(str, like)) if like else None, "--targets-dir": targets_dir,
-            "--profiles-dir": profiles_dir, "--out": out,
+            "--like": ",".join(map(str, like)) or None, "--targets-dir": wanted.targets_dir,
+            "--profiles-dir": wanted.profiles_dir, "--out": wanted.out,
         }  # fmt: skip
-        return by_hand.export_networks(prior, loaded, found, identity, number, export_to, flags=flags, seed=seed)
+        return by_hand.export_networks(
+            prior, space, wanted.target, identity, number, Path(export_to), flags=flags, seed=wanted.seed
+        )
     if from_csv is not None:
-        return _saved(by_hand.table_from_csv(prior, loaded, identity, from_csv), wanted.few_shot_path)
-    if number == 0:
-        return _saved(prior, wanted.few_shot_path)
-    return _measured(wanted, wanted.few_shot_path, budget_sec, on_progress, prior, number)
+        return _saved(by_hand.table_from_csv(prior, space, identity, Path(from_csv)), path)
+    return _measured(wanted, path, prior, number) if number else _saved(prior, path)
 
 
 def _measured(
-    wanted: _Wanted,
-    path: Path,
-    budget_sec: float,
-    on_progress: OnProgress,
-    prior: LatencyTable | None = None,
-    num_networks: int = MAX_NETWORKS,
+    wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = MAX_NETWORKS
 ) -> dict[str, Any]:
     """Measures every layer, or with a ``prior`` so many networks."""
     with device_for(wanted.target, wanted.identity.runtime, **wanted.board) as device:
         table = measure_table(
             wanted.space, wanted.target, wanted.identity, path, device,
-            budget_sec=budget_sec, prior=prior, num_networks=num_networks, seed=wanted.seed, on_progress=on_progress,
+            records=records_path(wanted.target, wanted.profiles_dir), budget_sec=wanted.budget_sec, prior=prior,
+            num_networks=num_networks, seed=wanted.seed, on_progress=wanted.on_progress,
         )  # fmt: skip
-    on_progress(Progress("profile", 1.0))
+    if prior is not None and len(table.observations) < num_networks:
+        _log.warning(
+            "%d of %d networks were measured; the same command with a larger --budget goes on",
+            len(table.observations), num_networks,
+        )  # fmt: skip
+    wanted.on_progress(Progress("profile", 1.0))
     return table_tools.facts(table, path)
 
 
@@ -178,8 +200,13 @@ def _saved(table: LatencyTable, path: Path) -> dict[str, Any]:
 
 
 def _require_consistent(
-    ways: Mapping[str, object], few_shot: Mapping[str, object], out: Path | None, picture: Path | None
+    ways: Mapping[str, object],
+    few_shot: Mapping[str, object],
+    board: Mapping[str, str | None],
+    out: Path | None,
+    picture: Path | None,
 ) -> None:
+    """Raises InvalidValueError for the first option that would have no effect."""
     given = [flag for flag, value in ways.items() if value is not None]
     if len(given) > 1:
         raise InvalidValueError(f"{given[0]} and {given[1]} exclude each other", fix="give one of them")
@@ -187,6 +214,9 @@ def _require_consistent(
     for flag, value in few_shot.items():
         if value is not None and way in ("--estimate", "--inspect", "--compare", "--merge"):
             raise InvalidValueError(f"{flag} has no meaning with {way}", fix=f"leave {flag} out")
+    for name, value in board.items():
+        if value is not None and way is not None:
+            raise InvalidValueError(f"--{name} has no meaning with {way}, which measures nothing", fix="leave it out")
     number = few_shot["--measurements"]
     if isinstance(number, int) and number < (1 if way == "--export-to" else 0):
         raise InvalidValueError(f"--measurements must not be negative, nor 0 with --export-to, got {number}")
@@ -211,13 +241,6 @@ def _choose_runtime(target: Target, wanted: str, board: Mapping[str, str | None]
     if reason is not None:
         raise MissingDependencyError(f"runtime {wanted!r} is not usable: {reason}")
     return wanted
-
-
-def _require_precision(target: Target, precision: str) -> None:
-    if precision not in target.precisions:
-        raise InvalidValueError(
-            f"target {target.name!r} computes in {', '.join(target.precisions)}, not in {precision!r}"
-        )
 
 
 def _is_remote(board: Mapping[str, str | None]) -> bool:

@@ -15,8 +15,7 @@ from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.errors import RunFolderError
-from hwautoml.pipeline.measuring import RECORDS_FILE
-from hwautoml.pipeline.tables import estimated_table, table_folder
+from hwautoml.pipeline.tables import RECORDS_FILE, estimated_table, table_folder
 
 _log = logging.getLogger(__name__)
 

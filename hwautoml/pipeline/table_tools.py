@@ -111,7 +111,7 @@ def compare_tables(first: Path, second: Path, *, picture: Path | None = None) ->
     return result
 
 
-def merge_tables(first: Path, second: Path, *, out: Path | None) -> dict[str, Any]:
+def merge_tables(first: Path, second: Path, *, out: Path) -> dict[str, Any]:
     """Two tables of the same kind as one in ``out``: networks joined, layers averaged by how sure each is.
 
     Both are brought to the speed of the machine half-way between theirs, as the reference network shows it.
@@ -121,7 +121,6 @@ def merge_tables(first: Path, second: Path, *, out: Path | None) -> dict[str, An
     Raises:
         RunFolderError: a table is damaged, they differ in what they are of, or ``out`` exists and is damaged.
     """
-    assert out is not None
     tables = load_table(first), load_table(second)
     differences = _differences(*tables)
     if differences:

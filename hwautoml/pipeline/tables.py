@@ -25,10 +25,17 @@ from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.devices.machine import fingerprint
-from hwautoml.errors import CompileError, MeasurementError, MissingDependencyError, RunFolderError, UnknownNameError
+from hwautoml.errors import (
+    CompileError,
+    InvalidValueError,
+    MeasurementError,
+    MissingDependencyError,
+    RunFolderError,
+    UnknownNameError,
+)
 from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
-from hwautoml.pipeline.measuring import RECORDS_FILE, measure_table
+from hwautoml.pipeline.measuring import measure_table
 from hwautoml.profilers.layer_profiler import reference_architecture
 
 if TYPE_CHECKING:
@@ -38,7 +45,7 @@ __all__ = [
     "device_for", "ensure_table", "find_table", "profile_stage", "save_table", "unavailable_reason", "usable_runtimes",
 ]  # fmt: skip
 
-FEW_SHOT = "few-shot"
+FEW_SHOT, RECORDS_FILE = "few-shot", "tvm_records.json"
 SIBLING_NETWORKS = 8
 MIN_SIBLING_CAP_SEC = 60.0  # compiling the networks for a sibling table takes about half a minute
 
@@ -136,8 +143,9 @@ def ensure_table(
             return estimated_table(target, space, identity)
         path = table_path(target, runtime, space, profiles_dir, batch=batch, precision=precision, is_remote=is_remote)
         return measure_table(
-            space, target, identity, path, opened, budget_sec=budget_sec, seed=seed, on_progress=on_progress
-        )
+            space, target, identity, path, opened, records=records_path(target, profiles_dir), budget_sec=budget_sec,
+            seed=seed, on_progress=on_progress,
+        )  # fmt: skip
 
 
 def estimated_table(target: Target, space: SearchSpace, identity: TableIdentity) -> LatencyTable:
@@ -215,7 +223,10 @@ def records_path(target: Target, profiles_dir: Path | None) -> Path:
 def identity_of(
     target: Target, runtime: str, space: SearchSpace, batch: int = 1, precision: str = "fp32"
 ) -> TableIdentity:
-    """Raises InvalidValueError for a batch below 1 or an unknown precision."""
+    """Raises InvalidValueError for a batch below 1 or a precision that the target does not compute in."""
+    if precision not in target.precisions:
+        known = ", ".join(target.precisions)
+        raise InvalidValueError(f"target {target.name!r} computes in {known}, not in {precision!r}")
     return TableIdentity(target.name, runtime, target.num_threads, batch, precision, space.family)
 
 

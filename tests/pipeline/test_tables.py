@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,11 @@ def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -
     [
         ({"fingerprint": "another-machine"}, "it was measured on another machine"),
         ({"runtime_version": "0.0.1"}, "runtime_version is '0.0.1', needed"),
+        ({"num_threads": 2}, "num_threads is 2, needed 1\n  fix: hwautoml profile --target cpu --image-size 8 --chan"),
+        ({"batch": 4}, "batch is 4, needed 1"),
+        ({"precision": "int8"}, "precision is 'int8', needed 'fp32'"),
+        ({"space": "mobile/v1/9x9x1"}, "space is 'mobile/v1/9x9x1', needed 'mobile/v1/8x8x1'"),
+        ({"schema": "latency-table/v0"}, "has schema 'latency-table/v0', this version reads"),
     ],
 )
 def test_a_table_of_other_conditions_is_passed_over_and_named(
@@ -54,7 +59,8 @@ def test_a_table_of_other_conditions_is_passed_over_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     path = table_path(cpu, "onnxruntime", space, profiles_dir)
-    save(replace(table, conditions={**table.conditions, **conditions}), path)
+    named = conditions.keys() <= {field.name for field in fields(LatencyTable)}
+    save(replace(table, **(conditions if named else {"conditions": {**table.conditions, **conditions}})), path)
     with caplog.at_level(logging.WARNING):
         assert find_table(cpu, identity_of(cpu, "onnxruntime", space), profiles_dir) is None
     assert f"{path} is not used" in caplog.text and reason in caplog.text
