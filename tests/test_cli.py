@@ -333,6 +333,22 @@ def test_own_targets_are_found(tmp_path: Path) -> None:
     assert shown["name"] == "mine" and shown["num_threads"] == 2
 
 
+def test_a_new_target_starts_as_a_copy_and_can_be_used_at_once(tmp_path: Path) -> None:
+    result = invoke("targets", "new", "my.board-2", "--like", "rpi4", "--targets-dir", tmp_path, "--json")
+    made = json.loads(result.stdout)
+    path = tmp_path / "my.board-2.toml"
+    assert made["path"] == str(path) and made["name"] == "my.board-2" and made["connection"] == "rpc"
+    assert "figures of rpi4 so far" in made["description"]
+    assert path.read_text(encoding="utf-8").startswith("# my.board-2: copied from rpi4. Replace every figure")
+    shown = json.loads(invoke("targets", "show", "my.board-2", "--targets-dir", tmp_path, "--json").stdout)
+    assert shown["peak_gflops"] == 57.6
+    again = invoke("targets", "new", "my.board-2", "--like", "rpi5", "--targets-dir", tmp_path)
+    assert again.exit_code == 2 and "exists already" in again.stderr
+    options = ["--target", "my.board-2", "--targets-dir", tmp_path, "--profiles-dir", tmp_path / "p"]
+    text = " ".join(invoke("profile", "--estimate", *options).stdout.split())
+    assert "ESTIMATED: nothing was measured on this target" in text and "1049 estimated" in text
+
+
 def test_doctor_names_what_is_here() -> None:
     result = invoke("doctor", "--json")
     assert result.exit_code == 0

@@ -177,7 +177,10 @@ def _measured(
     wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = MAX_NETWORKS
 ) -> dict[str, Any]:
     """Measures every layer, or with a ``prior`` so many networks."""
-    with device_for(wanted.target, wanted.identity.runtime, **wanted.board) as device:
+    board = wanted.board
+    with device_for(
+        wanted.target, wanted.identity.runtime, device=board["device"], tracker=board["tracker"], key=board["key"]
+    ) as device:
         table = measure_table(
             wanted.space, wanted.target, wanted.identity, path, device,
             records=records_path(wanted.target, wanted.profiles_dir), budget_sec=wanted.budget_sec, prior=prior,
