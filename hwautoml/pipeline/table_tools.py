@@ -259,7 +259,7 @@ def _summary(table: LatencyTable) -> Mapping[str, object]:
 
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     ranks = np.array([np.argsort(np.argsort(values)) for values in (first, second)], dtype=np.float64)
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def _title(table: LatencyTable) -> str:
