@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError
@@ -21,6 +22,7 @@ from hwautoml.pipeline.tables import (
     identity_of,
     kept_table_path,
     profile_stage,
+    sibling_table,
     table_path,
     unavailable_reason,
     usable_runtimes,
@@ -122,3 +124,21 @@ def test_a_runs_table_is_kept_in_its_folder_and_read_from_there(
     job.tables = {}
     profile_stage(job)
     assert job.tables == {"onnxruntime": known}
+
+
+@pytest.mark.slow
+def test_a_further_runtime_starts_from_the_first_ones_table(make_job: Callable[..., Job], table: LatencyTable) -> None:
+    """Torch, whose calls cost far more than ONNX Runtime's: the level is found from eight networks."""
+    job = make_job()
+    entries = {key: Entry(e.mean_ms, 0.05 * e.mean_ms) for key, e in table.entries.items()}
+    try:
+        made = sibling_table(job, replace(table, entries=entries), "torch")
+    finally:
+        job.close_devices()
+    assert (made.target, made.runtime, made.space) == ("cpu", "torch", table.space)
+    assert made.origin == "measured" and len(made.observations) == 8
+    assert made.conditions["sibling"] == "onnxruntime" and made.conditions["level"] > 1  # type: ignore[operator]
+    layers = {a.id: job.space.layers(a) for a in (job.space.sample(np.random.default_rng(i)) for i in range(64))}
+    for observation in made.observations:
+        predicted = made.predict(layers[observation.architecture_id])
+        assert abs(predicted.mean_ms - observation.measured_ms) < 3 * predicted.std_ms
