@@ -132,13 +132,17 @@ def _command(identity: TableIdentity, flags: Mapping[str, object]) -> str:
 
 def _readme(identity: TableIdentity, space: SearchSpace, chosen: Sequence[Architecture], command: str) -> str:
     sides = sorted({space.resolution(architecture) for architecture in chosen})
+    compiled = (
+        f"\n   Compile them first: `hwautoml compile networks/ID.onnx --target {identity.target}`."
+        if identity.runtime == "tvm" else ""
+    )
     shapes = " or ".join(f"({identity.batch}, {side}, {side}, {space.channels})" for side in sides)
     return f"""# {len(chosen)} networks to time on {identity.target}
 
 They were chosen because together they tell most about what a network of `{identity.space}` costs there. Their
 weights are random: latency does not depend on them.
 
-1. Run each file of `networks/` with **{identity.runtime}**, {identity.num_threads} thread(s), {identity.precision}.
+1. Run each file of `networks/` with **{identity.runtime}**, {identity.num_threads} thread(s), {identity.precision}.{compiled}
    Input: uint8 images {shapes}, batch {identity.batch}; any values.
 2. Warm up (50 runs), then time at least 50 more and take the **median of one inference of the whole batch,
    in milliseconds**. Go over all networks in turn, and repeat that two or three times, rather than finish one after
