@@ -132,6 +132,7 @@ def _command(identity: TableIdentity, flags: Mapping[str, object]) -> str:
 
 def _readme(identity: TableIdentity, space: SearchSpace, chosen: Sequence[Architecture], command: str) -> str:
     sides = sorted({space.resolution(architecture) for architecture in chosen})
+    threads = "1 thread" if identity.num_threads == 1 else f"{identity.num_threads} threads"
     compiled = (
         f"\n   Compile them first: `hwautoml compile networks/ID.onnx --target {identity.target}`."
         if identity.runtime == "tvm" else ""
@@ -142,7 +143,7 @@ def _readme(identity: TableIdentity, space: SearchSpace, chosen: Sequence[Archit
 They were chosen because together they tell most about what a network of `{identity.space}` costs there. Their
 weights are random: latency does not depend on them.
 
-1. Run each file of `networks/` with **{identity.runtime}**, {identity.num_threads} thread(s), {identity.precision}.{compiled}
+1. Run each file of `networks/` with **{identity.runtime}**, {threads}, {identity.precision}.{compiled}
    Input: uint8 images {shapes}, batch {identity.batch}; any values.
 2. Warm up (50 runs), then time at least 50 more and take the **median of one inference of the whole batch,
    in milliseconds**. Go over all networks in turn, and repeat that two or three times, rather than finish one after
