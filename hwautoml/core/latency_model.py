@@ -299,17 +299,22 @@ class _Evidence:
         return likelihood - 0.5 * float(np.square(shift).sum())
 
     def robust_weights(self, hyper: Hyperparameters, tolerance: float = 1.0) -> Array:
-        """Student-t weights (n,) in (0, 1]; ``tolerance`` above 1 doubts only what is more surprising than that."""
-        weights = np.ones(len(self._residuals))
-        if not len(weights):
-            return weights
-        noise, latent = noise_variance(self._prior, self._data, hyper.residual), self.kernel(hyper)
-        for _ in range(NUM_ROBUST_ITERATIONS):
-            inverse = np.linalg.inv(latent + np.diag(noise / weights))
-            left_out_variance = 1.0 / np.diag(inverse)
-            left_out_residual = (inverse @ self._residuals) * left_out_variance
-            # The variance an untainted observation would have, seen from all others.
-            clean = np.maximum(left_out_variance - noise / weights, 0.0) + noise
-            surprise = (NU + left_out_residual**2 / clean) / (NU + 1)
-            weights = noise / (noise + clean * np.maximum(surprise - tolerance, 0.0))
-        return weights
+        noise = noise_variance(self._prior, self._data, hyper.residual)
+        return student_weights(self.kernel(hyper), noise, self._residuals, tolerance)
+
+
+def student_weights(latent: Array, noise: Array, residuals: Array, tolerance: float = 1.0) -> Array:
+    """Student-t weights (n,) in (0, 1]; ``tolerance`` above 1 doubts only what is more surprising than that.
+
+    ``latent`` (n, n) covariance of the true values, ``noise`` (n,) variances, ``residuals`` (n,) from the prior mean.
+    """
+    weights = np.ones(len(residuals))
+    for _ in range(NUM_ROBUST_ITERATIONS if len(weights) else 0):
+        inverse = np.linalg.inv(latent + np.diag(noise / weights))
+        left_out_variance = 1.0 / np.diag(inverse)
+        left_out_residual = (inverse @ residuals) * left_out_variance
+        # The variance an untainted observation would have, seen from all others.
+        clean = np.maximum(left_out_variance - noise / weights, 0.0) + noise
+        surprise = (NU + left_out_residual**2 / clean) / (NU + 1)
+        weights = noise / (noise + clean * np.maximum(surprise - tolerance, 0.0))
+    return weights

@@ -77,7 +77,8 @@ class Layer:
 class LayerCost:
     """Analytic, device-independent cost (``estimated`` wherever it is shown).
 
-    ``bytes_moved`` counts inputs, outputs and weights of every kernel once, in fp32.
+    ``bytes_moved`` counts inputs, outputs and weights of every kernel once, in fp32. ``depthwise_macs`` is the part of
+    ``macs`` that depthwise convolutions do, at a fraction of the speed on many devices.
     """
 
     macs: int
@@ -85,3 +86,4 @@ class LayerCost:
     bytes_moved: int
     peak_activation_bytes: int
     num_kernels: int
+    depthwise_macs: int = 0

@@ -163,6 +163,7 @@ class SearchSpace(ABC):
             bytes_moved=sum(c.bytes_moved for c in costs),
             peak_activation_bytes=max(c.peak_activation_bytes for c in costs),
             num_kernels=sum(c.num_kernels for c in costs),
+            depthwise_macs=sum(c.depthwise_macs for c in costs),
         )
 
     # Many architectures at once, as option indices (n, num_choices).

@@ -29,6 +29,10 @@ class Convolution:
         return self.in_channels // self.groups * self.out_channels * self.kernel_size**2
 
     @property
+    def is_depthwise(self) -> bool:
+        return self.groups == self.in_channels > 1
+
+    @property
     def activation_bytes(self) -> int:
         """fp32 input and output at batch 1."""
         return 4 * (self.in_channels * self.side**2 + self.out_channels * self.out_side**2)
@@ -48,4 +52,5 @@ def cost_of(convolutions: Iterable[Convolution], batch: int = 1) -> LayerCost:
         bytes_moved=sum(batch * c.activation_bytes + 4 * c.num_weights for c in convolutions),
         peak_activation_bytes=max(batch * c.activation_bytes for c in convolutions),
         num_kernels=len(convolutions),
+        depthwise_macs=sum(batch * c.num_weights * c.out_side**2 for c in convolutions if c.is_depthwise),
     )
