@@ -110,7 +110,7 @@ def _kernel_factors(layers: Sequence[Layer], scale: float) -> Array:
     """F (num_layers, r) with F F^T the squared-exponential kernel over log features.
 
     Variants of a kind (``mbconv`` and ``mbconv_se``) are as far apart as a feature by its scale; other kinds are
-    independent. By pivoted Cholesky decomposition (Harbrecht, Peters & Schneider 2012), which needs only r columns of the kernel.
+    independent. By pivoted Cholesky decomposition (Harbrecht, Peters & Schneider 2012), which needs r columns only.
     """
     features = np.log([
         [x.in_channels, x.out_channels, x.height, max(x.expansion, 1), x.kernel_size, x.stride] for x in layers
