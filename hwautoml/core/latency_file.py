@@ -35,7 +35,7 @@ def dumps(table: LatencyTable) -> str:
         "observations": [
             {
                 "architecture_id": o.architecture_id, "counts": dict(o.counts),
-                "measured_ms": o.measured_ms, "deviation_ms": o.deviation_ms,
+                "measured_ms": o.measured_ms, "deviation_ms": o.deviation_ms, "session": o.session,
             }
             for o in table.observations
         ],
@@ -146,7 +146,7 @@ def _table(data: Mapping[str, Any]) -> LatencyTable:
         observations=tuple(
             Observation(
                 _typed(o, "architecture_id", str), tuple(sorted(_typed(o, "counts", dict).items())),
-                float(o["measured_ms"]), float(o["deviation_ms"]),
+                float(o["measured_ms"]), float(o["deviation_ms"]), str(o.get("session", "")),
             )
             for o in data["observations"]
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -22,10 +22,6 @@ from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
 
-NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
-MAX_NETWORKS = 24
-NUM_HOLDOUT = 4
-
 
 def measure_table(
     space: SearchSpace,
@@ -37,14 +33,14 @@ def measure_table(
     records: Path,
     budget_sec: float,
     prior: LatencyTable | None = None,
-    num_networks: int = MAX_NETWORKS,
+    num_networks: int = 0,
     seed: int = 0,
     on_progress: OnProgress = silent,
 ) -> LatencyTable:
     """Into ``path``, resumable from the journal beside it; ``records`` are TVM's tuning records.
 
     Without a ``prior`` layers and networks are measured within the budget, the last networks as a check; with one
-    only ``num_networks`` networks, as many as the budget allows.
+    only ``num_networks`` networks, or as many as the budget allows.
 
     Raises:
         RunFolderError: the file at ``path`` is damaged (it stays as it is), or another process is profiling into it.
@@ -56,14 +52,9 @@ def measure_table(
         require_no_less(path, prior)
     _keep_other(path, identity, version, machine)
     setting = ProfileSetting(**asdict(identity), runtime_version=version, machine=machine)
-    networks_share = NETWORKS_SHARE if prior is None else 1.0
-    options = ProfileOptions(
-        layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec,
-        network_budget_sec=networks_share * budget_sec,
-        num_networks=num_networks,
-        num_holdout=NUM_HOLDOUT if prior is None else 0,
-        seed=seed,
-    )
+    options = ProfileOptions.within(budget_sec, seed=seed)
+    if prior is not None:
+        options = replace(options, num_networks=num_networks, num_holdout=0)
     quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(
         space, target, identity.runtime, records,

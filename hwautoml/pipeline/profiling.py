@@ -19,7 +19,7 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
 from hwautoml.pipeline import by_hand, table_tools
 from hwautoml.pipeline.connecting import device_for, require_reachable
-from hwautoml.pipeline.measuring import MAX_NETWORKS, measure_table, require_no_less
+from hwautoml.pipeline.measuring import measure_table, require_no_less
 from hwautoml.pipeline.siblings import prior_table
 from hwautoml.pipeline.tables import (
     choose_runtime,
@@ -174,7 +174,7 @@ def _few_shot(
 
 
 def _measured(
-    wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = MAX_NETWORKS
+    wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = 0
 ) -> dict[str, Any]:
     """Measures every layer, or with a ``prior`` so many networks."""
     board = wanted.board

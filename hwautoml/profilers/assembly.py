@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.latency_prior import infer_entries
+from hwautoml.core.latency_prior import doubt_wild_entries, infer_entries
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.sibling_prior import at_level_of
@@ -67,6 +67,7 @@ def assemble_table(
             f"no layer of {setting.space} was measured to within {max_relative_deviation:.0%}",
             fix="run on a quieter machine, or with a larger budget",
         )
+    measured = doubt_wild_entries(measured, costs)
     inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
     table = LatencyTable(
         setting.target, setting.runtime, setting.num_threads, setting.batch, setting.precision, setting.space,
@@ -146,7 +147,10 @@ def _layer_entry(line: Mapping[str, Any], speed: float | None, overhead: Entry) 
 
 
 def _observation(line: Mapping[str, Any], speed: float | None) -> Observation:
-    return Observation(line["architecture_id"], tuple(sorted(line["counts"].items())), *_to_speed(line, speed))
+    median_ms, deviation_ms = _to_speed(line, speed)
+    counts = tuple(sorted(line["counts"].items()))
+    session = str(line["conditions"].get("date", ""))  # when its measuring call began
+    return Observation(line["architecture_id"], counts, median_ms, deviation_ms, session)
 
 
 def _conditions(

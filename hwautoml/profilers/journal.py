@@ -15,7 +15,7 @@ from hwautoml.errors import RunFolderError
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = "profile-journal/v2"  # v2: samples are fastest parts
+_SCHEMA = "profile-journal/v3"  # v2: samples are fastest parts; v3: the reference is an average network
 
 
 class Journal:

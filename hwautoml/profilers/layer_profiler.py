@@ -34,8 +34,11 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journal line's fields, what builds the file
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
-_NETWORKS_PER_CALL = 4
-_POOL_SIZE = 256  # random architectures among which the ones to measure are chosen
+_NETWORKS_PER_CALL = 8
+_POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
+_REFERENCE_POOL = 512  # random architectures of which the most average one is the reference
+LAYERS_SHARE = 0.6  # of a budget at most; the rest is for whole networks
+MAX_NETWORKS, NUM_HOLDOUT = 128, 12
 
 
 class Failure(Protocol):
@@ -69,8 +72,8 @@ class Builders:
 class ProfileOptions:
     """Budgets count building and measuring, over all runs that resume the same journal.
 
-    What the networks leave of theirs goes to further layers. Building stops early enough for what was
-    built to be measured.
+    What the layers leave of theirs goes to networks, and what these leave to further layers. Building stops early
+    enough for what was built to be measured.
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
     """
@@ -90,6 +93,17 @@ class ProfileOptions:
         for name in ("layer_budget_sec", "network_budget_sec", "max_relative_deviation"):
             if not getattr(self, name) > 0:
                 raise InvalidValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+    @classmethod
+    def within(cls, budget_sec: float, *, seed: int = 0) -> ProfileOptions:
+        """As many layers and whole networks as fit: docs/latency_model.md says why in this proportion."""
+        return cls(
+            layer_budget_sec=LAYERS_SHARE * budget_sec,
+            network_budget_sec=(1 - LAYERS_SHARE) * budget_sec,
+            num_networks=MAX_NETWORKS,
+            num_holdout=NUM_HOLDOUT,
+            seed=seed,
+        )
 
 
 def profile_layers(
@@ -127,7 +141,7 @@ def profile_layers(
             run.measure_layers(options.layer_budget_sec)
         run.measure_networks()
         if prior is None:
-            run.measure_layers(options.layer_budget_sec + run.unused_sec())
+            run.measure_remaining_layers()
         table = run.table() if prior is None else checked_by_leaving_out(run.table(), prior)
         save(table, table_path)
     return table
@@ -182,25 +196,20 @@ class _Profile:
     def measure_networks(self) -> None:
         pool = self._pool()
         for is_holdout in (False, True):
+            chosen: list[Architecture] = []
             while True:
                 start = monotonic()
-                until = start + self._options.network_budget_sec - self._spent_sec("network")
+                until = start + self._left_sec() - (0.0 if is_holdout else self._holdout_sec())
                 if start > until:
                     logger.info("network budget is spent")
-                    return
-                todo = self._next_networks(pool, is_holdout)
-                if not todo:
                     break
-                table = self.table()
-                jobs = []
-                for architecture in todo:
-                    layers = self._space.layers(architecture)
-                    estimate = table.predict(layers)
-                    fields = {
-                        "architecture_id": architecture.id, "counts": dict(table.counts(layers)),
-                        "is_holdout": is_holdout, "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
-                    }
-                    jobs.append((architecture.id, fields, self._network_builder(architecture)))
+                if not chosen:
+                    table = self.table()
+                    chosen = self._next_networks(pool, table, is_holdout)
+                if not chosen:
+                    break
+                now, chosen = chosen[:_NETWORKS_PER_CALL], chosen[_NETWORKS_PER_CALL:]
+                jobs = [self._network_job(architecture, table, is_holdout) for architecture in now]
                 num_before = len(self._usable("network"))
                 self._measure_chunk("network", jobs, start, until)
                 self._report("networks")
@@ -210,40 +219,60 @@ class _Profile:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
 
-    def unused_sec(self) -> float:
-        """Of the networks' budget, once all that were wanted are measured.
+    def _network_job(self, architecture: Architecture, table: LatencyTable, is_holdout: bool) -> Job:
+        layers = self._space.layers(architecture)
+        estimate = table.predict(layers)
+        fields = {
+            "architecture_id": architecture.id, "counts": dict(table.counts(layers)), "is_holdout": is_holdout,
+            "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
+        }
+        return architecture.id, fields, lambda path: self._builders.network(architecture, path)
+
+    def measure_remaining_layers(self) -> None:
+        """With what is left of the whole budget once all networks that were wanted are measured.
 
         What this run spent on starting and fitting is subtracted, twice, because the last fit is to come.
         """
         if len(self._usable("network")) < self._options.num_networks:
-            return 0.0
+            return
         measuring = sum(line.get("seconds", 0.0) for line in self._journal.records[self._num_earlier :])
         around = monotonic() - self._began - measuring
-        return max(self._options.network_budget_sec - self._spent_sec("network") - 2 * around, 0.0)
+        self.measure_layers(self._spent_sec("layer", "overhead") + max(self._left_sec() - 2 * around, 0.0))
+
+    def _left_sec(self) -> float:
+        """Of both budgets together, so that networks may use what layers left."""
+        budget_sec = self._options.layer_budget_sec + self._options.network_budget_sec
+        return budget_sec - self._spent_sec("layer", "overhead", "network")
+
+    def _holdout_sec(self) -> float:
+        """What the hold-out networks will take, by those measured so far: the others leave them that much."""
+        seconds = [line["seconds"] for line in self._usable("network")]
+        wanted = self._options.num_holdout - sum(line["is_holdout"] for line in self._usable("network"))
+        return wanted * float(np.mean(seconds)) if seconds else 0.0
 
     def _pool(self) -> list[Architecture]:
         rng = np.random.default_rng(self._options.seed)
         drawn = [self._space.sample(rng) for _ in range(max(_POOL_SIZE, 2 * self._options.num_networks))]
         return list({architecture.id: architecture for architecture in drawn}.values())
 
-    def _next_networks(self, pool: list[Architecture], is_holdout: bool) -> list[Architecture]:
-        """At most one chunk; chosen by information for the fit, at random for the hold-out."""
+    def _next_networks(self, pool: list[Architecture], table: LatencyTable, is_holdout: bool) -> list[Architecture]:
+        """Those that teach the table most; for the hold-out, any.
+
+        A quarter as many as are known: fitting after every call would soon take longer than measuring.
+        """
         tried = {line["architecture_id"] for line in self._journal.of("network")}
-        options = self._options
+        options, known = self._options, self._usable("network")
         wanted = options.num_holdout if is_holdout else options.num_networks - options.num_holdout
-        wanted -= sum(line["is_holdout"] == is_holdout for line in self._usable("network"))
+        wanted -= sum(line["is_holdout"] == is_holdout for line in known)
         free = [architecture for architecture in pool if architecture.id not in tried]
-        num = max(min(wanted, _NETWORKS_PER_CALL, len(free)), 0)
-        if is_holdout or not num:
-            return free[:num]
+        if is_holdout:
+            return free[: max(wanted, 0)]
+        num = max(min(wanted, max(len(known) // 4, _NETWORKS_PER_CALL), len(free)), 0)
         layers = [self._space.layers(architecture) for architecture in free]
-        return [free[index] for index in choose_to_measure(self.table(), layers, num)]
+        return [free[index] for index in choose_to_measure(table, layers, num)]
 
     def _layer_builder(self, key: str) -> Callable[[Path], Path]:
         return lambda path: self._builders.layer(self._layers[key], path)
-
-    def _network_builder(self, architecture: Architecture) -> Callable[[Path], Path]:
-        return lambda path: self._builders.network(architecture, path)
 
     def _measure_chunk(self, record: str, jobs: list[Job], start: float, until: float = math.inf) -> None:
         """Build, measure, and write one journal line per job; what began at ``start`` is shared among them.
@@ -251,7 +280,7 @@ class _Profile:
         Jobs whose turn to be built would come after ``until`` are left out, the first excepted.
         """
         if self._reference is None:
-            self._reference = self._network_builder(reference_architecture(self._space))(self._folder / "reference")
+            self._reference = self._builders.network(reference_architecture(self._space), self._folder / "reference")
         measure = self._measure_networks if record == "network" else self._measure
         built, lines = {}, {}
         for (name, fields, _), made in zip(jobs, self._build(record, jobs, until), strict=True):
@@ -310,11 +339,27 @@ class _Profile:
 
 
 def reference_architecture(space: SearchSpace) -> Architecture:
-    """The middle of every choice.
+    """Of many random members the most average one, in its work and in the kinds of layers that do it.
 
-    As large as a typical member: a network that fits the first cache would not feel what slows the others.
+    What slows a machine down (neighbours in its last cache, its clock) slows networks of different kinds and
+    sizes to different degrees; dividing by an extreme one's time would put its peculiarities into every result.
     """
-    return space.decode(space.num_options // 2)
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(_REFERENCE_POOL)]
+    kinds = sorted({layer.kind for layer in space.all_layers()})
+    features = np.array([_work(space, architecture, kinds) for architecture in drawn])
+    scaled = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    return drawn[int(np.square(scaled).sum(axis=1).argmin())]
+
+
+def _work(space: SearchSpace, architecture: Architecture, kinds: Sequence[str]) -> list[float]:
+    """Logarithms of what it computes, holds and moves, and each kind's share of what is moved."""
+    layers, total = space.layers(architecture), space.total_cost(architecture)
+    moved = dict.fromkeys(kinds, 0.0)
+    for layer in layers:
+        moved[layer.kind] += space.cost(layer).bytes_moved / max(total.bytes_moved, 1)
+    amounts = (total.macs, total.parameters, total.bytes_moved, total.num_kernels)
+    return [*(math.log(max(amount, 1)) for amount in amounts), *moved.values()]
 
 
 def coverage_order(layers: dict[str, Layer], seed: int) -> list[str]:
