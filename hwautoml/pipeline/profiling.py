@@ -29,7 +29,6 @@ from hwautoml.pipeline.tables import (
     records_path,
     table_path,
 )
-from hwautoml.profilers.layer_profiler import MAX_NETWORKS
 from hwautoml.spaces import load_profiled_space
 
 DEFAULT_MEASUREMENTS = 10
