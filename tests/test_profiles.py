@@ -16,7 +16,7 @@ from hwautoml.pipeline.tables import find_table, identity_of, table_path
 from hwautoml.spaces import load_family
 
 FILES = sorted(package_folder("profiles").glob("*/*.json"))
-MAX_BYTES = 400_000
+MAX_BYTES = 300_000
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
