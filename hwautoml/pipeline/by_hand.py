@@ -83,7 +83,7 @@ def table_from_csv(prior: LatencyTable, space: SearchSpace, identity: TableIdent
     for name, architecture in architectures.items():
         measured = Measurement(samples[name])
         counts = prior.counts(space.layers(architecture))
-        observations.append(Observation(name, counts, measured.median_ms, measured.deviation_ms))
+        observations.append(Observation(name, counts, measured.median_ms, measured.deviation_ms, "by hand"))
     table = checked_by_leaving_out(table_from_prior(prior, observations), prior)
     conditions = {
         "source": "latencies measured by hand", "csv_sha256": sha256_file(path), "num_layers_measured": 0,

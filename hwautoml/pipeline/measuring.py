@@ -20,7 +20,7 @@ from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
-from hwautoml.profilers.layer_profiler import MAX_NETWORKS, ProfileOptions, profile_layers
+from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
 
 
 def measure_table(
@@ -33,14 +33,14 @@ def measure_table(
     records: Path,
     budget_sec: float,
     prior: LatencyTable | None = None,
-    num_networks: int = MAX_NETWORKS,
+    num_networks: int = 0,
     seed: int = 0,
     on_progress: OnProgress = silent,
 ) -> LatencyTable:
     """Into ``path``, resumable from the journal beside it; ``records`` are TVM's tuning records.
 
     Without a ``prior`` layers and networks are measured within the budget, the last networks as a check; with one
-    only ``num_networks`` networks, as many as the budget allows.
+    only ``num_networks`` networks, or as many as the budget allows.
 
     Raises:
         RunFolderError: the file at ``path`` is damaged (it stays as it is), or another process is profiling into it.
@@ -54,7 +54,7 @@ def measure_table(
     setting = ProfileSetting(**asdict(identity), runtime_version=version, machine=machine)
     options = ProfileOptions.within(budget_sec, seed=seed)
     if prior is not None:
-        options = replace(options, network_budget_sec=budget_sec, num_networks=num_networks, num_holdout=0)
+        options = replace(options, num_networks=num_networks, num_holdout=0)
     quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(
         space, target, identity.runtime, records,

@@ -29,7 +29,6 @@ from hwautoml.pipeline.tables import (
     records_path,
     table_path,
 )
-from hwautoml.profilers.layer_profiler import MAX_NETWORKS
 from hwautoml.spaces import load_profiled_space
 
 DEFAULT_MEASUREMENTS = 10
@@ -175,7 +174,7 @@ def _few_shot(
 
 
 def _measured(
-    wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = MAX_NETWORKS
+    wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = 0
 ) -> dict[str, Any]:
     """Measures every layer, or with a ``prior`` so many networks."""
     board = wanted.board
