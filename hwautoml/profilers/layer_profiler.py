@@ -37,8 +37,8 @@ _LAYERS_PER_CALL = 16  # what a crash of this process can lose
 _NETWORKS_PER_CALL = 8
 _POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
 _REFERENCE_POOL = 512  # random architectures of which the most average one is the reference
-LAYERS_SHARE = 0.6  # of a budget at most; the rest is for whole networks
-MAX_NETWORKS, NUM_HOLDOUT = 128, 12
+LAYERS_SHARE = 0.7  # of a budget at most; the rest is for whole networks
+MAX_NETWORKS, NUM_HOLDOUT = 112, 12
 
 
 class Failure(Protocol):
