@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.space import Architecture
+from hwautoml.pipeline.budget import trust_in_ranking
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.training import load_supernet
+from hwautoml.pipeline.utilisation import lowest_utilisation, sandwich_of, utilisation
 from hwautoml.searchers import load_searcher
 from hwautoml.searchers.problem import SearchProblem, front
+from hwautoml.searchers.surrogate import guessed
 from hwautoml.store.run_store import Evaluation
 
 if TYPE_CHECKING:
@@ -28,17 +31,45 @@ SHARED_WEIGHTS = "supernet"
 MAX_VALIDATION_IMAGES = 2000
 RECALIBRATION_IMAGES = 512
 LARGE_RESOLUTION = 64
+FOCUS_SHARE = 0.6  # of the search time, at most, for members that are worth training
+FOCUS_DRAWS, FOCUS_BATCH = 48, 8
 
 
 def search_stage(job: Job) -> None:
+    """The front; and while a supernet is too little trained to say whether large or small members are better, scores
+    of members that use what there is, to choose between those (``utilisation``)."""
     if job.store.stage("search") is not None:
         return
     with job.timed_stage("search") as payload:
         spent = float(job.store.setting("seconds.search", 0.0))  # by a session that was interrupted
-        problem = run_search(
-            job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, max(job.plan.search - spent, 0.0)
-        )
+        budget_sec = max(job.plan.search - spent, 0.0)
+        focus_sec = FOCUS_SHARE * (1 - trained_enough(job)) * budget_sec
+        problem = run_search(job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, budget_sec - focus_sec)
+        _score_where_it_counts(job, problem, focus_sec)
         payload["num_evaluations"] = len(problem.scores)
+
+
+def trained_enough(job: Job) -> float:
+    """0..1: how far the supernet's scores may choose between small and large members."""
+    return trust_in_ranking(float((job.store.stage("train") or {}).get("epochs", 0.0)))
+
+
+def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) -> None:
+    """Score the surrogate's favourites among random members that are worth training."""
+    ends = time.monotonic() + budget_sec
+    lowest = lowest_utilisation(trained_enough(job))
+    sandwich = sandwich_of(job, reach=1.0)
+    while time.monotonic() < ends and len(problem.scores) >= 2:
+        drawn = [sandwich.random(problem.rng) for _ in range(FOCUS_DRAWS)]
+        used = utilisation(job, drawn)
+        fresh = {a for a, share in zip(drawn, used, strict=True) if lowest <= share <= 1} - set(problem.scores)
+        if not fresh:
+            return
+        candidates = sorted(fresh, key=lambda a: a.id)
+        order = np.argsort(-guessed(job.space, problem.scores, candidates))
+        for index in order[:FOCUS_BATCH]:
+            if time.monotonic() < ends:
+                problem.evaluate_once(candidates[index])
 
 
 def run_search(
