@@ -54,6 +54,23 @@ def trained_enough(job: Job) -> float:
     return trust_in_ranking(float((job.store.stage("train") or {}).get("epochs", 0.0)))
 
 
+def promise(job: Job, scores: NDArray[np.float64], architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+    """(num_architectures,): their scores as far as the supernet can be trusted, and for the rest their capacity.
+
+    Capacity is the product of multiply-accumulates and parameters, each of which ranks networks about as well as any
+    other figure that needs no training (White et al. 2022, "A deeper look at zero-cost proxies"). Among networks that
+    train equally fast it favours those whose operations the machine does best. Both in standard deviations.
+    """
+    costs = [job.space.total_cost(a) for a in architectures]
+    capacity = np.log([c.macs for c in costs]) + np.log([c.parameters for c in costs])
+    trust = trained_enough(job)
+    return trust * _standardised(scores) + (1 - trust) * _standardised(capacity)
+
+
+def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (values - values.mean()) / max(float(values.std()), 1e-9)
+
+
 def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) -> None:
     """Score the surrogate's favourites among random members that are worth training."""
     ends = time.monotonic() + budget_sec
@@ -66,7 +83,7 @@ def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) 
         if not fresh:
             return
         candidates = sorted(fresh, key=lambda a: a.id)
-        order = np.argsort(-guessed(job.space, problem.scores, candidates))
+        order = np.argsort(-promise(job, guessed(job.space, problem.scores, candidates), candidates))
         for index in order[:FOCUS_BATCH]:
             if time.monotonic() < ends:
                 problem.evaluate_once(candidates[index])

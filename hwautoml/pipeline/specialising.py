@@ -28,6 +28,7 @@ from hwautoml.pipeline.searching import (
     SHARED_WEIGHTS,
     Evaluator,
     fastest_runtimes,
+    promise,
     scored_weights_path,
     trained_enough,
 )
@@ -48,7 +49,7 @@ FINE_TUNED = "fine-tuned"
 SCREEN_SIZE = 8
 MAX_SCREENS = 3
 PHASES = ("first", "second", "third", "fourth")  # rounds of the race, the last is the leader's alone
-RACE_SHARE = 0.22  # of the fine-tuning time goes to the race, the rest to the leader
+RACE_SHARE = 0.2  # of the fine-tuning time goes to the race, the rest to the leader
 HEADROOM = 0.95  # of the limit when candidates are screened: a machine's speed drifts until the files are measured
 
 
@@ -100,7 +101,7 @@ def _left_sec(job: Job, phase: str) -> float:
 
 
 def _entrants(job: Job) -> list[Architecture]:
-    """The most accurate candidates that meet the limit by measurement, best first.
+    """The most promising candidates that meet the limit by measurement, best first.
 
     Twice as many as finalists while the supernet's scores say little: their own training tells more.
     """
@@ -108,7 +109,8 @@ def _entrants(job: Job) -> list[Architecture]:
     if stored is not None:
         return [job.space.architecture(values) for values in stored]
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
-    scores = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
+    smooth = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
+    scores = dict(zip(smooth, promise(job, np.array(list(smooth.values())), list(smooth)), strict=True))
     measured: dict[Architecture, Measurement] = {}
     untried = dict(scores)
     number_wanted = job.plan.num_finalists * (1 if trained_enough(job) == 1 else 2)
@@ -128,11 +130,11 @@ def _entrants(job: Job) -> list[Architecture]:
 
 
 def _next_to_screen(job: Job, scores: dict[Architecture, float], *, is_last: bool) -> list[Architecture]:
-    """The most accurate of those predicted to meet the limit; the prediction learns from every screening.
+    """The most promising of those predicted to meet the limit; the prediction learns from every screening.
 
-    While scores cannot choose between small and large members, of those that also can be trained in the time left and
-    are no smaller than they have to be. The last time, and when none is predicted to meet the limit, the fastest:
-    if anything scored meets it, it is found.
+    Of those that can be trained in the time left, and while scores cannot choose between small and large members, of
+    those that are no smaller than they have to be. The last time, and when none is predicted to meet the limit, the
+    fastest: if anything scored meets it, it is found.
     """
     if not scores:
         return []
@@ -141,8 +143,11 @@ def _next_to_screen(job: Job, scores: dict[Architecture, float], *, is_last: boo
     within = [a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms]
     if within and not is_last:
         used, lowest = utilisation(job, within), lowest_utilisation(trained_enough(job))
-        worth_training = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
-        return _diverse(sorted(worth_training or within, key=lambda a: -scores[a]), SCREEN_SIZE)
+        if used.min() > 1:  # none can be trained well: those that come nearest
+            return [within[i] for i in np.argsort(used)[:SCREEN_SIZE]]
+        trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
+        large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
+        return _diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
     return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
 
 
