@@ -9,7 +9,7 @@ MAX_DEFAULT_SEC = 7200.0
 MIN_SUPERNET_SHARE, MAX_SUPERNET_SHARE = 0.08, 0.6
 AMPLE_EPOCHS = 60.0  # of the supernet
 RANKED_EPOCHS = 20.0
-NEEDED_EPOCHS, MAX_NEEDED_IMAGES = 10.0, 1e6
+NEEDED_EPOCHS, MAX_NEEDED_IMAGES = 6.0, 1e6
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ def make_plan(total: float, elapsed: float, has_tvm: bool, supernet_epochs_per_s
     tune = min(max(0.03 * total, 2.0), 120.0) if has_tvm else 0.0
     ship = min(10.0 + 0.015 * total + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
-    search = min(0.06 * rest, 120.0)
-    train = supernet_share(supernet_epochs_per_sec * rest) * (rest - search)
+    epochs = supernet_epochs_per_sec * rest
+    search = min((0.03 + 0.03 * min(epochs / AMPLE_EPOCHS, 1.0)) * rest, 120.0)
+    train = supernet_share(epochs) * (rest - search)
     specialise = max(rest - search - train, 0.0)
     evaluations = 40 if total < 180 else 200
     return Plan(total, train, search, specialise, ship, tune, finalists, evaluations)

@@ -271,8 +271,10 @@ class _FineTuner:
             Normalised(network, job.dataset.mean, job.dataset.std).to(device, memory_format=torch.channels_last).train()
         )
         size = batch_size(job.dataset.train.num_images)
-        # Half the supernet's rate: the weights are already good.
-        settings = replace(TrainSettings(batch_size=size, seed=job.settings.seed + 1), peak_learning_rate=0.1)
+        settings = TrainSettings(batch_size=size, seed=job.settings.seed + 1)
+        # Half the supernet's rate for weights that are already good.
+        peak = settings.peak_learning_rate * (1 - 0.5 * trained_enough(job))
+        settings = replace(settings, peak_learning_rate=peak)
         batches = training_batches(job.dataset, size, device, job.space.resolution(architecture))
         images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
 
