@@ -20,11 +20,11 @@ class Plan:
     total: float
     train: float
     search: float
-    specialise: float
     ship: float
     tune: float
     num_finalists: int
     max_evaluations: int
+    specialise: float = 0.0  # unknown in plans of earlier versions
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +53,7 @@ def make_plan(total: float, elapsed: float, has_tvm: bool, supernet_epochs_per_s
     train = supernet_share(epochs) * (rest - search)
     specialise = max(rest - search - train, 0.0)
     evaluations = 40 if total < 180 else 200
-    return Plan(total, train, search, specialise, ship, tune, finalists, evaluations)
+    return Plan(total, train, search, ship, tune, finalists, evaluations, specialise)
 
 
 def supernet_share(epochs: float) -> float:

@@ -64,7 +64,6 @@ def specialise_stage(job: Job) -> None:
     with job.timed_stage("specialise") as payload:
         entrants = _entrants(job)
         finalists = _race(job, _FineTuner(job), entrants)
-        job.store.set_setting("finalists", [a.id for a in finalists])
         payload["entrants"] = [a.id for a in entrants]
         payload["finalists"] = [a.id for a in finalists]
         payload["leader"] = finalists[0].id
@@ -331,5 +330,5 @@ def candidate_rows(job: Job) -> dict[str, dict[str, Any]]:
     for phase in PHASES:
         for found in job.store.evaluations(job.space, weights=f"{FINE_TUNED}.{phase}", split="val"):
             rows[found.architecture.id] = {"architecture": found.architecture, "accuracy_val": found.accuracy}
-    finalists = job.store.setting("finalists")
-    return rows if finalists is None else {key: rows[key] for key in finalists}
+    done = job.store.stage("specialise")
+    return rows if done is None else {key: rows[key] for key in done["finalists"]}

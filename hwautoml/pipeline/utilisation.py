@@ -91,8 +91,9 @@ def time_training(job: Job, budget_sec: float) -> None:
 
 def afford(job: Job) -> None:
     """Set what the winner can afford, from the plan."""
-    num_images = images_to_learn(job.dataset.train.num_images)
-    job.affordable_sec_per_image = WINNER_SHARE * job.plan.specialise / num_images
+    if job.plan.specialise > 0:
+        num_images = images_to_learn(job.dataset.train.num_images)
+        job.affordable_sec_per_image = WINNER_SHARE * job.plan.specialise / num_images
 
 
 def supernet_epochs_per_sec(job: Job, num_draws: int = 16) -> float:

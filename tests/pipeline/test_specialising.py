@@ -40,7 +40,7 @@ def searched(make_job: Callable[..., Job], digits: ImageDataset) -> Job:
     """As after the search stage, with a supernet of random weights and a second to specialise in."""
     job = make_job()
     job.dataset = digits
-    job.plan = replace(make_plan(60.0, 1.0, False, 1.0), total=3.0, ship=0.5)
+    job.plan = replace(make_plan(60.0, 1.0, False, 1.0), total=2.0, ship=0.5)
     torch.manual_seed(0)
     checkpoint(job, job.folder / CHECKPOINT, Supernet(job.space), TrainState(1.0, 8, 1))
     job.store.set_setting("elapsed_sec", 0.0)
@@ -110,7 +110,7 @@ def test_only_finalists_are_exported_and_measured(searched: Job, space: MobileSp
     for architecture in (first, second):
         _FineTuner(searched).train(architecture, "first", 0.1)
     assert candidate_rows(searched).keys() == {first.id, second.id}
-    searched.store.set_setting("finalists", [second.id])
+    searched.store.finish_stage("specialise", 1.0, {"finalists": [second.id]})
     assert candidate_rows(searched).keys() == {second.id}
 
 
