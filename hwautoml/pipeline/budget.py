@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_DEFAULT_SEC = 7200.0
-MIN_SUPERNET_SHARE, MAX_SUPERNET_SHARE = 0.08, 0.6
+MIN_SUPERNET_SHARE, MAX_SUPERNET_SHARE = 0.05, 0.6
 AMPLE_EPOCHS = 60.0  # of the supernet
 RANKED_EPOCHS = 20.0
 NEEDED_EPOCHS, MAX_NEEDED_IMAGES = 6.0, 1e6

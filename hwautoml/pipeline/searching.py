@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from hwautoml.spaces.mobile import MobileSpace
 
 SHARED_WEIGHTS = "supernet"
-MAX_VALIDATION_IMAGES = 2000
+MIN_VALIDATION_IMAGES, MAX_VALIDATION_IMAGES = 500, 2000
 RECALIBRATION_IMAGES = 512
 LARGE_RESOLUTION = 64
 FOCUS_SHARE = 0.6  # of the search time, at most, for members that are worth training
-FOCUS_DRAWS, FOCUS_BATCH = 48, 8
+FOCUS_DRAWS, FOCUS_BATCH, MIN_FOCUSED = 128, 8, 8
 
 
 def search_stage(job: Job) -> None:
@@ -45,7 +45,8 @@ def search_stage(job: Job) -> None:
         budget_sec = max(job.plan.search - spent, 0.0)
         focus_sec = FOCUS_SHARE * (1 - trained_enough(job)) * budget_sec
         problem = run_search(job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, budget_sec - focus_sec)
-        _score_where_it_counts(job, problem, focus_sec)
+        if trained_enough(job) < 1:
+            _score_where_it_counts(job, problem, focus_sec)
         payload["num_evaluations"] = len(problem.scores)
 
 
@@ -72,21 +73,23 @@ def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) -> None:
-    """Score the surrogate's favourites among random members that are worth training."""
-    ends = time.monotonic() + budget_sec
-    lowest = lowest_utilisation(trained_enough(job))
-    sandwich = sandwich_of(job, reach=1.0)
-    while time.monotonic() < ends and len(problem.scores) >= 2:
-        drawn = [sandwich.random(problem.rng) for _ in range(FOCUS_DRAWS)]
+    """Score the most promising of many random members that are worth training; a few of them at least."""
+    ends, num_scored = time.monotonic() + budget_sec, 0
+    lowest, sandwich = lowest_utilisation(trained_enough(job)), sandwich_of(job, reach=1.0)
+    while True:
+        drawn = [job.space.sample(problem.rng) for _ in range(FOCUS_DRAWS)]
+        drawn += [sandwich.random(problem.rng) for _ in range(FOCUS_BATCH)]  # also where few are small enough
         used = utilisation(job, drawn)
-        fresh = {a for a, share in zip(drawn, used, strict=True) if lowest <= share <= 1} - set(problem.scores)
-        if not fresh:
+        fresh = {a: None for a, share in zip(drawn, used, strict=True) if lowest <= share <= 1}
+        candidates = [a for a in fresh if a not in problem.scores]
+        if not candidates:
             return
-        candidates = sorted(fresh, key=lambda a: a.id)
-        order = np.argsort(-promise(job, guessed(job.space, problem.scores, candidates), candidates))
-        for index in order[:FOCUS_BATCH]:
-            if time.monotonic() < ends:
-                problem.evaluate_once(candidates[index])
+        scores = guessed(job.space, problem.scores, candidates)
+        for index in np.argsort(-promise(job, scores, candidates))[:FOCUS_BATCH]:
+            if time.monotonic() > ends and num_scored >= MIN_FOCUSED:
+                return
+            problem.evaluate_once(candidates[index])
+            num_scored += 1
 
 
 def run_search(
@@ -207,9 +210,11 @@ class Evaluator:
                 device=self.device,
                 resolution=resolution,
             )
-            # Large images stay in memory as floats for every score: fewer of them.
-            share = min(1.0, (LARGE_RESOLUTION / resolution) ** 2)
-            self._validation[resolution] = _first(batches, max(round(share * MAX_VALIDATION_IMAGES), 500))
+            # Large images stay in memory as floats for every score: fewer of them. And fewer for scores that say
+            # little, so that there are more.
+            share = min(1.0, (LARGE_RESOLUTION / resolution) ** 2) * trained_enough(self.job)
+            wanted = max(round(share * MAX_VALIDATION_IMAGES), MIN_VALIDATION_IMAGES)
+            self._validation[resolution] = _first(batches, wanted)
         return self._validation[resolution]
 
 

@@ -49,7 +49,7 @@ FINE_TUNED = "fine-tuned"
 SCREEN_SIZE = 8
 MAX_SCREENS = 3
 PHASES = ("first", "second", "third", "fourth")  # rounds of the race, the last is the leader's alone
-RACE_SHARE = 0.2  # of the fine-tuning time goes to the race, the rest to the leader
+RACE_SHARE = 0.16  # of the fine-tuning time goes to the race, the rest to the leader
 HEADROOM = 0.95  # of the limit when candidates are screened: a machine's speed drifts until the files are measured
 
 

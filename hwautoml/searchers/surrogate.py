@@ -102,8 +102,10 @@ def smoothed(space: SearchSpace, scores: Mapping[Architecture, float]) -> dict[A
 def guessed(
     space: SearchSpace, scores: Mapping[Architecture, float], architectures: list[Architecture]
 ) -> NDArray[np.float64]:
-    """(num_architectures,): what the surrogate expects of them, from at least two ``scores``."""
+    """(num_architectures,): what the surrogate expects of them; the same of all from fewer than two ``scores``."""
     known = list(scores)
+    if len(known) < 2:
+        return np.zeros(len(architectures))
     model = fit(_features(space, known), np.array([scores[a] for a in known]), NUM_ANALYTIC)
     return model.predict(_features(space, architectures))[0]
 
