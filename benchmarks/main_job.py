@@ -65,7 +65,8 @@ def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     ``run_sec`` is our whole run, ``train_sec`` what it spent on training, the supernet's included, and on measuring,
     training and scoring the finalists: the wall-clock time that each baseline gets for its training alone, one after
-    the other on all the cores that ours had, by the same training loop. With ``--out`` it goes on where it stopped.
+    the other on all the cores that ours had, by the same training loop, growing images included. With ``--out`` it
+    goes on where it stopped.
     """
     folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-cifar-")) / "run"
     settings = [arguments.data, "--target", "cpu", "--latency-ms", str(arguments.latency_ms)]
@@ -104,7 +105,15 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     from hwautoml.store.files import write_tensors
     from hwautoml.supernets.scoring import Normalised, accuracy, confusion_matrix
     from hwautoml.supernets.supernet import initialise
-    from hwautoml.supernets.training import TrainProgress, TrainSettings, TrainState, fastest_setup, network_step, train
+    from hwautoml.supernets.training import (
+        TrainProgress,
+        TrainSettings,
+        TrainState,
+        fastest_setup,
+        network_step,
+        train,
+        with_growing_images,
+    )
 
     folder, dataset = run.parent / name, load_dataset(data, cache_dir=run / "cache")
     torch.manual_seed(0)
@@ -135,7 +144,7 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     setup = fastest_setup(network, make_step, images, labels)
     state = train(
         network,
-        make_step(setup.dtype),
+        with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds),
         batches,
         budget_sec=seconds,
         settings=settings,

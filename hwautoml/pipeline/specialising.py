@@ -261,7 +261,14 @@ class _FineTuner:
         import torch
 
         from hwautoml.supernets.scoring import Normalised
-        from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, network_step, train
+        from hwautoml.supernets.training import (
+            TrainSettings,
+            default_device,
+            fastest_setup,
+            network_step,
+            train,
+            with_growing_images,
+        )
 
         began, job, device = time.monotonic(), self.job, default_device()
         network = self._starting_point(architecture)
@@ -281,9 +288,10 @@ class _FineTuner:
             return network_step(model, settings=settings, dtype=dtype, device=device)
 
         setup = fastest_setup(network, make_step, images, labels)
+        small_share = 0.5 * (1 - trained_enough(job))  # good weights were trained at full size already
         state = train(
             network,
-            make_step(setup.dtype),
+            with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds, small_share),
             batches,
             budget_sec=seconds - (time.monotonic() - began),
             settings=settings,
