@@ -6,12 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_DEFAULT_SEC = 7200.0
+MIN_SUPERNET_SHARE, MAX_SUPERNET_SHARE = 0.05, 0.6
+AMPLE_EPOCHS = 60.0  # of the supernet
+RANKED_EPOCHS = 20.0
+NEEDED_EPOCHS, MAX_NEEDED_IMAGES = 6.0, 1e6
 
 
 @dataclass(frozen=True)
 class Plan:
     """Seconds per stage. ``ship`` is an estimate, ``train``, ``search`` and ``tune`` are used up;
-    specialising gets what is left when it begins."""
+    ``specialise`` is what should be left, it gets what is left when it begins."""
 
     total: float
     train: float
@@ -20,6 +24,7 @@ class Plan:
     tune: float
     num_finalists: int
     max_evaluations: int
+    specialise: float = 0.0  # unknown in plans of earlier versions
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -34,17 +39,42 @@ def profile_cap_sec(total: float) -> float:
     return min(max(0.12 * total, 10.0), 240.0)
 
 
-def make_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
+def make_plan(total: float, elapsed: float, has_tvm: bool, supernet_epochs_per_sec: float) -> Plan:
     """Split what is left of ``total`` after ``elapsed`` seconds of loading and profiling.
 
-    Exporting, compiling and measuring take what they take, so they are set aside first. With minutes to spend,
-    most of the rest goes to fine-tuning: a sandwich step costs three to four times a step of the winner alone,
-    so the supernet is to rank and to start from; below about one epoch it cannot rank (docs/benchmarks.md).
+    Exporting, compiling and measuring take what they take, so they are set aside first.
     """
     finalists = 1 if total < 60 else 2 if total < 1800 else 3
     tune = min(max(0.03 * total, 2.0), 120.0) if has_tvm else 0.0
     ship = min(10.0 + 0.015 * total + finalists * (2.5 + (5.0 if has_tvm else 0.0)) + tune, 0.6 * total)
     rest = max(total - elapsed - ship, 0.15 * total)
-    search = min(0.06 * rest, 120.0)
-    train = 0.35 * (rest - search) if total > 300 else 0.6 * (rest - search)
-    return Plan(total, train, search, ship, tune, finalists, max_evaluations=40 if total < 180 else 200)
+    epochs = supernet_epochs_per_sec * rest
+    search = min((0.03 + 0.03 * min(epochs / AMPLE_EPOCHS, 1.0)) * rest, 120.0)
+    train = supernet_share(epochs) * (rest - search)
+    specialise = max(rest - search - train, 0.0)
+    evaluations = 40 if total < 180 else 200
+    return Plan(total, train, search, ship, tune, finalists, evaluations, specialise)
+
+
+def supernet_share(epochs: float) -> float:
+    """Of the training time, when the supernet would see ``epochs`` in all of it.
+
+    Shared weights pay off when they are trained well: then members are ranked by them, and finalists need little of
+    their own. Every image of a sandwich costs as much as two or three of a network alone, so where only a few epochs
+    can be had the time is the winner's, and the finalists' own training ranks them (``specialising``).
+    """
+    return MIN_SUPERNET_SHARE + (MAX_SUPERNET_SHARE - MIN_SUPERNET_SHARE) * min(epochs / AMPLE_EPOCHS, 1.0)
+
+
+def trust_in_ranking(epochs: float) -> float:
+    """0..1: how far scores of a supernet that was trained for so long may choose between small and large members.
+
+    Small members learn first: after one epoch they score best whatever they could become. Every kind of block gets a
+    part of the steps only, so it takes a few times the epochs of a network alone.
+    """
+    return min(epochs / RANKED_EPOCHS, 1.0)
+
+
+def images_to_learn(num_images: int) -> float:
+    """How many training images a network should see, or it is too large for the time there is."""
+    return min(NEEDED_EPOCHS * num_images, MAX_NEEDED_IMAGES)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hwautoml.datasets import ImageDataset
     from hwautoml.pipeline.budget import Plan
     from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.supernets.training_cost import TrainingCost
 
 
 @dataclass
@@ -35,6 +36,8 @@ class Job:
     space: MobileSpace = field(init=False)
     tables: dict[str, LatencyTable] = field(default_factory=dict)
     plan: Plan = field(init=False)
+    training_cost: TrainingCost = field(init=False)
+    affordable_sec_per_image: float = float("inf")  # of training the winner alone, once there is a plan
     profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
     devices: dict[str, LocalDevice] = field(default_factory=dict)

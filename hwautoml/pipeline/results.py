@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hwautoml import __version__
 from hwautoml.core.measurement import Measurement
 from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.specialising import PHASES
 from hwautoml.store.files import write_json
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: d
             "num_images": min(p["images"] for p in parity.values()),
         },
         "seconds": _seconds(job),
+        "training": _training(job, winner),
         "budget_sec": job.plan.total,
         "dataset": _dataset(job),
         "front": _front(job, winner),
@@ -111,6 +113,19 @@ def write_run_report(
 def _prediction(job: Job, finalist: Finalist) -> dict[str, Any]:
     """Runtime, mean and interval in ms as predicted before anything of this architecture was measured."""
     return dict(job.store.setting("predictions")[finalist.architecture.id])
+
+
+def _training(job: Job, winner: Finalist) -> dict[str, Any]:
+    """Seconds, images and epochs of the supernet, and of the winner alone (all its rounds)."""
+    supernet = job.store.stage("train") or {}
+    rounds = [job.store.stage(f"fine-tune.{phase}.{winner.architecture.id}") or {} for phase in PHASES]
+    parts = {"supernet": [supernet], "winner": rounds}
+    result = {}
+    for name, stages in parts.items():
+        seconds, images = (float(sum(stage.get(key, 0) for stage in stages)) for key in ("seconds", "images"))
+        epochs = images / job.dataset.train.num_images
+        result[name] = {"seconds": seconds, "images": images, "epochs": epochs}
+    return result
 
 
 def _origin(job: Job) -> str:

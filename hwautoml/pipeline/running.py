@@ -107,6 +107,7 @@ def _run_stages(job: Job) -> dict[str, Any]:
     )
     from hwautoml.pipeline.specialising import specialise_stage
     from hwautoml.pipeline.training import train_supernet
+    from hwautoml.pipeline.utilisation import MAX_TIMING_SEC, afford, time_training
 
     open_data(job)
     budget = _budget_sec(job)
@@ -114,7 +115,9 @@ def _run_stages(job: Job) -> dict[str, Any]:
     profile_stage(job)
     if job.store.setting("plan") is None:  # later, measurements decide
         _require_feasible(job, latencies_of(job.space, job.tables))
+    time_training(job, min(0.01 * budget, MAX_TIMING_SEC))
     job.plan = _plan(job, budget)
+    afford(job)
     train_supernet(job)
     search_stage(job)
     specialise_stage(job)
@@ -186,10 +189,12 @@ def _budget_sec(job: Job) -> float:
 
 def _plan(job: Job, budget: float) -> Plan:
     """Made once; a resumed run keeps it."""
+    from hwautoml.pipeline.utilisation import supernet_epochs_per_sec
+
     stored = job.store.setting("plan")
     if stored is not None:
         return Plan(**stored)
-    plan = make_plan(budget, job.elapsed_sec, "tvm" in job.runtimes)
+    plan = make_plan(budget, job.elapsed_sec, "tvm" in job.runtimes, supernet_epochs_per_sec(job))
     job.store.set_setting("plan", plan.to_json())
     return plan
 

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from hwautoml.core.latency_predictor import Predictor
 from hwautoml.core.space import Architecture
+from hwautoml.pipeline.budget import trust_in_ranking
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.training import load_supernet
+from hwautoml.pipeline.utilisation import lowest_utilisation, sandwich_of, utilisation
 from hwautoml.searchers import load_searcher
 from hwautoml.searchers.problem import SearchProblem, front
+from hwautoml.searchers.surrogate import guessed
 from hwautoml.store.run_store import Evaluation
 
 if TYPE_CHECKING:
@@ -26,20 +29,68 @@ if TYPE_CHECKING:
     from hwautoml.spaces.mobile import MobileSpace
 
 SHARED_WEIGHTS = "supernet"
-MAX_VALIDATION_IMAGES = 2000
+MIN_VALIDATION_IMAGES, MAX_VALIDATION_IMAGES = 500, 2000
 RECALIBRATION_IMAGES = 512
 LARGE_RESOLUTION = 64
+FOCUS_SHARE = 0.6  # of the search time, at most, for members that are worth training
+FOCUS_DRAWS, FOCUS_BATCH, MIN_FOCUSED = 128, 8, 8
 
 
 def search_stage(job: Job) -> None:
+    """The front; and while a supernet is too little trained to say whether large or small members are better, scores
+    of members that use what there is, to choose between those (``utilisation``)."""
     if job.store.stage("search") is not None:
         return
     with job.timed_stage("search") as payload:
         spent = float(job.store.setting("seconds.search", 0.0))  # by a session that was interrupted
-        problem = run_search(
-            job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, max(job.plan.search - spent, 0.0)
-        )
+        budget_sec = max(job.plan.search - spent, 0.0)
+        focus_sec = FOCUS_SHARE * (1 - trained_enough(job)) * budget_sec
+        problem = run_search(job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, budget_sec - focus_sec)
+        if trained_enough(job) < 1:
+            _score_where_it_counts(job, problem, focus_sec)
         payload["num_evaluations"] = len(problem.scores)
+
+
+def trained_enough(job: Job) -> float:
+    """0..1: how far the supernet's scores may choose between small and large members."""
+    return trust_in_ranking(float((job.store.stage("train") or {}).get("epochs", 0.0)))
+
+
+def promise(job: Job, scores: NDArray[np.float64], architectures: Sequence[Architecture]) -> NDArray[np.float64]:
+    """(num_architectures,): their scores as far as the supernet can be trusted, and for the rest their capacity.
+
+    Capacity is the product of multiply-accumulates and parameters, each of which ranks networks about as well as any
+    other figure that needs no training (White et al. 2022, "A deeper look at zero-cost proxies"). Among networks that
+    train equally fast it favours those whose operations the machine does best. Both in standard deviations.
+    """
+    costs = [job.space.total_cost(a) for a in architectures]
+    capacity = np.log([c.macs for c in costs]) + np.log([c.parameters for c in costs])
+    trust = trained_enough(job)
+    return trust * _standardised(scores) + (1 - trust) * _standardised(capacity)
+
+
+def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (values - values.mean()) / max(float(values.std()), 1e-9)
+
+
+def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) -> None:
+    """Score the most promising of many random members that are worth training; a few of them at least."""
+    ends, num_scored = time.monotonic() + budget_sec, 0
+    lowest, sandwich = lowest_utilisation(trained_enough(job)), sandwich_of(job, reach=1.0)
+    while True:
+        drawn = [job.space.sample(problem.rng) for _ in range(FOCUS_DRAWS)]
+        drawn += [sandwich.random(problem.rng) for _ in range(FOCUS_BATCH)]  # also where few are small enough
+        used = utilisation(job, drawn)
+        fresh = {a: None for a, share in zip(drawn, used, strict=True) if lowest <= share <= 1}
+        candidates = [a for a in fresh if a not in problem.scores]
+        if not candidates:
+            return
+        scores = guessed(job.space, problem.scores, candidates)
+        for index in np.argsort(-promise(job, scores, candidates))[:FOCUS_BATCH]:
+            if time.monotonic() > ends and num_scored >= MIN_FOCUSED:
+                return
+            problem.evaluate_once(candidates[index])
+            num_scored += 1
 
 
 def run_search(
@@ -164,9 +215,11 @@ class Evaluator:
                 device=self.device,
                 resolution=resolution,
             )
-            # Large images stay in memory as floats for every score: fewer of them.
-            share = min(1.0, (LARGE_RESOLUTION / resolution) ** 2)
-            self._validation[resolution] = _first(batches, max(round(share * MAX_VALIDATION_IMAGES), 500))
+            # Large images stay in memory as floats for every score: fewer of them. And fewer for scores that say
+            # little, so that there are more.
+            share = min(1.0, (LARGE_RESOLUTION / resolution) ** 2) * trained_enough(self.job)
+            wanted = max(round(share * MAX_VALIDATION_IMAGES), MIN_VALIDATION_IMAGES)
+            self._validation[resolution] = _first(batches, wanted)
         return self._validation[resolution]
 
 

@@ -1,12 +1,14 @@
 """Stage: from the front to one winner - measured, fine-tuned, exported, compiled and measured again.
 
 Latency does not depend on weights. So candidates are measured *before* anything is spent on
-their training, and only those that meet the limit by measurement are trained on.
+their training, and only those that meet the limit by measurement are trained on. The entrants then race: each is
+trained for the same *time*, not for the same number of images, so that one that trains slowly has to be worth it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,9 +24,17 @@ from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import CompileError, LimitNotMetError
 from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, fastest_runtimes, scored_weights_path
+from hwautoml.pipeline.searching import (
+    SHARED_WEIGHTS,
+    Evaluator,
+    fastest_runtimes,
+    promise,
+    scored_weights_path,
+    trained_enough,
+)
 from hwautoml.pipeline.tables import kept_table_path, records_path, save_table
-from hwautoml.pipeline.training import batch_size, checkpoint, restore, training_batches, training_listener
+from hwautoml.pipeline.training import checkpoint, restore, training_batches, training_listener
+from hwautoml.pipeline.utilisation import batch_size, lowest_utilisation, utilisation
 from hwautoml.profilers.layer_profiler import reference_architecture
 from hwautoml.searchers.surrogate import smoothed
 from hwautoml.store.files import read_tensors, write_tensors
@@ -38,7 +48,9 @@ _log = logging.getLogger(__name__)
 FINE_TUNED = "fine-tuned"
 SCREEN_SIZE = 8
 MAX_SCREENS = 3
-FIRST_ROUND_SHARE = 0.2  # of the fine-tuning time goes to all finalists, the rest to the leader alone
+PHASES = ("first", "second", "third", "fourth")  # rounds of the race, the last is the leader's alone
+RACE_SHARE = 0.16  # of the fine-tuning time goes to the race, the rest to the leader
+HEADROOM = 0.95  # of the limit when candidates are screened: a machine's speed drifts until the files are measured
 
 
 def specialise_stage(job: Job) -> None:
@@ -50,16 +62,29 @@ def specialise_stage(job: Job) -> None:
     if job.store.stage("specialise") is not None:
         return
     with job.timed_stage("specialise") as payload:
-        finalists = _finalists(job)
-        trainer, leader = _FineTuner(job), finalists[0]
-        if len(finalists) > 1:
-            seconds = FIRST_ROUND_SHARE * _left_sec(job, "first")
-            for architecture in finalists:
-                trainer.train(architecture, "first", seconds / len(finalists))
-            leader = max(finalists, key=lambda a: trainer.accuracy(a, "first"))
-        trainer.train(leader, "second", _left_sec(job, "second"))
+        entrants = _entrants(job)
+        finalists = _race(job, _FineTuner(job), entrants)
+        payload["entrants"] = [a.id for a in entrants]
         payload["finalists"] = [a.id for a in finalists]
-        payload["leader"] = leader.id
+        payload["leader"] = finalists[0].id
+
+
+def _race(job: Job, trainer: _FineTuner, entrants: list[Architecture]) -> list[Architecture]:
+    """Successive halving by the clock (Jamieson & Talwalkar 2016); those of the last round, the leader first.
+
+    Every round is a training of its own with the learning rate down to zero: only then do accuracies compare.
+    """
+    num_rounds = math.ceil(math.log2(len(entrants)))
+    round_sec = RACE_SHARE * _left_sec(job, PHASES[0]) / max(num_rounds, 1)
+    survivors = last = entrants
+    for phase in PHASES[:num_rounds]:
+        for architecture in survivors:
+            trainer.train(architecture, phase, round_sec / len(survivors))
+        rows = candidate_rows(job)
+        last = sorted(survivors, key=lambda a: -rows[a.id]["accuracy_val"])
+        survivors = last[: math.ceil(len(last) / 2)]
+    trainer.train(survivors[0], PHASES[num_rounds], _left_sec(job, PHASES[num_rounds]))
+    return last[: job.plan.num_finalists]
 
 
 def _left_sec(job: Job, phase: str) -> float:
@@ -74,15 +99,20 @@ def _left_sec(job: Job, phase: str) -> float:
     return float(stored)
 
 
-def _finalists(job: Job) -> list[Architecture]:
-    """The most accurate candidates that meet the limit by measurement, best first."""
-    stored = job.store.setting("finalists")
+def _entrants(job: Job) -> list[Architecture]:
+    """The most promising candidates that meet the limit by measurement, best first.
+
+    Twice as many as finalists while the supernet's scores say little: their own training tells more.
+    """
+    stored = job.store.setting("entrants")
     if stored is not None:
         return [job.space.architecture(values) for values in stored]
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
-    scores = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
+    smooth = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
+    scores = dict(zip(smooth, promise(job, np.array(list(smooth.values())), list(smooth)), strict=True))
     measured: dict[Architecture, Measurement] = {}
     untried = dict(scores)
+    number_wanted = job.plan.num_finalists * (1 if trained_enough(job) == 1 else 2)
     for number in range(MAX_SCREENS):
         screened = _next_to_screen(job, untried, is_last=number == MAX_SCREENS - 1)
         if not screened:
@@ -90,26 +120,44 @@ def _finalists(job: Job) -> list[Architecture]:
         measured |= _screen(job, screened)
         untried = {a: score for a, score in untried.items() if a not in screened}
         passed = [a for a in measured if measured[a].interval_ms[1] <= job.settings.latency_ms]
+        safe = [a for a in passed if measured[a].interval_ms[1] <= HEADROOM * job.settings.latency_ms]
         if passed:
-            best = sorted(passed, key=lambda a: -scores[a])[: job.plan.num_finalists]
-            job.store.set_setting("finalists", [a.as_dict for a in best])
+            best = _diverse(sorted(safe or passed, key=lambda a: -scores[a]), number_wanted)
+            job.store.set_setting("entrants", [a.as_dict for a in best])
             return best
     raise _limit_not_met(job, measured)
 
 
 def _next_to_screen(job: Job, scores: dict[Architecture, float], *, is_last: bool) -> list[Architecture]:
-    """The most accurate of those predicted to meet the limit; the prediction learns from every screening.
+    """The most promising of those predicted to meet the limit; the prediction learns from every screening.
 
-    The last time, and when none is predicted to, the fastest: if anything scored meets the limit, it is found.
+    Of those that can be trained in the time left, and while scores cannot choose between small and large members, of
+    those that are no smaller than they have to be. The last time, and when none is predicted to meet the limit, the
+    fastest: if anything scored meets it, it is found.
     """
     if not scores:
         return []
     architectures = list(scores)
     _, means, _ = fastest_runtimes(job.space, job.tables, architectures)
-    within = [a for a, ms in zip(architectures, means, strict=True) if ms <= job.settings.latency_ms]
+    within = [a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms]
     if within and not is_last:
-        return sorted(within, key=lambda a: -scores[a])[:SCREEN_SIZE]
+        used, lowest = utilisation(job, within), lowest_utilisation(trained_enough(job))
+        if used.min() > 1:  # none can be trained well: those that come nearest
+            return [within[i] for i in np.argsort(used)[:SCREEN_SIZE]]
+        trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
+        large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
+        return _diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
     return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
+
+
+def _diverse(architectures: list[Architecture], number: int) -> list[Architecture]:
+    """Up to ``number`` of them in their order, those with kinds of blocks of their own first: scores of near twins
+    differ by chance, and a wrong guess about a kind would be every twin's."""
+    kinds = {a: tuple(v for name, v in a.as_dict.items() if name.endswith(".kind")) for a in reversed(architectures)}
+    firsts = {kind: a for a, kind in kinds.items()}
+    chosen = [a for a in architectures if firsts[kinds[a]] is a][:number]
+    chosen += [a for a in architectures if a not in chosen][: number - len(chosen)]
+    return sorted(chosen, key=architectures.index)
 
 
 def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
@@ -210,15 +258,18 @@ class _FineTuner:
         self.job.store.finish_stage(f"fine-tune.{phase}.{architecture.id}", seconds, {"images": num_images})
         path.unlink(missing_ok=True)
 
-    def accuracy(self, architecture: Architecture, phase: str) -> float:
-        found = self.job.store.evaluations(self.job.space, weights=f"{FINE_TUNED}.{phase}", split="val")
-        return next(e.accuracy for e in found if e.architecture == architecture)
-
     def _train(self, architecture: Architecture, path: Path, seconds: float) -> tuple[nn.Module, int]:
         import torch
 
         from hwautoml.supernets.scoring import Normalised
-        from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, network_step, train
+        from hwautoml.supernets.training import (
+            TrainSettings,
+            default_device,
+            fastest_setup,
+            network_step,
+            train,
+            with_growing_images,
+        )
 
         began, job, device = time.monotonic(), self.job, default_device()
         network = self._starting_point(architecture)
@@ -227,8 +278,10 @@ class _FineTuner:
             Normalised(network, job.dataset.mean, job.dataset.std).to(device, memory_format=torch.channels_last).train()
         )
         size = batch_size(job.dataset.train.num_images)
-        # Half the supernet's rate: the weights are already good.
-        settings = replace(TrainSettings(batch_size=size, seed=job.settings.seed + 1), peak_learning_rate=0.1)
+        settings = TrainSettings(batch_size=size, seed=job.settings.seed + 1)
+        # Half the supernet's rate for weights that are already good.
+        peak = settings.peak_learning_rate * (1 - 0.5 * trained_enough(job))
+        settings = replace(settings, peak_learning_rate=peak)
         batches = training_batches(job.dataset, size, device, job.space.resolution(architecture))
         images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
 
@@ -236,9 +289,10 @@ class _FineTuner:
             return network_step(model, settings=settings, dtype=dtype, device=device)
 
         setup = fastest_setup(network, make_step, images, labels)
+        small_share = 0.5 * (1 - trained_enough(job))  # good weights were trained at full size already
         state = train(
             network,
-            make_step(setup.dtype),
+            with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds, small_share),
             batches,
             budget_sec=seconds - (time.monotonic() - began),
             settings=settings,
@@ -277,9 +331,13 @@ def load_network(job: Job, architecture: Architecture) -> nn.Module:
 
 
 def candidate_rows(job: Job) -> dict[str, dict[str, Any]]:
-    """Validation accuracy of every fine-tuned finalist, by architecture id; the last phase counts."""
+    """Validation accuracy of every finalist, by architecture id; the last phase counts.
+
+    Of every fine-tuned entrant while the race is on.
+    """
     rows: dict[str, dict[str, Any]] = {}
-    for phase in ("first", "second"):
+    for phase in PHASES:
         for found in job.store.evaluations(job.space, weights=f"{FINE_TUNED}.{phase}", split="val"):
             rows[found.architecture.id] = {"architecture": found.architecture, "accuracy_val": found.accuracy}
-    return rows
+    done = job.store.stage("specialise")
+    return rows if done is None else {key: rows[key] for key in done["finalists"]}

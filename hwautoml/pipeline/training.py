@@ -13,6 +13,7 @@ import numpy as np
 from hwautoml.core.duration import format_duration
 from hwautoml.core.space import Architecture
 from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.utilisation import batch_size, sandwich_of
 from hwautoml.store.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from hwautoml.supernets.training import TrainProgress, TrainState
 
 CHECKPOINT = "checkpoints/supernet.safetensors"
-REACH = 1.5  # a later search may loosen the limit this far; beyond, the shared weights are less trained
-
-
-def batch_size(num_images: int) -> int:
-    """Small sets gain more from many steps than from smooth ones (digits: 95.8 % against 93.8 % with 64)."""
-    return 128 if num_images >= 10_000 else 64 if num_images >= 2_000 else 32
 
 
 def load_supernet(job: Job) -> Supernet:
@@ -54,7 +49,6 @@ def train_supernet(job: Job) -> None:
 def _train(job: Job) -> dict[str, object]:
     import torch
 
-    from hwautoml.supernets.sandwich import Sandwich
     from hwautoml.supernets.scoring import Normalised
     from hwautoml.supernets.supernet import Supernet
     from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, supernet_step, train
@@ -68,7 +62,7 @@ def _train(job: Job) -> dict[str, object]:
     model = Normalised(supernet, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
     settings = TrainSettings(batch_size=batch_size(dataset.train.num_images), seed=job.settings.seed)
 
-    sandwich = Sandwich(job.space, lambda architecture: is_within_reach(job, architecture))
+    sandwich = sandwich_of(job)
 
     def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
         return supernet_step(
@@ -97,13 +91,6 @@ def _train(job: Job) -> dict[str, object]:
         on_checkpoint=lambda current: checkpoint(job, path, supernet, current),
     )
     return {"images": state.images, "steps": state.steps, "epochs": state.images / dataset.train.num_images}
-
-
-def is_within_reach(job: Job, architecture: Architecture) -> bool:
-    """Whether the supernet is trained for it: up to ``REACH`` times the limit, on the fastest runtime."""
-    layers = job.space.layers(architecture)
-    fastest_ms = min(table.predict(layers).mean_ms for table in job.tables.values())
-    return fastest_ms <= REACH * job.settings.latency_ms
 
 
 def training_batches(

@@ -96,9 +96,18 @@ def smoothed(space: SearchSpace, scores: Mapping[Architecture, float]) -> dict[A
     known = list(scores)
     if len(known) < MIN_SCORES:
         return dict(scores)
-    features = _features(space, known)
-    mean, _ = fit(features, np.array([scores[a] for a in known]), NUM_ANALYTIC).predict(features)
-    return dict(zip(known, map(float, mean), strict=True))
+    return dict(zip(known, map(float, guessed(space, scores, known)), strict=True))
+
+
+def guessed(
+    space: SearchSpace, scores: Mapping[Architecture, float], architectures: list[Architecture]
+) -> NDArray[np.float64]:
+    """(num_architectures,): what the surrogate expects of them; the same of all from fewer than two ``scores``."""
+    known = list(scores)
+    if len(known) < 2:
+        return np.zeros(len(architectures))
+    model = fit(_features(space, known), np.array([scores[a] for a in known]), NUM_ANALYTIC)
+    return model.predict(_features(space, architectures))[0]
 
 
 def _seeds(problem: SearchProblem) -> list[Architecture]:

@@ -10,9 +10,20 @@ import torch
 from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.datasets import ImageDataset, load_dataset
 from hwautoml.errors import RunFolderError
+from hwautoml.pipeline.budget import RANKED_EPOCHS, make_plan
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.searching import Evaluator, fastest_runtimes, front_rows, latencies_of, run_search
+from hwautoml.pipeline.searching import (
+    MIN_FOCUSED,
+    Evaluator,
+    fastest_runtimes,
+    front_rows,
+    latencies_of,
+    run_search,
+    search_stage,
+    trained_enough,
+)
 from hwautoml.pipeline.training import CHECKPOINT, checkpoint, load_supernet
+from hwautoml.pipeline.utilisation import lowest_utilisation, utilisation
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import Evaluation
 from hwautoml.supernets.supernet import Supernet
@@ -74,6 +85,29 @@ def test_a_search_journals_every_score_and_goes_on_from_the_journal(trained: Job
     second = run_search(trained, trained.tables, 1.0, max_evaluations=3, budget_sec=120.0)
     assert second.num_evaluated == 3 and len(second.scores) == 11
     assert second.scores.items() > first.scores.items()
+
+
+@pytest.mark.parametrize("epochs", [0.5, 2 * RANKED_EPOCHS])
+def test_a_supernet_that_cannot_rank_scores_members_that_are_worth_training(trained: Job, epochs: float) -> None:
+    trained.plan = replace(make_plan(60.0, 1.0, False, 1.0), search=0.0, max_evaluations=1)
+    trained.store.finish_stage("train", 1.0, {"epochs": epochs})
+    middle = trained.table.predict(trained.space.layers(trained.space.sample(np.random.default_rng(0)))).mean_ms
+    trained.settings = replace(trained.settings, latency_ms=middle)
+    search_stage(trained)
+    used = utilisation(trained, [e.architecture for e in evaluations(trained)])
+    wanted = (lowest_utilisation(trained_enough(trained)) <= used) & (used <= 1)
+    assert (wanted.sum() >= MIN_FOCUSED) == (epochs < RANKED_EPOCHS), "however little time there is"
+
+
+def test_a_whole_validation_split_is_scored_where_it_says_something(trained: Job) -> None:
+    assert trained_enough(trained) == 0.0
+    sizes = []
+    for epochs in (0.0, RANKED_EPOCHS):
+        trained.store.forget_stages(("train",))
+        trained.store.finish_stage("train", 1.0, {"epochs": epochs})
+        batches = Evaluator(trained)._validation_batches(8)
+        sizes.append(sum(len(labels) for _, labels in batches))
+    assert sizes == [min(500, trained.dataset.val.num_images), trained.dataset.val.num_images]
 
 
 def test_what_is_known_needs_no_weights(trained: Job) -> None:

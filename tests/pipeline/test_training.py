@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,7 @@ from hwautoml.core.progress import Progress
 from hwautoml.datasets import load_dataset
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.training import (
-    REACH,
-    batch_size,
-    checkpoint,
-    is_within_reach,
-    restore,
-    training_batches,
-    training_listener,
-)
+from hwautoml.pipeline.training import checkpoint, restore, training_batches, training_listener
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.supernets import training
 from hwautoml.supernets.sandwich import Sandwich
@@ -123,10 +114,6 @@ def test_a_damaged_checkpoint_is_an_error_with_a_fix(make_job: Callable[..., Job
         restore(path, supernet)
 
 
-def test_small_sets_get_small_batches() -> None:
-    assert [batch_size(n) for n in (100, 1999, 2000, 9999, 10_000, 50_000)] == [32, 32, 64, 64, 128, 128]
-
-
 def test_batches_are_shuffled_whole_and_of_the_wanted_size() -> None:
     dataset = load_dataset("digits")
     epoch = training_batches(dataset, 64, "cpu", resolution=6)
@@ -141,15 +128,6 @@ def test_a_set_smaller_than_a_batch_still_gives_one() -> None:
     dataset = load_dataset("digits")
     few = list(training_batches(dataset, 10**6, "cpu")(torch.Generator()))
     assert len(few) == 1 and len(few[0][1]) == dataset.train.num_images
-
-
-def test_members_beyond_reach_are_told_from_those_within(make_job: Callable[..., Job], space: MobileSpace) -> None:
-    job = make_job()
-    largest = job.table.predict(space.layers(space.largest())).mean_ms
-    job.settings = replace(job.settings, latency_ms=1.001 * largest / REACH)
-    assert is_within_reach(job, space.largest())
-    job.settings = replace(job.settings, latency_ms=0.999 * largest / REACH)
-    assert not is_within_reach(job, space.largest()) and is_within_reach(job, space.smallest())
 
 
 def test_progress_tells_speed_and_time_left(make_job: Callable[..., Job]) -> None:

@@ -26,6 +26,7 @@ from hwautoml.supernets.training import (
     one_cycle,
     supernet_step,
     train,
+    with_growing_images,
 )
 
 SETTINGS = TrainSettings(batch_size=12, peak_learning_rate=0.5)
@@ -271,6 +272,22 @@ def test_weights_decay_and_norms_and_biases_do_not() -> None:
             assert parameter.norm() < 0.99 * before[name].norm(), name
         else:
             assert torch.equal(parameter, before[name]), name
+
+
+def test_images_grow_to_their_size_during_a_training() -> None:
+    sides: list[int] = []
+
+    def step(images: Tensor, labels: Tensor) -> Tensor:
+        sides.append(images.shape[-1])
+        return images.sum()
+
+    for share in (0.0, 0.49, 0.5, 1.0):
+        grown = with_growing_images(step, lambda share=share: share, 0.5)  # type: ignore[misc]
+        grown(torch.randn(2, 3, 32, 32), torch.arange(2))
+    assert sides == [24, 24, 32, 32]
+    with_growing_images(step, lambda: 0.0, 0.0)(torch.randn(2, 3, 32, 32), torch.arange(2))
+    with_growing_images(step, lambda: 0.0, 0.5)(torch.randn(2, 3, 8, 8), torch.arange(2))
+    assert sides[4:] == [32, 8], "not at all, and never digits"
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_zero() -> None:
