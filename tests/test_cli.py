@@ -165,10 +165,12 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "bench",
-            "a.onnx b.so --target gpu --threads 2 --seed 7 --targets-dir t",
+            "a.onnx b.so --target gpu --runtime tvm,torch --threads 2 --batch 4 --budget 9s --against base.json "
+            "--fail-above 3% --csv t.csv --picture p.png --seed 7 --targets-dir t --profiles-dir p",
             {
-                "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "threads": 2, "seed": 7,
-                "targets_dir": Path("t"),
+                "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "runtime": "tvm,torch", "threads": 2,
+                "batch": 4, "budget_sec": 9.0, "against": Path("base.json"), "fail_above": "3%", "csv": Path("t.csv"),
+                "picture": Path("p.png"), "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         ("report", "r", {"run": Path("r")}),
@@ -263,6 +265,9 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("compile {tmp}/none.onnx", 8, "none.onnx does not exist"),
         ("bench {tmp}/none.onnx", 2, "none.onnx does not exist"),
         ("bench {tmp}", 10, "is no bundle"),
+        ("bench {tmp}/none.onnx --runtime tmv", 2, "unknown runtime 'tmv'; known: tvm"),
+        ("bench {tmp}/none.onnx --fail-above much", 2, "must be a share such as 5% or 0.05, got 'much'"),
+        ("bench {tmp}/none.onnx --against {tmp}/none.json", 10, "none.json does not exist"),
     ],
 )  # fmt: skip
 def test_errors_have_their_code_and_stdout_stays_empty(tmp_path: Path, words: str, code: int, message: str) -> None:
