@@ -100,7 +100,7 @@ class MissingDependencyError(HwAutoMLError):
 
 
 class RegressionError(HwAutoMLError):
-    """``bench --against``: something is slower than the baseline, by more than ``--fail-above`` allows."""
+    """A model is slower than a baseline (``bench --against``) or a bundle's promise (``verify``) allows."""
 
     exit_code = 12
 

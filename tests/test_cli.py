@@ -26,7 +26,8 @@ VERBS = tuple(pipeline.__all__)
 RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress"}
 POSITIONAL = {
-    "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "targets show": ["name"],
+    "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "verify": ["bundle"],
+    "targets show": ["name"],
 }  # fmt: skip
 
 
@@ -174,6 +175,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             },
         ),
         ("report", "r", {"run": Path("r")}),
+        ("verify", "b --no-latency --tolerance 9%", {"bundle": Path("b"), "no_latency": True, "tolerance": "9%"}),
         ("doctor", "", {}),
         ("targets", "--targets-dir t", {"name": None, "targets_dir": Path("t")}),
         ("targets", "show rpi4 --targets-dir t", {"name": "rpi4", "targets_dir": Path("t")}),
@@ -265,6 +267,8 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("compile {tmp}/none.onnx", 8, "none.onnx does not exist"),
         ("bench {tmp}/none.onnx", 2, "none.onnx does not exist"),
         ("bench {tmp}", 10, "is no bundle"),
+        ("verify {tmp}", 10, "is no bundle"),
+        ("verify {tmp} --tolerance lots", 2, "must be a share such as 5% or 0.05, got 'lots'"),
         ("bench {tmp}/none.onnx --runtime tmv", 2, "unknown runtime 'tmv'; known: tvm"),
         ("bench {tmp}/none.onnx --fail-above much", 2, "must be a share such as 5% or 0.05, got 'much'"),
         ("bench {tmp}/none.onnx --against {tmp}/none.json", 10, "none.json does not exist"),

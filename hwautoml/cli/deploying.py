@@ -96,3 +96,24 @@ def bench(
 
         require_all_measured(result)
         require_no_regression(result)
+
+
+@app.command(epilog="Example: hwautoml verify runs/photos/bundle --tolerance 25%")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds it.")],
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Check hashes and samples only.")] = False,
+    tolerance: Annotated[str, typer.Option(help="How much slower than promised it may be.")] = "25%",
+    json: Json = False,
+) -> None:
+    """Check a bundle: hashes, packed samples on every runtime, latency against its promise.
+
+    Exit code 7: samples give other results; 10: a file is missing or changed; 12: slower than promised.
+    """
+    with console.session(json) as show:
+        from hwautoml.pipeline import verify as verb
+
+        result = verb(bundle, no_latency=no_latency, tolerance=tolerance, on_progress=show.progress)
+        show.result(result, summaries.verify_summary)
+        from hwautoml.pipeline.verifying import require_verified
+
+        require_verified(result)

@@ -164,6 +164,13 @@ def _print_comparison(out: Console, against: Mapping[str, Any]) -> None:
         out.print(f"not in the baseline: {escape_markup(name)}")
 
 
+def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
+    colors = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    for check in result["checks"]:
+        mark = f"[{colors[check['status']]}]{check['status']:<8}[/{colors[check['status']]}]"
+        out.print(f"  {mark} {check['name']}: {escape_markup(check['detail'])}", soft_wrap=True)
+
+
 def report_summary(out: Console, result: Mapping[str, Any]) -> None:
     _print_pairs(out, list(result.items()))
 

@@ -28,7 +28,7 @@ def parse_share(value: str | float) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share < 1:
-        raise InvalidValueError(f"--fail-above must be a share such as 5% or 0.05, got {value!r}")
+        raise InvalidValueError(f"it must be a share such as 5% or 0.05, got {value!r}")
     return share
 
 

@@ -297,6 +297,8 @@ def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: di
         architecture=winner.architecture,
         parity=result["parity"],
         samples=samples,
+        data={**result["dataset"], "fingerprint": job.dataset.fingerprint},
+        confusion=checked["confusion"],
     )
 
 

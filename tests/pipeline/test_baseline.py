@@ -87,5 +87,5 @@ def test_shares(percent: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "%", "five", "100%", "-1%", "5", "nan", "nan%"])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(InvalidValueError, match="--fail-above must be a share"):
+    with pytest.raises(InvalidValueError, match="it must be a share"):
         parse_share(text)
