@@ -259,7 +259,7 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run --resume", 2, "nothing to run"),
         ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),
         ("profile --image-size 7", 2, "image size 7 must be between 8 and 224"),
-        ("profile --target rpi4", 4, "remote devices are not supported yet"),
+        ("profile --target rpi4", 4, "fix: --device host:port or --tracker host:port --key rpi4"),
         ("search --run {tmp}/r", 10, "holds no run"),
         ("export --run {tmp}/r", 10, "holds no run"),
         ("export --run {tmp}/r --format tflite", 2, "unknown format 'tflite'; known: onnx"),

@@ -28,6 +28,9 @@ Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or tvm.")]
 TargetsDir = Annotated[Path | None, typer.Option(help="Folder with your own NAME.toml targets.")]
 ProfilesDir = Annotated[Path | None, typer.Option(help="Folder for latency tables and tuning records.")]
 Target = Annotated[str, typer.Option(help="Name of a target; see: hwautoml targets.")]
+Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
+Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]
+Key = Annotated[str | None, typer.Option(help="Key of the board's agent, or the boards' name at the tracker.")]
 
 
 def seconds(text: str | None) -> float | None:

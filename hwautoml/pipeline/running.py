@@ -13,9 +13,10 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline import results
 from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
+from hwautoml.pipeline.connecting import require_reachable
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings, require_same
-from hwautoml.pipeline.tables import choose_runtime, profile_stage, require_local
+from hwautoml.pipeline.tables import choose_runtime, profile_stage
 from hwautoml.searchers import load_searcher
 from hwautoml.store.files import read_json
 from hwautoml.store.run_store import RunStore, clear_run
@@ -87,7 +88,7 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None) -> Target:
     """The run's target; refuses what would only fail after an hour of training."""
     load_searcher(settings.searcher)
     found = load_target(settings.target, target_folders(targets_dir))
-    require_local(found)
+    require_reachable(found)
     choose_runtime(found, settings.runtime)
     return found
 

@@ -22,7 +22,6 @@ from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import profile_folders, target_folders, user_config_folder
 from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
-from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import fingerprint
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import (
@@ -30,10 +29,10 @@ from hwautoml.errors import (
     MeasurementError,
     MissingDependencyError,
     RunFolderError,
-    TargetUnavailableError,
     UnknownNameError,
 )
 from hwautoml.pipeline.artifacts import probe_builders, slug
+from hwautoml.pipeline.connecting import device_for, require_reachable, unavailable_reason
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers, reference_architecture
 from hwautoml.spaces.mobile import MobileSpace
@@ -41,7 +40,9 @@ from hwautoml.spaces.mobile import MobileSpace
 if TYPE_CHECKING:
     from hwautoml.pipeline.job import Job
 
-__all__ = ["device_for", "ensure_table", "profile", "profile_stage", "save_table", "usable_runtimes"]
+__all__ = [
+    "device_for", "ensure_table", "profile", "profile_stage", "save_table", "unavailable_reason", "usable_runtimes",
+]  # fmt: skip
 
 PRECISION, BATCH = "fp32", 1
 NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
@@ -73,7 +74,7 @@ def profile(
         TargetUnavailableError: code cannot be run on the target from this machine.
     """
     found = load_target(target, target_folders(targets_dir))
-    require_local(found)
+    require_reachable(found)
     chosen = choose_runtime(found, runtime)
     space = MobileSpace(image_size, channels, num_classes=10)
     path = table_path(found, chosen, space, profiles_dir)
@@ -177,29 +178,6 @@ def _is_worth_more_time(table: LatencyTable, budget_sec: float) -> bool:
     """Layers were left out for lack of time, and there is clearly more of it now."""
     left_out, spent = table.conditions.get("num_layers_inferred"), table.conditions.get("seconds")
     return isinstance(left_out, int) and left_out > 0 and isinstance(spent, float) and spent < 0.7 * budget_sec
-
-
-def device_for(target: Target, runtime: str) -> LocalDevice:
-    """Raises TargetUnavailableError: only targets of this machine can be measured so far."""
-    require_local(target)
-    return LocalDevice(runtime, num_threads=target.num_threads)
-
-
-def unavailable_reason(target: Target) -> str | None:
-    """Why code cannot be run on the target from this machine; None where it can."""
-    if target.connection != "local":
-        return f"{target.name} is reached over the network, and remote devices are not supported yet"
-    if target.kind == "gpu":
-        return f"{target.name} needs a runtime that executes on CUDA devices, and none here does yet"
-    return None
-
-
-def require_local(target: Target) -> None:
-    reason = unavailable_reason(target)
-    if reason is not None:
-        raise TargetUnavailableError(
-            reason, fix=f"hwautoml search --run RUN --target {target.name} works with estimated latencies"
-        )
 
 
 def usable_runtimes(target: Target) -> tuple[str, ...]:

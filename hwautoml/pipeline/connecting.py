@@ -1,0 +1,79 @@
+"""The way from a target to the device that measures it: this machine, a board by address, a board behind a tracker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwautoml.core.target import Target
+from hwautoml.devices.local import LocalDevice
+from hwautoml.errors import InvalidValueError, TargetUnavailableError
+
+if TYPE_CHECKING:
+    from hwautoml.devices.rpc import RpcDevice
+
+
+def device_for(
+    target: Target,
+    runtime: str,
+    *,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
+    threads: int | None = None,
+) -> LocalDevice | RpcDevice:
+    """What measures ``target`` through ``runtime``; both kinds have the same methods (docs/devices.md).
+
+    ``device`` is a board's ``host:port`` with its agent's ``key``; ``tracker`` is a tracker's, and ``key`` the name
+    that boards registered under. Neither: this machine. ``threads`` is the target's number where it is not given.
+    Nothing is connected before the first measurement.
+
+    Raises:
+        InvalidValueError: the options contradict each other, an address is malformed, or too many threads.
+        TargetUnavailableError: the target is not this machine, and no board is named.
+    """
+    num_threads = target.num_threads if threads is None else threads
+    require_reachable(target, device=device, tracker=tracker, key=key)
+    if device is None and tracker is None:
+        return LocalDevice(runtime, num_threads=num_threads)
+    from hwautoml.devices.rpc import RpcDevice
+
+    if runtime != RpcDevice.runtime:
+        raise InvalidValueError(
+            f"runtime {runtime!r} cannot be measured on a board over the network: it runs {RpcDevice.runtime!r}",
+            fix=f"--runtime {RpcDevice.runtime}",
+        )
+    return RpcDevice(
+        device or tracker or "", key=key or "", is_tracker=tracker is not None, num_threads=num_threads
+    )
+
+
+def require_reachable(
+    target: Target, *, device: str | None = None, tracker: str | None = None, key: str | None = None
+) -> None:
+    """Raises as ``device_for`` does."""
+    if device is not None and tracker is not None:
+        raise InvalidValueError(f"--device {device} and --tracker {tracker} exclude each other", fix="name one of them")
+    if tracker is not None and not key:
+        raise InvalidValueError(
+            f"the tracker at {tracker} hands boards out by key, and none was given", fix=f"--key {target.name}"
+        )
+    if key and device is None and tracker is None:
+        raise InvalidValueError(f"--key {key} belongs to --device or --tracker", fix="--device host:port")
+    reason = unavailable_reason(target, device=device, tracker=tracker)
+    if reason is not None:
+        raise TargetUnavailableError(
+            reason,
+            fix=f"--device host:port or --tracker host:port --key {target.name} (docs/devices.md); "
+            f"hwautoml search --run RUN --target {target.name} works with estimated latencies",
+        )
+
+
+def unavailable_reason(target: Target, *, device: str | None = None, tracker: str | None = None) -> str | None:
+    """Why code cannot be run on the target from this machine; None where it can."""
+    if device is not None or tracker is not None:
+        return None
+    if target.connection != "local":
+        return f"{target.name} is reached over the network, and no board is named"
+    if target.kind == "gpu":
+        return f"{target.name} needs a runtime that executes on CUDA devices, and none here does yet"
+    return None
