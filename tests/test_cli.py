@@ -167,11 +167,13 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "bench",
             "a.onnx b.so --target gpu --runtime tvm,torch --threads 2 --batch 4 --budget 9s --against base.json "
-            "--fail-above 3% --csv t.csv --picture p.png --seed 7 --targets-dir t --profiles-dir p",
+            "--fail-above 3% --csv t.csv --picture p.png --device d --tracker e --key k --seed 7 --targets-dir t "
+            "--profiles-dir p",
             {
                 "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "runtime": "tvm,torch", "threads": 2,
                 "batch": 4, "budget_sec": 9.0, "against": Path("base.json"), "fail_above": "3%", "csv": Path("t.csv"),
-                "picture": Path("p.png"), "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "picture": Path("p.png"), "device": "d", "tracker": "e", "key": "k", "seed": 7,
+                "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         ("report", "r", {"run": Path("r")}),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Json, ProfilesDir, Seed, Target, TargetsDir, app, seconds
+from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Seed, Target, TargetsDir, Tracker, app, seconds
 from hwautoml.core.duration import parse_duration
 
 
@@ -62,6 +62,9 @@ def bench(
     ] = "5%",
     csv: Annotated[Path | None, typer.Option(help="Write the table to this file as well.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw it into this .png file.")] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
@@ -85,6 +88,9 @@ def bench(
             fail_above=fail_above,
             csv=csv,
             picture=picture,
+            device=device,
+            tracker=tracker,
+            key=key,
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

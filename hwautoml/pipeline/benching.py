@@ -16,12 +16,13 @@ from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
+from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
 from hwautoml.pipeline.baseline import compare, parse_share, read_baseline
 from hwautoml.pipeline.benchables import Benchable, benchables, parse_runtimes, prepare
-from hwautoml.pipeline.tables import device_for
+from hwautoml.pipeline.connecting import device_for, require_reachable
 
 if TYPE_CHECKING:
     from hwautoml.core.target import Target
@@ -55,6 +56,9 @@ def bench(
     fail_above: str | float = "5%",
     csv: Path | None = None,
     picture: Path | None = None,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     seed: int = 0,
     targets_dir: Path | None = None,
     profiles_dir: Path | None = None,
@@ -65,7 +69,8 @@ def bench(
     Each on its own runtimes, or on every one in ``runtime`` (comma-separated) that takes it; compiled here
     where need be. Each runs in a process of its own, all in the same rounds, with a reference network in
     between. ``budget_sec`` bounds the rounds. ``against`` is a stored result to compare with; see
-    ``baseline.require_no_regression``. ``seed`` is for the inputs and for the order within each round.
+    ``baseline.require_no_regression``. ``device``, or ``tracker`` and ``key``, name a board, which runs TVM
+    libraries one after the other in one process. ``seed`` is for the inputs and for the order within each round.
 
     What cannot be measured is named in ``failed``, and the rest goes on; see ``require_all_measured``.
 
@@ -78,8 +83,12 @@ def bench(
     baseline = None if against is None else read_baseline(against)
     found = load_target(target, target_folders(targets_dir))
     found = found if threads is None else replace(found, num_threads=threads)
+    board = {"device": device, "tracker": tracker, "key": key}
+    require_reachable(found, **board)
+    if device is not None or tracker is not None:
+        runtimes = runtimes or ("tvm",)
     protocol = replace(PROTOCOL, seed=seed, max_total_sec=budget_sec)
-    session = _Session(found, batch, profiles_dir, on_progress)
+    session = _Session(found, batch, board, profiles_dir, on_progress)
     with tempfile.TemporaryDirectory(prefix="hwautoml-bench-") as folder:
         items = session.prepared([Path(a) for a in artifacts], runtimes, Path(folder))
         rows = session.measured(items, Path(folder), protocol)
@@ -107,8 +116,12 @@ def require_all_measured(result: Mapping[str, Any]) -> None:
 class _Session:
     """One call of the verb: what is measured, and what went wrong."""
 
-    def __init__(self, target: Target, batch: int, profiles_dir: Path | None, on_progress: OnProgress) -> None:
-        self.target, self.batch, self.profiles_dir, self.on_progress = target, batch, profiles_dir, on_progress
+    def __init__(
+        self, target: Target, batch: int, board: Mapping[str, str | None], profiles_dir: Path | None,
+        on_progress: OnProgress,
+    ) -> None:  # fmt: skip
+        self.target, self.batch, self.board = target, batch, board
+        self.profiles_dir, self.on_progress = profiles_dir, on_progress
         self.skipped: list[str] = []
         self.failed: list[dict[str, Any]] = []
         self.errors: list[HwAutoMLError] = []
@@ -147,14 +160,13 @@ class _Session:
 
         if not items:
             return []
-        reference = export_reference(folder / "reference.onnx")
-        with ExitStack() as stack:
-            def open_device(target: Target, runtime: str) -> Any:
-                return stack.enter_context(device_for(target, runtime))
-
-            entries = [(open_device(self.target, item.runtime), path) for item, path in items]
-            timer = (open_device(replace(self.target, num_threads=1), "onnxruntime"), reference)
-            results = measure_side_by_side(entries, timer, protocol, self._listen)
+        reference, paths = export_reference(folder / "reference.onnx"), [path for _, path in items]
+        if any(self.board.values()):
+            timer = prepare(Benchable("reference", "tvm", reference), self.target, 1, folder, self.profiles_dir)
+            with device_for(self.target, "tvm", **self.board) as device:
+                results = device.measure(paths, timer, protocol, self._listen)
+        else:
+            results = self._side_by_side(items, reference, protocol)
         rows = []
         for (item, path), result in zip(items, results, strict=True):
             if isinstance(result, MeasureFailure):
@@ -162,6 +174,15 @@ class _Session:
                 continue
             rows.append(self._row(item, path, result, REFERENCE_NAME))
         return rows
+
+    def _side_by_side(
+        self, items: Sequence[tuple[Benchable, Path]], reference: Path, protocol: MeasureProtocol
+    ) -> list[Measurement | MeasureFailure]:
+        with ExitStack() as stack:
+            devices = [stack.enter_context(LocalDevice(i.runtime, num_threads=self.target.num_threads)) for i, _ in items]
+            timer = stack.enter_context(LocalDevice("onnxruntime"))
+            entries = [(device, path) for device, (_, path) in zip(devices, items, strict=True)]
+            return measure_side_by_side(entries, (timer, reference), protocol, self._listen)
 
     def _row(self, item: Benchable, path: Path, result: Measurement, reference: str) -> dict[str, Any]:
         process, model = (result.conditions.get(key) for key in ("process_peak_bytes", "peak_memory_bytes"))
