@@ -256,7 +256,7 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
-        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "fix: hwautoml search --run RUN --target rpi4"),
+        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "hwautoml search --run RUN --target rpi4 works with estimated"),
         ("run --resume --out {tmp}/r", 10, "nothing to resume"),
         ("run --resume", 2, "nothing to run"),
         ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),
