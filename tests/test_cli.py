@@ -127,11 +127,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
+            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
             {
                 "source": "photos", "target": "gpu", "latency_ms": 0.5, "out": Path("x"), "budget_sec": 1200.0,
-                "image_size": 48, "channels": 1, "runtime": "tvm", "searcher": "random", "seed": 7, "resume": True,
-                "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "image_size": 48, "channels": 1, "runtime": "tvm", "precision": "int8", "searcher": "random", "seed": 7,
+                "resume": True, "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         (
@@ -253,10 +253,11 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --budget soon --out {tmp}/r", 2, "'soon' is no duration"),
         ("run digits --latency-ms 1 --budget 3s --out {tmp}/r", 2, "take 30 s or more"),
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
+        ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
-        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "hwautoml search --run RUN --target rpi4 works with estimated"),
+        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "--target rpi4 works with estimated"),
         ("run --resume --out {tmp}/r", 10, "nothing to resume"),
         ("run --resume", 2, "nothing to run"),
         ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),

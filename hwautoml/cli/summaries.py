@@ -32,6 +32,7 @@ def run_summary(out: Console, result: Mapping[str, Any]) -> None:
             f"ONNX {_exponent(parity['onnx_max_abs'])}, TVM {_exponent(parity['tvm_max_abs'])}, "
             f"same class on {parity['top1_agreement']:.1%} of {parity['num_images']} images",
         ),
+        ("precision", result["quantization"]["reason"]),
         ("time", f"{format_duration(seconds['total'])} of {format_duration(result['budget_sec'])}: {by_stage}"),
         ("bundle", f"{result['bundle']}   (try: python {result['bundle']}/run.py IMAGE)"),
         ("report", result["report"]),

@@ -47,20 +47,27 @@ def quantize_onnx(
         InvalidValueError: the images do not fit its input.
     """
     model = _read(path)
-    wanted = _input_shape(model)
-    if not len(images) or images.shape[1:] != wanted[1:]:
-        raise InvalidValueError(f"calibration images must have shape (n, {_text(wanted[1:])}), got {images.shape}")
     _prepare(model)
     nodes = [node for node in model.graph.node if node.op_type in OPERATORS]
     weighted = [index for index, node in enumerate(nodes) if node.op_type in WEIGHTED]
     if not weighted:
         raise CompileError(f"{path} has no layer with weights ({', '.join(WEIGHTED)}) that could be quantised")
     chosen = [node.name for node in nodes[weighted[0] : weighted[-1] + 1] if node.name not in keep_fp32]
-    batches = [images.take(range(i, i + wanted[0]), axis=0, mode="wrap") for i in range(0, len(images), wanted[0])]
-    quantised = _quantize(model, batches, chosen, reduce_range, path)
     facts = {"precision": "int8", "calibration_images": str(len(images))}
     if keep_fp32:
         facts |= {"precision": "int8 and fp32", "fp32_layers": " ".join(sorted(keep_fp32))}
+    return _write_quantised(model, path, out, images, chosen, reduce_range, facts)
+
+
+def _write_quantised(
+    model: onnx.ModelProto, path: Path, out: Path, images: np.ndarray, nodes: list[str], reduce_range: bool,
+    facts: dict[str, str],
+) -> Artifact:  # fmt: skip
+    wanted = _input_shape(model)
+    if not len(images) or images.shape[1:] != wanted[1:]:
+        raise InvalidValueError(f"calibration images must have shape (n, {_text(wanted[1:])}), got {images.shape}")
+    batches = [images.take(range(i, i + wanted[0]), axis=0, mode="wrap") for i in range(0, len(images), wanted[0])]
+    quantised = _quantize(model, batches, nodes, reduce_range, path)
     _describe(quantised, facts)
     write_atomically(out, quantised.SerializeToString(deterministic=True))
     return Artifact.of_file(out, "onnx", "")
@@ -94,11 +101,10 @@ def layer_sensitivity(
     expected = _outputs(path, images)
     with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
         for index, name in enumerate(layers):
-            others = [other for other in layers if other != name]
-            changed = quantize_onnx(
-                path, Path(folder) / "one.onnx", images, reduce_range=reduce_range, keep_fp32=others
-            ).path
-            found[name] = _divergence(expected, _outputs(changed, images))
+            model = _read(path)
+            _prepare(model)
+            changed = _write_quantised(model, path, Path(folder) / "one.onnx", images, [name], reduce_range, {})
+            found[name] = _divergence(expected, _outputs(changed.path, images))
             if on_layer is not None:
                 on_layer(index + 1, len(layers))
     return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -70,7 +70,7 @@ def benchables(artifact: Path, runtimes: tuple[str, ...] | None, batch: int) -> 
     for runtime in runtimes or (RUNTIME_OF_SUFFIX[artifact.suffix],):
         if artifact.suffix == ".so" and runtime == "tvm":
             found.append(Benchable(str(artifact), runtime, artifact, is_compiled=True))
-        elif load_backend(runtime).SOURCE_SUFFIX == artifact.suffix:
+        elif artifact.suffix == load_backend(runtime).SOURCE_SUFFIX:
             found.append(Benchable(str(artifact), runtime, artifact))
         else:
             takes = load_backend(runtime).SOURCE_SUFFIX

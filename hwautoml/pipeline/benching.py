@@ -179,7 +179,8 @@ class _Session:
         self, items: Sequence[tuple[Benchable, Path]], reference: Path, protocol: MeasureProtocol
     ) -> list[Measurement | MeasureFailure]:
         with ExitStack() as stack:
-            devices = [stack.enter_context(LocalDevice(i.runtime, num_threads=self.target.num_threads)) for i, _ in items]
+            threads = self.target.num_threads
+            devices = [stack.enter_context(LocalDevice(item.runtime, num_threads=threads)) for item, _ in items]
             timer = stack.enter_context(LocalDevice("onnxruntime"))
             entries = [(device, path) for device, (_, path) in zip(devices, items, strict=True)]
             return measure_side_by_side(entries, (timer, reference), protocol, self._listen)

@@ -118,8 +118,8 @@ def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> dict[str, Any]:
     is_slower = measured.interval_ms[0] > interval[1] * (1 + tolerance)
     low, high = measured.interval_ms
     detail = (
-        f"{measured.median_ms:.4g} ms on {runtime} (measured, 95 % {low:.4g} to {high:.4g}); promised {promise:.4g} ms, "
-        f"{slower:+.1%}, up to {tolerance:+.0%} is allowed"
+        f"{measured.median_ms:.4g} ms on {runtime} (measured, 95 % {low:.4g} to {high:.4g}); "
+        f"promised {promise:.4g} ms, {slower:+.1%}, up to {tolerance:+.0%} is allowed"
     )
     figures = {"median_ms": measured.median_ms, "interval_ms": [low, high], "promised_ms": promise, "slower": slower}
     return _check("latency", FAILED if is_slower else PASSED, detail, **figures)

@@ -148,8 +148,9 @@ def test_raw_bytes(build: Path, bundle: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     (tmp_path / "x.raw").write_bytes(pixels.tobytes())
     Image.fromarray(pixels).save(tmp_path / "x.ppm")
-    raw = json.loads(run(build, bundle, tmp_path / "x.raw", "--json", "--raw", "12x12x3").stdout)
-    assert raw[0]["predictions"] == json.loads(run(build, bundle, tmp_path / "x.ppm", "--json").stdout)[0]["predictions"]
+    (raw,) = json.loads(run(build, bundle, tmp_path / "x.raw", "--json", "--raw", "12x12x3").stdout)
+    (ppm,) = json.loads(run(build, bundle, tmp_path / "x.ppm", "--json").stdout)
+    assert raw["predictions"] == ppm["predictions"]
 
 
 @pytest.mark.slow

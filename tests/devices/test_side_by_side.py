@@ -44,9 +44,12 @@ def test_a_process_that_does_not_start_fails_alone(conv: Build) -> None:
 
 
 def test_without_its_reference_nothing_is_measured(conv: Build) -> None:
-    with LocalDevice("onnxruntime") as device, LocalDevice("onnxruntime", command=["/bin/false"]) as broken:
-        with pytest.raises(MeasurementError, match="the reference .* cannot be measured"):
-            measure_side_by_side([(device, conv("a", 4))], (broken, conv("r", 4)), QUICK)
+    with (
+        LocalDevice("onnxruntime") as device,
+        LocalDevice("onnxruntime", command=["/bin/false"]) as broken,
+        pytest.raises(MeasurementError, match="the reference .* cannot be measured"),
+    ):
+        measure_side_by_side([(device, conv("a", 4))], (broken, conv("r", 4)), QUICK)
 
 
 def test_slow_models_are_not_timed_a_thousand_times(conv: Build) -> None:
