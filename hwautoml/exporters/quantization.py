@@ -56,18 +56,19 @@ def quantize_onnx(
     facts = {"precision": "int8", "calibration_images": str(len(images))}
     if keep_fp32:
         facts |= {"precision": "int8 and fp32", "fp32_layers": " ".join(sorted(keep_fp32))}
-    return _write_quantised(model, path, out, images, chosen, reduce_range, facts)
+    return _write_quantised(model, path, out, images, chosen, reduce_range, facts, keep_fp32)
 
 
 def _write_quantised(
     model: onnx.ModelProto, path: Path, out: Path, images: np.ndarray, nodes: list[str], reduce_range: bool,
-    facts: dict[str, str],
+    facts: dict[str, str], keep_fp32: Collection[str] = (),
 ) -> Artifact:  # fmt: skip
     wanted = _input_shape(model)
     if not len(images) or images.shape[1:] != wanted[1:]:
         raise InvalidValueError(f"calibration images must have shape (n, {_text(wanted[1:])}), got {images.shape}")
     batches = [images.take(range(i, i + wanted[0]), axis=0, mode="wrap") for i in range(0, len(images), wanted[0])]
     quantised = _quantize(model, batches, nodes, reduce_range, path)
+    _shield(quantised, keep_fp32)
     _describe(quantised, facts)
     write_atomically(out, quantised.SerializeToString(deterministic=True))
     return Artifact.of_file(out, "onnx", "")
@@ -125,8 +126,9 @@ def _outputs(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
-    p, q = (np.clip(probabilities.astype(np.float64), 1e-12, 1.0) for probabilities in (expected, found))
-    return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
+    p, q = (np.clip(probabilities.astype(np.float64), 1e-12, None) for probabilities in (expected, found))
+    p, q = (values / values.sum(axis=1, keepdims=True) for values in (p, q))  # or rounding makes it negative
+    return max(float(np.mean(np.sum(p * np.log(p / q), axis=1))), 0.0)
 
 
 def quantize_network_probe(path: Path, *, seed: int = 0) -> Artifact:
@@ -221,6 +223,27 @@ def _prepare(model: onnx.ModelProto) -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
+
+
+def _shield(model: onnx.ModelProto, names: Collection[str]) -> None:
+    """Keeps ONNX Runtime from quantising these layers after all.
+
+    When it opens a model it quantises the float weights, per tensor, of any layer that it finds between a
+    DequantizeLinear and a QuantizeLinear. An operator in between that changes nothing, and that it does not
+    know to remove, prevents that: the maximum with the smallest number.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    integers = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    layers = [node for node in graph.node if node.name in names and node.input[0] in integers]
+    if layers:
+        graph.initializer.append(numpy_helper.from_array(np.finfo(np.float32).min, "smallest"))
+    for layer in layers:
+        shielded = f"{layer.name}_input"
+        index = list(graph.node).index(layer)
+        graph.node.insert(index, helper.make_node("Max", [layer.input[0], "smallest"], [shielded]))
+        layer.input[0] = shielded
 
 
 def _use_pooling(model: onnx.ModelProto, mean: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> None:
