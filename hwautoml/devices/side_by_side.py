@@ -11,6 +11,7 @@ from hwautoml.devices.process import WorkerProcess
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.errors import HwAutoMLError, MeasurementError
 
+_NOTHING = _REFERENCE - 1  # no model has this number
 Entry = tuple[LocalDevice, Path]
 
 
@@ -54,7 +55,8 @@ class _SideBySideSession(_Session):
             device = self._devices[model.number]
             try:
                 self._conditions[model.number] = device.conditions()
-                device._worker.request({"do": "close", "keep": _REFERENCE - 1}, self._protocol.timeout_sec)
+                device._worker.request({"do": "close", "keep": _NOTHING}, self._protocol.timeout_sec)
+                device._reference = None  # closed with the rest
             except HwAutoMLError as error:
                 if model is self._reference:
                     raise MeasurementError(f"the reference {model.path} cannot be measured: {error.message}") from error

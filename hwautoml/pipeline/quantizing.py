@@ -247,7 +247,11 @@ def _measured(job: Job, base: Finalist, files: dict[str, Path]) -> dict[str, Any
     protocol = replace(FINAL_PROTOCOL, max_total_sec=min(FINAL_PROTOCOL.max_total_sec, 0.04 * job.plan.total + 2.0))
     with ExitStack() as stack:
         threads = job.target.num_threads
-        devices = [stack.enter_context(LocalDevice(r, num_threads=threads)) for _, r, _ in entries]
+        own = [LocalDevice(runtime, num_threads=threads) for _, runtime, _ in entries]  # started when they are used
+        devices = [
+            job.device(runtime) if precision == "fp32" else stack.enter_context(device)
+            for device, (precision, runtime, _) in zip(own, entries, strict=True)
+        ]
         timer = stack.enter_context(LocalDevice("onnxruntime", num_threads=threads))
         pairs = [(device, path) for device, (_, _, path) in zip(devices, entries, strict=True)]
         results = measure_side_by_side(pairs, (timer, base.files["onnxruntime"]), protocol)

@@ -58,3 +58,13 @@ def test_slow_models_are_not_timed_a_thousand_times(conv: Build) -> None:
         (result,) = device.measure([conv("large", 64)], None, protocol)
     assert isinstance(result, Measurement)
     assert len(result.single_ms) < 0.04 * 1000 / min(result.samples_ms)
+
+
+def test_a_device_measures_on_afterwards(conv: Build) -> None:
+    """Its own reference was closed with its models."""
+    reference = conv("reference", 16)
+    with LocalDevice("onnxruntime") as device, LocalDevice("onnxruntime") as other:
+        device.measure([conv("a", 4)], reference, QUICK)
+        measure_side_by_side([(device, conv("a", 4)), (other, conv("b", 4))], None, QUICK)
+        (result,) = device.measure([conv("a", 4)], reference, QUICK)
+    assert isinstance(result, Measurement) and result.drift_corrected
