@@ -32,7 +32,7 @@ from hwautoml.store.run_store import RunStore
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
-PARTS = ("parity", "int8", "repeat", "start", "size")
+PARTS = ("parity", "int8", "files", "repeat", "start", "size")
 
 
 def row(what: str, value: float | None, unit: str, goal: str = "-") -> Row:
@@ -102,6 +102,43 @@ def int8(run: Finished, _: argparse.Namespace) -> list[Row]:
         row("int8 / fp32 latency, fastest runtime of each", ratio, ""),
         row(f"shipped: {facts['precision']}", None, ""),
     ]
+
+
+def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
+    """int8 of any network trained on the data: an ONNX file, uint8 images in, as ``hwautoml export`` writes it."""
+    from hwautoml.datasets import load_dataset
+    from hwautoml.pipeline.quantizing import CALIBRATION_IMAGES, MAX_LOSS, quantize_until_accurate
+    from hwautoml.pipeline.shipping import spread
+
+    rows: list[Row] = []
+    if not arguments.onnx:
+        return rows
+    data = load_dataset(arguments.data)
+    images, labels = data.test.images_uint8(), data.test.labels.numpy()
+    val_images, val_labels = data.val.images_uint8(), data.val.labels.numpy()
+    calibration = data.train.raw(spread(data.train.num_images, CALIBRATION_IMAGES))
+    with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
+        for source in arguments.onnx:
+            def accuracy_of(path: Path) -> float:
+                return float((device.run_model(path, val_images).argmax(1) == val_labels).mean())
+
+            name, path = source.parent.name, Path(folder) / f"{source.parent.name}.onnx"
+            before = accuracy_of(source)
+            after, fp32_layers = quantize_until_accurate(source, path, calibration, accuracy_of, before - MAX_LOSS)
+            expected, found = device.run_model(source, images).argmax(1), device.run_model(path, images).argmax(1)
+            bench = [sys.executable, "-m", "hwautoml.cli", "bench", str(source), str(path), "--json"]
+            measured = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)["rows"]
+            medians = {r["artifact"]: r["median_ms"] for r in measured}
+            loss = (expected == labels).mean() - (found == labels).mean()
+            rows += [
+                row(f"{name}: test accuracy in fp32", 100 * float((expected == labels).mean()), "%"),
+                row(f"{name}: lost in int8, validation", 100 * (before - after), "points", "<= 0.5"),
+                row(f"{name}: lost in int8, test", 100 * float(loss), "points", "<= 0.5"),
+                row(f"{name}: same class, test", 100 * float((expected == found).mean()), "%"),
+                row(f"{name}: layers kept in fp32", len(fp32_layers), ""),
+                row(f"{name}: int8 / fp32 latency, ONNX Runtime", medians[str(path)] / medians[str(source)], ""),
+            ]
+    return rows
 
 
 def repeat(run: Finished, arguments: argparse.Namespace) -> list[Row]:
@@ -203,6 +240,8 @@ def _built_runner(run: Finished, folder: Path) -> Path | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
+    parser.add_argument("--onnx", type=Path, action="append", default=[], help="part files: trained networks")
+    parser.add_argument("--data", default="../shared/data/cifar10.zip", help="part files: what they were trained on")
     parser.add_argument("--only", choices=PARTS, action="append", help="one part (may be repeated); default: all")
     parser.add_argument("--sessions", type=int, default=6, help="of bench, at least 2")
     parser.add_argument("--starts", type=int, default=7, help="of every runner")

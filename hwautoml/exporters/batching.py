@@ -18,7 +18,8 @@ def with_batch(path: Path, out: Path, batch: int) -> Path:
     Reshapes to a constant shape that begins with the former batch begin with the new one.
 
     Raises:
-        CompileError: the file is no readable ONNX model, or its batch cannot be changed.
+        CompileError: the file is no readable ONNX model, its batch cannot be changed, or extents other than the
+            batch are open.
         InvalidValueError: ``batch`` is less than 1.
     """
     import onnx
@@ -31,6 +32,7 @@ def with_batch(path: Path, out: Path, batch: int) -> Path:
     inputs = [value for value in graph.input if value.name not in constants]
     if not inputs or not inputs[0].type.tensor_type.shape.dim:
         raise CompileError(f"{path} has no input with a batch", fix="export a network that maps images to results")
+    _require_fixed(path, inputs)
     first = inputs[0].type.tensor_type.shape.dim[0]
     if first.dim_value == batch:
         return path
@@ -51,6 +53,18 @@ def with_batch(path: Path, out: Path, batch: int) -> Path:
         ) from error
     write_atomically(out, model.SerializeToString(deterministic=True))
     return out
+
+
+def _require_fixed(path: Path, inputs: list[onnx.ValueInfoProto]) -> None:
+    for value in inputs:
+        for axis, extent in enumerate(value.type.tensor_type.shape.dim):
+            if axis > 0 and not extent.dim_value:
+                name = extent.dim_param or "NAME"
+                raise CompileError(
+                    f"{path}: input {value.name} leaves extent {axis} ({name}) open, and only the batch may be",
+                    fix=f"python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param {name} --dim_value SIZE "
+                    f"{path} fixed.onnx",
+                )
 
 
 def _load(path: Path) -> onnx.ModelProto:

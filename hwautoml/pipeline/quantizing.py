@@ -8,7 +8,7 @@ through the very file, and measured side by side with their float32 files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,11 +168,14 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
     source, path = base.files["onnxruntime"], folder / "model_int8.onnx"
     images = job.dataset.train.raw(spread(job.dataset.train.num_images, CALIBRATION_IMAGES), resolution)
     job.report("quantize", 0.05, f"{base.architecture.id}: calibrating on {len(images)} training images")
-    quantize_onnx(source, path, images, reduce_range=not has_int8_dot_product())
     scorer = _Scorer(job, source, resolution, base)
-    accuracy, fp32_layers = scorer.accuracy(path), ()
-    if scorer.base_accuracy - accuracy > MAX_LOSS:
-        accuracy, fp32_layers = _mixed(job, source, path, images, scorer, accuracy)
+
+    def listen(done: int, total: int) -> None:
+        job.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
+
+    accuracy, fp32_layers = quantize_until_accurate(
+        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
+    )
     facts: dict[str, Any] = {
         "accuracy": accuracy, "base_accuracy": scorer.base_accuracy, "num_images": scorer.num_images,
         "fp32_layers": list(fp32_layers), "num_layers": len(weighted_layers(source)), "tvm_error": None,
@@ -183,23 +186,31 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
     return {**facts, **_measured(job, base, {r: f for r, f in files.items() if f is not None})}
 
 
-def _mixed(
-    job: Job, source: Path, path: Path, images: np.ndarray, scorer: _Scorer, accuracy: float
+def quantize_until_accurate(
+    source: Path,
+    path: Path,
+    images: np.ndarray,
+    accuracy_of: Callable[[Path], float],
+    wanted_accuracy: float,
+    *,
+    on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[float, tuple[str, ...]]:
-    """The most sensitive layers stay in float32, twice as many each time, until the accuracy is there."""
+    """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
 
-    def listen(done: int, total: int) -> None:
-        job.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
-
+    All layers are quantised, or else the most sensitive 1, 2, 4, ... up to ``MAX_FP32_SHARE`` stay in float32, until
+    ``wanted_accuracy`` (0..1) is there.
+    """
     saturates = not has_int8_dot_product()
+    quantize_onnx(source, path, images, reduce_range=saturates)
+    accuracy, kept, number = accuracy_of(path), (), 1
+    if accuracy >= wanted_accuracy:
+        return accuracy, kept
     few = images[spread(len(images), SENSITIVITY_IMAGES)]
-    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=listen))
-    number, kept = 1, ()
-    while number <= max(1, round(MAX_FP32_SHARE * len(order))) and scorer.base_accuracy - accuracy > MAX_LOSS:
+    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=on_layer))
+    while number <= max(1, round(MAX_FP32_SHARE * len(order))) and accuracy < wanted_accuracy:
         kept = tuple(order[:number])
         quantize_onnx(source, path, images, reduce_range=saturates, keep_fp32=kept)
-        accuracy = scorer.accuracy(path)
-        number *= 2
+        accuracy, number = accuracy_of(path), 2 * number
     return accuracy, kept
 
 

@@ -62,6 +62,17 @@ def test_what_cannot_be_changed_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
+def test_other_open_extents_are_refused_with_the_command_that_fixes_them(tmp_path: Path) -> None:
+    path = tmp_path / "open.onnx"
+    torch.onnx.export(
+        nn.Conv2d(3, 4, 3).eval(), (torch.zeros(2, 3, 9, 8),), path, dynamo=True, external_data=False, verbose=False,
+        dynamic_shapes=({2: torch.export.Dim("height", min=4)},),
+    )  # fmt: skip
+    with pytest.raises(CompileError, match=r"leaves extent 2 \(height\) open") as caught:
+        with_batch(path, tmp_path / "out.onnx", 2)
+    assert "--dim_param height --dim_value SIZE" in (caught.value.fix or "")
+
+
 def test_the_reference_is_always_the_same(tmp_path: Path) -> None:
     first, second = export_reference(tmp_path / "a.onnx"), export_reference(tmp_path / "b.onnx")
     assert first.read_bytes() == second.read_bytes()

@@ -80,7 +80,7 @@ def test_wrong_arguments_leave_no_folder(
 def test_a_board_out_of_reach_is_refused_with_what_works(tmp_path: Path) -> None:
     with pytest.raises(TargetUnavailableError, match="rpi4 is reached over the network") as caught:
         run("digits", target="rpi4", latency_ms=1.0, out=tmp_path / "run")
-    assert caught.value.fix == "hwautoml search --run RUN --target rpi4 works with estimated latencies"
+    assert "hwautoml search --run RUN --target rpi4 works with estimated latencies" in (caught.value.fix or "")
     assert caught.value.exit_code == 4
     assert list(tmp_path.iterdir()) == []
 
