@@ -155,6 +155,32 @@ def test_the_report_is_written_anew(result: dict[str, Any], folders: tuple[Path,
     assert page.stat().st_size > 10_000
 
 
+def test_the_precision_was_chosen_by_measurement(result: dict[str, Any]) -> None:
+    facts = result["quantization"]
+    if not facts["tried"]:
+        assert "the budget was used up" in facts["reason"]  # on a busy machine
+        return
+    assert result["precision"] == facts["precision"]
+    assert facts["reason"].startswith(result["precision"])
+    fp32, int8 = (min(facts["median_ms"][p].values()) for p in ("fp32", "int8"))
+    assert result["precision"] == "fp32" or (int8 < fp32 and facts["loss_points"] <= 0.5)
+
+
+def test_shipping_the_same_winner_again_gives_the_same_bytes(
+    result: dict[str, Any], folders: tuple[Path, Path]
+) -> None:
+    bundle = Path(result["bundle"])
+
+    def snapshot() -> dict[str, bytes]:
+        return {str(path.relative_to(bundle)): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+
+    before = snapshot()
+    with RunStore(folders[0]) as store:
+        store.forget_stages(("check", "ship"))
+    run(out=folders[0], resume=True, profiles_dir=folders[1])
+    assert snapshot() == before
+
+
 # The program as it is, which says on stderr when training has taken its first steps.
 PROGRAM = """
 import sys
