@@ -2,19 +2,25 @@
 
 Model (n observations, p parameters: one per layer entry and, last, the fixed overhead)::
 
-    y = X theta + eps          X (n, p) counts, the overhead's column is all ones
+    y_i = X_i theta + f_i u_s(i) + eps_i     X (n, p) counts, the overhead's column is all ones
     theta ~ N(mu, Sigma)       Sigma = D + F F^T, D diagonal, F (p, r), r << p
+    u_s ~ N(0, tau^2)          the level of measuring session s, relative; f_i the expected latency
     eps_i ~ N(0, sigma_i^2 / w_i)
 
 D holds how far each entry may be off on its own. F holds what entries share: one relative
 scale for all, one constant per layer, one in proportion to its input and output (a layer
 alone pays for changing the layout of both, a layer inside a network does not), one relative
-scale per layer kind and one per feature-map size.
+scale per layer kind, per feature-map size, per number of output channels (a multiple of the
+vector width leaves the layout as it is) and per shape (the same layer at several resolutions).
+u is what all results of one session have in common and the reference network cannot divide out:
+where it lies in memory, and how much more or less than the others it suffers from a busy machine.
+A prediction is about another session.
 
 Posterior in the dual (function-space) form, so that only an (n, n) system is solved
 (Rasmussen & Williams 2006, section 2.1; Sigma is never formed)::
 
-    K = X Sigma X^T + diag(sigma^2 / w) = L L^T,   G = Sigma X^T L^-T      (p, n)
+    K = X Sigma X^T + tau^2 (f f^T where s is the same) + diag(sigma^2 / w) = L L^T
+    G = Sigma X^T L^-T      (p, n)
     theta | y ~ N(mu + G L^-1 (y - X mu),  Sigma - G G^T)
 
 Robustness: each observation, predicted from all others, is Student-t with ``NU`` degrees of
@@ -23,7 +29,7 @@ standardised leave-one-out residual, its predictive variance grows by (nu + z_i^
 w_i is what makes it so. The closed form (K^-1 r)_i / (K^-1)_ii of the leave-one-out residual sees
 through an observation that pulls the fit towards itself.
 
-Hyper-parameters (the scales of D, F and eps) maximise the marginal likelihood
+Hyper-parameters (the scales of D, F, u and eps) maximise the marginal likelihood
 log N(y; X mu, K) (type-II maximum likelihood) plus a weak log-normal prior around their
 defaults, by coordinate search over a logarithmic grid.
 """
@@ -46,7 +52,7 @@ NU = 4.0
 MIN_OBSERVATIONS_TO_FIT = 8
 NUM_ROBUST_ITERATIONS = 6
 _LOG_PRIOR_WIDTH = 1.2  # natural logarithm: a factor of 3 from the default costs half a nat
-_GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0])
+_GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0, 8.0])
 _NUM_SWEEPS = 2
 _FIT_TOLERANCE = 3.0  # beyond 3.3 standard deviations
 
@@ -57,19 +63,23 @@ class Hyperparameters:
 
     entry: of one layer alone · scale: of all layers together · constant: of the same number of
     milliseconds on every layer (relative to the mean layer) · kind: of one kind's layers ·
-    size: of one feature-map size's layers · activation: of each layer in proportion to what it reads
-    and writes · overhead: of the fixed overhead ·
-    residual: of a network's latency that no sum of layers explains.
+    size: of one feature-map size's layers · width: of layers with the same number of output channels ·
+    shape: of layers that differ in their feature-map size only · activation: of each layer in proportion to what it
+    reads and writes · overhead: of the fixed overhead · residual: of a network's latency that no sum of layers
+    explains · level: of all results of one measuring session.
     """
 
-    entry: float = 0.10
+    entry: float = 0.05
     scale: float = 0.15
     constant: float = 0.10
-    kind: float = 0.10
-    size: float = 0.05
+    kind: float = 0.05
+    size: float = 0.03
+    width: float = 0.03
+    shape: float = 0.03
     activation: float = 0.10
-    overhead: float = 0.50
-    residual: float = 0.02
+    overhead: float = 1.0
+    residual: float = 0.01
+    level: float = 0.005
 
     def __post_init__(self) -> None:
         for name, value in self.as_dict().items():
@@ -83,7 +93,8 @@ class Hyperparameters:
 MEASURED_DEFAULTS = Hyperparameters()
 # A roofline is right about the order of layers and wrong about the level, by a factor.
 ESTIMATED_DEFAULTS = Hyperparameters(
-    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, activation=0.3, overhead=1.0, residual=0.03
+    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, width=0.2, shape=0.2, activation=0.3, overhead=1.0,
+    residual=0.03,
 )
 
 
@@ -112,22 +123,29 @@ class Structure:
 
 @dataclass(frozen=True)
 class Observations:
-    """``counts`` (n, p), ``latency_ms`` (n,), ``variance`` (n,) ms^2 known beforehand (repeated measuring)."""
+    """``counts`` (n, p), ``latency_ms`` (n,), ``variance`` (n,) ms^2 known beforehand (repeated measuring).
+
+    ``session`` (n,) is equal where results come from the same measuring session.
+    """
 
     counts: Array
     latency_ms: Array
     variance: Array
+    session: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """theta | y. ``gain`` is G (p, n); ``weights`` (n,) are 1 for trusted observations, near 0 for outliers."""
+    """theta | y. ``gain`` is G (p, n); ``weights`` (n,) are 1 for trusted observations, near 0 for outliers.
+
+    ``spread`` is the relative standard deviation of a result to come, in another session, around the sum of its layers.
+    """
 
     mean: Array
     own_variance: Array
     factors: Array
     gain: Array
-    residual: float
+    spread: float
     weights: Array
 
     def latent(self, counts: Array) -> tuple[Array, Array]:
@@ -142,7 +160,7 @@ class Posterior:
     def predict(self, counts: Array) -> tuple[Array, Array]:
         """Mean (m,) and standard deviation (m,) in ms of a measurement's true value."""
         mean, variance = self.latent(counts)
-        return mean, np.sqrt(variance + (self.residual * mean) ** 2)
+        return mean, np.sqrt(variance + (self.spread * mean) ** 2)
 
     def covariance(self, counts: Array) -> Array:
         """Latent covariance (m, m) ms^2 between the rows of counts (m, p)."""
@@ -171,6 +189,8 @@ def structure(entries: Mapping[Layer, tuple[float, float]], overhead: tuple[floa
             "activation": np.append(level * relative, 0.0)[:, None],
             "kind": means[:, None] * _membership([layer.kind for layer in entries]),
             "size": means[:, None] * _membership([layer.height for layer in entries]),
+            "width": means[:, None] * _membership([layer.out_channels for layer in entries]),
+            "shape": means[:, None] * _membership([replace(layer, height=1, width=1).key for layer in entries]),
         },
     )
 
@@ -189,14 +209,30 @@ def _membership(labels: list[str] | list[int]) -> Array:
     return member
 
 
-def noise_variance(prior: Structure, data: Observations, residual: float) -> Array:
-    """(n,) ms^2. Relative to the prior's figure at the level the observations are at (median ratio).
+def expected_ms(prior: Structure, data: Observations) -> Array:
+    """(n,) the prior's figures at the level the observations are at (median ratio).
 
-    The measured value itself would give an outlier that is too low a tiny, trusted noise.
+    What noise is relative to: the measured value itself would give an outlier that is too low a tiny, trusted noise.
     """
-    expected = data.counts @ prior.mean
-    level = float(np.median(data.latency_ms / np.maximum(expected, 1e-12))) if len(expected) else 1.0
-    return data.variance + (residual * level * expected) ** 2 + 1e-18
+    sums = data.counts @ prior.mean
+    return sums * float(np.median(data.latency_ms / np.maximum(sums, 1e-12))) if len(sums) else sums
+
+
+def noise_variance(prior: Structure, data: Observations, residual: float) -> Array:
+    """(n,) ms^2, each result's own."""
+    return data.variance + (residual * expected_ms(prior, data)) ** 2 + 1e-18
+
+
+def spread(prior: Structure, hyper: Hyperparameters, data: Observations) -> float:
+    """Relative: residual, level, and how well a result is usually known (median)."""
+    stated = np.sqrt(data.variance) / np.maximum(expected_ms(prior, data), 1e-12)
+    return float(np.linalg.norm([hyper.residual, hyper.level, np.median(stated) if len(stated) else 0.0]))
+
+
+def shared_noise(prior: Structure, data: Observations) -> Array:
+    """(n, n) ms^2: the covariance that sessions' levels add at tau = 1."""
+    expected, session = expected_ms(prior, data), data.session
+    return np.outer(expected, expected) * (session[:, None] == session[None, :])
 
 
 def condition(prior: Structure, hyper: Hyperparameters, data: Observations, weights: Array) -> Posterior:
@@ -204,13 +240,13 @@ def condition(prior: Structure, hyper: Hyperparameters, data: Observations, weig
     own, factors, counts = prior.own_variance(hyper), prior.factors(hyper), data.counts
     if not len(counts):
         empty = np.zeros((len(prior.mean), 0))
-        return Posterior(prior.mean, own, factors, empty, hyper.residual, np.zeros(0))
+        return Posterior(prior.mean, own, factors, empty, spread(prior, hyper, data), np.zeros(0))
     cross = own[:, None] * counts.T + factors @ (factors.T @ counts.T)  # Sigma X^T (p, n)
-    kernel = counts @ cross + np.diag(noise_variance(prior, data, hyper.residual) / weights)
-    lower = np.linalg.cholesky(kernel)
+    noise = hyper.level**2 * shared_noise(prior, data) + np.diag(noise_variance(prior, data, hyper.residual) / weights)
+    lower = np.linalg.cholesky(counts @ cross + noise)
     gain = np.linalg.solve(lower, cross.T).T
     mean = prior.mean + gain @ np.linalg.solve(lower, data.latency_ms - counts @ prior.mean)
-    return Posterior(mean, own, factors, gain, hyper.residual, weights)
+    return Posterior(mean, own, factors, gain, spread(prior, hyper, data), weights)
 
 
 def posterior(prior: Structure, hyper: Hyperparameters, data: Observations) -> Posterior:
@@ -247,9 +283,10 @@ class _Evidence:
         for name, loading in prior.loadings.items():
             shared = counts @ loading
             self._parts[name] = shared @ shared.T
+        self._parts["level"] = shared_noise(prior, data)
 
     def kernel(self, hyper: Hyperparameters) -> Array:
-        """X Sigma X^T (n, n)."""
+        """K (n, n) without what each result has of its own."""
         return self._stated + sum(getattr(hyper, name) ** 2 * part for name, part in self._parts.items())
 
     def log_posterior(self, hyper: Hyperparameters, defaults: Hyperparameters, weights: Array) -> float:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.layer_regression import MIN_LAYERS, LayerRegression
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError
 
-_MIN_PER_KIND = 8  # measured layers that a kind needs for a regression of its own
-_MIN_DEVIATION = 0.05  # relative; no regression on analytic cost is better than that
+logger = logging.getLogger(__name__)
+
+_MIN_DEVIATION = 0.02  # relative; even the same layer at another resolution has its peculiarities
 _MAX_DEVIATION = 1.0
-_RIDGE = 1e-2
+_MAX_OF_ALL_KINDS = 200
+_WILD = 5.0  # robust standard deviations from what similar layers take
+_MIN_SPREAD = 0.15  # of log time: where a regression fits better than that, a layer may still have its peculiarities
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Wall time to start one kernel: a function call and a thread barrier on a CPU, a launch through the driver on a GPU
 # (about 5 us on CUDA), the same at an eighth of the clock on small boards.
@@ -28,12 +33,10 @@ _ROOFLINE_DEVIATION = 0.5
 def infer_entries(
     measured: Mapping[str, Entry], unmeasured: Sequence[str], costs: Mapping[str, LayerCost]
 ) -> dict[str, Entry]:
-    """Entries for the keys ``unmeasured`` by ridge regression of log time on log analytic cost.
+    """Entries for the keys ``unmeasured``, from the measured layers of the same kind (``LayerRegression``).
 
-    One regression per layer kind, one over all kinds where a kind has fewer than 8 measured
-    layers (with twice the spread, as that kind may differ from the others). The deviation is the
-    regression's leave-one-out error, widened by how far a layer lies outside the measured ones.
-    ``costs`` must have every key of both.
+    A kind with fewer than 8 measured layers is inferred from all kinds, with twice the deviation, as it may
+    differ from the others. ``costs`` must have every key of both.
 
     Raises:
         InvalidValueError: nothing was measured.
@@ -42,61 +45,70 @@ def infer_entries(
         return {}
     if not measured:
         raise InvalidValueError("entries can only be inferred from measured ones, and there is none")
-    by_kind: dict[str, list[str]] = {}
-    for key in measured:
-        by_kind.setdefault(Layer.from_key(key).kind, []).append(key)
-    regressions = {
-        kind: _Regression(keys, measured, costs) for kind, keys in by_kind.items() if len(keys) >= _MIN_PER_KIND
-    }
-    fallback = _Regression(list(measured), measured, costs)
-    inferred = {}
-    for key in unmeasured:
-        own = regressions.get(Layer.from_key(key).kind)
-        mean_ms, relative = (own or fallback).predict(key)
-        relative *= 1.0 if own else 2.0
-        inferred[key] = Entry(mean_ms, min(relative, _MAX_DEVIATION) * mean_ms, "inferred")
+    inferred, known = {}, _by_kind(measured)
+    for kind, keys in _by_kind(unmeasured).items():
+        has_own = len(known.get(kind, ())) >= MIN_LAYERS
+        regression = _trusting_regression(known[kind] if has_own else _some(list(measured)), measured, costs)
+        for key, mean_ms, deviation in zip(keys, *regression.predict(keys), strict=True):
+            relative = max(float(deviation), _MIN_DEVIATION) * (1 if has_own else 2)
+            inferred[key] = Entry(float(mean_ms), min(relative, _MAX_DEVIATION) * float(mean_ms), "inferred")
     return inferred
 
 
-class _Regression:
-    """log(ms) ~ features, standardised, with a small ridge; works from a single measured layer on."""
+def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerCost]) -> dict[str, Entry]:
+    """``measured``, where an entry far from what the other layers of its kind suggest says so by its deviation.
 
-    def __init__(self, keys: list[str], measured: Mapping[str, Entry], costs: Mapping[str, LayerCost]) -> None:
-        features = np.array([_features(key, costs[key]) for key in keys])
-        self._costs = costs
-        self._center, self._spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-6)
-        design = self._standardise(features)
-        target = np.log([measured[key].mean_ms for key in keys])
-        ridge = _RIDGE * len(keys) * np.eye(design.shape[1])
-        ridge[0, 0] = 1e-9  # the intercept is free
-        self._inverse = np.linalg.inv(design.T @ design + ridge)
-        self._weights = self._inverse @ design.T @ target
-        leverage = np.minimum(np.einsum("nf,fg,ng->n", design, self._inverse, design), 0.9)
-        left_out = (target - design @ self._weights) / (1.0 - leverage)
-        # Too few layers to judge a fit by: assume a factor of 1.5.
-        self._error = float(np.sqrt(np.mean(left_out**2))) if len(keys) >= _MIN_PER_KIND else math.log(1.5)
-
-    def predict(self, key: str) -> tuple[float, float]:
-        """Mean in ms, relative standard deviation."""
-        design = self._standardise(np.array([_features(key, self._costs[key])]))[0]
-        leverage = float(design @ self._inverse @ design)
-        relative = math.hypot(self._error * math.sqrt(1.0 + leverage), _MIN_DEVIATION)
-        return math.exp(float(design @ self._weights)), relative
-
-    def _standardise(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        scaled = (features - self._center) / self._spread
-        # A feature that never varied among the measured layers says nothing about its effect.
-        scaled = np.where(self._spread > 1e-6, scaled, 0.0)
-        return np.hstack([np.ones((len(features), 1)), scaled])
+    Nearly zero, or many times too high: something may have gone wrong, or the layer is peculiar. Its deviation
+    grows to cover both, so that whole networks decide, and are chosen to. Kinds with fewer than 8 measured layers are
+    compared with all kinds, at four times the spread.
+    """
+    if len(measured) < MIN_LAYERS:
+        return dict(measured)
+    doubted = dict(measured)
+    for keys in _by_kind(measured).values():
+        has_own = len(keys) >= MIN_LAYERS
+        regression = _trusting_regression(keys if has_own else _some(list(measured)), measured, costs)
+        limit = _wild_limit(regression) * (1 if has_own else 4)
+        for key, suggested_ms in zip(keys, map(float, regression.predict(keys)[0]), strict=True):
+            entry = measured[key]
+            if abs(math.log(entry.mean_ms / suggested_ms)) > limit:
+                logger.warning(
+                    "%s took %.3g ms where similar layers suggest %.3g ms: its entry is in doubt by as much",
+                    key, entry.mean_ms, suggested_ms,
+                )
+                deviation_ms = math.hypot(entry.deviation_ms, suggested_ms - entry.mean_ms)
+                doubted[key] = replace(entry, deviation_ms=deviation_ms)
+    return doubted
 
 
-def _features(key: str, cost: LayerCost) -> list[float]:
-    layer = Layer.from_key(key)
-    area = layer.height * layer.width
-    return [
-        math.log(max(cost.macs, 1)), math.log(max(cost.bytes_moved, 1)), math.log(area),
-        math.log(layer.kernel_size), math.log(max(cost.num_kernels, 1)), math.log(layer.stride),
-    ]
+def _by_kind(keys: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(Layer.from_key(key).kind, []).append(key)
+    return found
+
+
+def _some(keys: Sequence[str]) -> Sequence[str]:
+    """Enough of all kinds to judge a rare one by."""
+    return keys[:: max(len(keys) // _MAX_OF_ALL_KINDS, 1)]
+
+
+def _trusting_regression(
+    keys: Sequence[str], measured: Mapping[str, Entry], costs: Mapping[str, LayerCost]
+) -> LayerRegression:
+    """Of those layers that the regression of all of them does not find wild."""
+    first = LayerRegression({key: measured[key].mean_ms for key in keys}, costs)
+    limit = _wild_limit(first)
+    trusted = {
+        key: measured[key].mean_ms
+        for key, residual in zip(keys, first.left_out, strict=True) if abs(residual) <= limit
+    }
+    return LayerRegression(trusted, costs) if 0 < len(trusted) < len(keys) else first
+
+
+def _wild_limit(regression: LayerRegression) -> float:
+    """Of residuals of log time, by the spread of the others, which a few wild ones do not change."""
+    return _WILD * max(1.4826 * float(np.median(np.abs(regression.left_out))), _MIN_SPREAD)
 
 
 def roofline_table(

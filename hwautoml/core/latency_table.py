@@ -26,15 +26,21 @@ SCHEMA = "latency-table/v1"
 EntryOrigin = Literal["measured", "inferred", "estimated"]
 ENTRY_ORIGINS = ("measured", "inferred", "estimated")
 CLASS_DEPENDENT_KINDS = ("head",)  # their out_channels are the number of classes, which a table leaves open
+_MIN_WEIGHED = 0.05  # of the median: near-empty networks don't decide what is measured
 _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A predicted latency. ``std_ms`` includes what repeating the measurement would show."""
+    """A predicted latency. ``std_ms`` includes what repeating the measurement would show.
+
+    ``unmeasured`` names the layers that were measured neither alone nor in any network: their entries are
+    inferred or estimated, and ``std_ms`` is wider for it.
+    """
 
     mean_ms: float
     std_ms: float
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def interval_ms(self) -> tuple[float, float]:
@@ -46,8 +52,8 @@ class Estimate:
 class Entry:
     """Time of one layer (or of the overhead) and its standard deviation.
 
-    Origins: "measured" by a micro-benchmark on this target, "inferred" by regression from measured
-    entries, "estimated" from the datasheet.
+    Origins: "measured" by a micro-benchmark on this target, "inferred" from measured entries (by regression
+    from this target's, or from other devices'), "estimated" from the datasheet.
     """
 
     mean_ms: float
@@ -65,12 +71,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Observation:
-    """A whole network, measured: how often it contains each layer key, and its latency."""
+    """A whole network, measured: how often it contains each layer key, and its latency.
+
+    ``session`` names the measuring call (its date, say): results of the same one share its level; "" is one of its own.
+    """
 
     architecture_id: str
     counts: tuple[tuple[str, int], ...]
     measured_ms: float
     deviation_ms: float = 0.0
+    session: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.measured_ms) and self.measured_ms > 0):
@@ -114,7 +124,8 @@ class LatencyTable:
     @property
     def origin(self) -> Literal["measured", "estimated"]:
         """"measured" as soon as anything was measured on the target."""
-        return "measured" if self.observations or self._has_measured_entries else "estimated"
+        is_measured = self.observations or any(entry.origin == "measured" for entry in self.entries.values())
+        return "measured" if is_measured else "estimated"
 
     @property
     def runtime_version(self) -> str | None:
@@ -135,6 +146,10 @@ class LatencyTable:
         """Sorted keys of the layers that this table can say nothing about."""
         return tuple(sorted({key for key in map(self.key, layers) if self._find(key) is None}))
 
+    def unmeasured(self, layers: Sequence[Layer]) -> tuple[str, ...]:
+        """Sorted keys of the layers that no measurement has seen, alone or within a network."""
+        return tuple(sorted({key for key in map(self.key, layers) if key not in self._seen}))
+
     def check_keys(self, keys: Iterable[str]) -> None:
         """Raises InvalidValueError naming the first key that has no entry and that no rule infers."""
         for key in keys:
@@ -143,7 +158,7 @@ class LatencyTable:
     def predict(self, layers: Sequence[Layer]) -> Estimate:
         """Raises InvalidValueError for a layer without an entry."""
         means, stds = self.predict_many([layers])
-        return Estimate(float(means[0]), float(stds[0]))
+        return Estimate(float(means[0]), float(stds[0]), self.unmeasured(layers))
 
     def predict_many(self, networks: Sequence[Sequence[Layer]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Means (n,) and standard deviations (n,) in ms of networks given by their layers.
@@ -155,11 +170,17 @@ class LatencyTable:
         for start in range(0, len(networks), _CHUNK):
             part = slice(start, start + _CHUNK)
             counts, doubt = self.design(networks[part])
-            mean, std = self.posterior.predict(counts)
-            # A wide prior can give a negative mean; no network is faster than a hundredth of its overhead.
-            means[part] = np.maximum(mean, 0.01 * self.overhead.mean_ms)
-            stds[part] = np.sqrt(std**2 + doubt)
+            mean, variance = self.posterior.latent(counts)
+            means[part], stds[part] = self.with_residual(mean, variance + doubt)
         return means, stds
+
+    def with_residual(
+        self, means: NDArray[np.float64], variances: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means (n,) and standard deviations (n,) in ms of measurements, from those of the sum of layers."""
+        stds = np.sqrt(variances + np.square(self.posterior.spread * means))
+        # A wide prior can give a negative mean; no network is faster than a hundredth of its overhead.
+        return np.maximum(means, 0.01 * self.overhead.mean_ms), stds
 
     def with_observations(self, observations: Sequence[Observation], *, refit: bool = True) -> LatencyTable:
         """A new table with these observations added.
@@ -196,6 +217,11 @@ class LatencyTable:
     def _has_measured_entries(self) -> bool:
         return any(entry.origin != "estimated" for entry in self.entries.values())
 
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        alone = {key for key, entry in self.entries.items() if entry.origin == "measured"}
+        return frozenset(alone.union(*(dict(observation.counts) for observation in self.observations)))
+
     @property
     def _defaults(self) -> Hyperparameters:
         return model.MEASURED_DEFAULTS if self._has_measured_entries else model.ESTIMATED_DEFAULTS
@@ -210,7 +236,11 @@ class LatencyTable:
         rows = [[self._column(key) for key, count in o.counts for _ in range(count)] for o in self.observations]
         counts, doubt = self._design_of_columns(rows)
         stated = np.array([o.deviation_ms for o in self.observations])
-        return model.Observations(counts, np.array([o.measured_ms for o in self.observations]), stated**2 + doubt)
+        # Unnamed sessions are each another one.
+        names = [o.session or f"unnamed {number}" for number, o in enumerate(self.observations)]
+        session = np.array([sorted(set(names)).index(name) for name in names], dtype=np.int64)
+        measured = np.array([o.measured_ms for o in self.observations])
+        return model.Observations(counts, measured, stated**2 + doubt, session)
 
     def _design_of_columns(self, rows: list[list[_Column]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         width = len(self.entries) + 1
@@ -269,9 +299,10 @@ def choose_to_measure(
 ) -> tuple[int, ...]:
     """Indices of ``num`` candidates (given by their layers) to measure, most informative first.
 
-    Greedy: "alc" reduces the mean predictive variance over all candidates most (Cohn 1996, active
-    learning Cohn), "variance" takes the largest one (MacKay 1992). Variances do not depend on
-    measured values, so the whole sequence is known before anything is measured.
+    Greedy: "alc" reduces the mean relative predictive variance over all candidates most (Cohn 1996, active
+    learning Cohn), "variance" takes the largest one (MacKay 1992). Relative, because errors are: in ms^2 the
+    largest networks would be chosen, which teach little about small ones (worse than at random, when measured).
+    Variances do not depend on measured values, so the whole sequence is known before anything is measured.
 
     Raises:
         InvalidValueError: more are asked for than there are candidates, or a layer has no entry.
@@ -280,12 +311,14 @@ def choose_to_measure(
         raise InvalidValueError(f"cannot choose {num} of {len(candidates)} candidates")
     counts, doubt = table.design(candidates)
     means, _ = table.posterior.latent(counts)
-    noise = (table.posterior.residual * means) ** 2 + doubt + 1e-18
+    noise = (table.posterior.spread * means) ** 2 + doubt + 1e-18
     covariance = table.posterior.covariance(counts)
+    weights = 1 / np.maximum(means, _MIN_WEIGHED * np.median(means)) if len(means) else means
     chosen: list[int] = []
     for _ in range(num):
         variance = np.maximum(np.diag(covariance), 0.0)
-        gain = (covariance**2).sum(axis=0) / (variance + noise) if criterion == "alc" else variance + 0.0
+        explained = np.square(weights) @ np.square(covariance) / (variance + noise)
+        gain = explained if criterion == "alc" else variance
         gain[chosen] = -np.inf
         best = int(np.argmax(gain))
         chosen.append(best)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
-_PROTOCOL = "m2"  # how a latency is measured; m1 took the median of runs that were not all warm
+_PROTOCOL = "m3"  # how a latency is measured; m1: not all runs warm, m2: next to a reference of dense blocks only
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 # ARM kernels have no "model name"; boards name themselves in "Model" or "Hardware".
 _MODEL_FIELDS = ("model name", "Model", "Hardware", "CPU part")

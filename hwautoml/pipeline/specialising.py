@@ -153,7 +153,8 @@ def _observation(job: Job, table: LatencyTable, architecture: Architecture, meas
     then, now = (c.get("reference_median_ms") for c in (table.conditions, measured.conditions))
     scale = then / now if isinstance(then, float) and isinstance(now, float) else 1.0
     counts = table.counts(job.space.layers(architecture))
-    return Observation(architecture.id, counts, scale * measured.median_ms, scale * measured.deviation_ms)
+    session = str(measured.conditions.get("date", ""))
+    return Observation(architecture.id, counts, scale * measured.median_ms, scale * measured.deviation_ms, session)
 
 
 def _keep_predictions(job: Job, architectures: Sequence[Architecture], runtime: str) -> None:

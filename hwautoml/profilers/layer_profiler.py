@@ -20,7 +20,13 @@ from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
-from hwautoml.profilers.assembly import ProfileSetting, assemble_table, is_usable
+from hwautoml.profilers.assembly import (
+    ProfileSetting,
+    assemble_from_prior,
+    assemble_table,
+    checked_by_leaving_out,
+    is_usable,
+)
 from hwautoml.profilers.journal import Journal, exclusive_lock
 
 logger = logging.getLogger(__name__)
@@ -28,8 +34,11 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journal line's fields, what builds the file
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
-_NETWORKS_PER_CALL = 4
-_POOL_SIZE = 256  # random architectures among which the ones to measure are chosen
+_NETWORKS_PER_CALL = 8
+_POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
+_REFERENCE_POOL = 512  # random architectures of which the most average one is the reference
+LAYERS_SHARE = 0.6  # of a budget at most; the rest is for whole networks
+MAX_NETWORKS, NUM_HOLDOUT = 128, 12
 
 
 class Failure(Protocol):
@@ -63,8 +72,8 @@ class Builders:
 class ProfileOptions:
     """Budgets count building and measuring, over all runs that resume the same journal.
 
-    What the networks leave of theirs goes to further layers. Building stops early enough for what was
-    built to be measured.
+    What the layers leave of theirs goes to networks, and what these leave to further layers. Building stops early
+    enough for what was built to be measured.
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
     """
@@ -85,6 +94,17 @@ class ProfileOptions:
             if not getattr(self, name) > 0:
                 raise InvalidValueError(f"{name} must be positive, got {getattr(self, name)!r}")
 
+    @classmethod
+    def within(cls, budget_sec: float, *, seed: int = 0) -> ProfileOptions:
+        """As many layers and whole networks as fit: docs/latency_model.md says why in this proportion."""
+        return cls(
+            layer_budget_sec=LAYERS_SHARE * budget_sec,
+            network_budget_sec=(1 - LAYERS_SHARE) * budget_sec,
+            num_networks=MAX_NETWORKS,
+            num_holdout=NUM_HOLDOUT,
+            seed=seed,
+        )
+
 
 def profile_layers(
     space: SearchSpace,
@@ -94,6 +114,7 @@ def profile_layers(
     builders: Builders,
     measure: Measure,
     measure_networks: Measure | None = None,
+    prior: LatencyTable | None = None,
     options: ProfileOptions | None = None,
     on_progress: Progress | None = None,
 ) -> LatencyTable:
@@ -104,19 +125,24 @@ def profile_layers(
     with a larger budget or more networks adds to what is there. ``measure_networks``, by default
     ``measure``, may spend more on each model: there are fewer of them, and they decide the level.
 
+    With a ``prior`` (of sibling devices, or from a datasheet) no layer is measured, only the networks that tell
+    most about the device; which prior it was is no part of the journal, as a measured network stays true.
+
     Raises:
         RunFolderError: another process profiles into this table, or the journal is damaged.
-        MeasurementError: no layer could be measured.
+        MeasurementError: no layer could be measured; with a prior, no network.
     """
     with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
         journal = Journal(table_path.with_suffix(".journal.jsonl"), asdict(setting))
         options = options or ProfileOptions()
         measures = (measure, measure_networks or measure)
-        run = _Profile(space, setting, journal, builders, measures, options, on_progress, Path(folder))
-        run.measure_layers(options.layer_budget_sec)
+        run = _Profile(space, setting, journal, builders, measures, prior, options, on_progress, Path(folder))
+        if prior is None:
+            run.measure_layers(options.layer_budget_sec)
         run.measure_networks()
-        run.measure_layers(options.layer_budget_sec + run.unused_sec())
-        table = run.table()
+        if prior is None:
+            run.measure_remaining_layers()
+        table = run.table() if prior is None else checked_by_leaving_out(run.table(), prior)
         save(table, table_path)
     return table
 
@@ -126,11 +152,11 @@ class _Profile:
 
     def __init__(
         self, space: SearchSpace, setting: ProfileSetting, journal: Journal, builders: Builders,
-        measures: tuple[Measure, Measure], options: ProfileOptions, on_progress: Progress | None,
-        folder: Path,
+        measures: tuple[Measure, Measure], prior: LatencyTable | None, options: ProfileOptions,
+        on_progress: Progress | None, folder: Path,
     ) -> None:
         self._space, self._setting, self._journal = space, setting, journal
-        self._builders, self._options = builders, options
+        self._builders, self._prior, self._options = builders, prior, options
         self._measure, self._measure_networks = measures
         self._on_progress, self._folder = on_progress, folder
         self._layers = {setting.key(layer): layer for layer in space.all_layers()}
@@ -140,6 +166,10 @@ class _Profile:
         self._measuring_sec = 0.0  # of the last call: building has to stop that much earlier
 
     def table(self) -> LatencyTable:
+        if self._prior is not None:
+            return assemble_from_prior(
+                self._setting, self._journal, self._prior, self._options.max_relative_deviation
+            )
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
         return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
 
@@ -166,66 +196,83 @@ class _Profile:
     def measure_networks(self) -> None:
         pool = self._pool()
         for is_holdout in (False, True):
+            chosen: list[Architecture] = []
             while True:
                 start = monotonic()
-                until = start + self._options.network_budget_sec - self._spent_sec("network")
+                until = start + self._left_sec() - (0.0 if is_holdout else self._holdout_sec())
                 if start > until:
                     logger.info("network budget is spent")
-                    return
-                todo = self._next_networks(pool, is_holdout)
-                if not todo:
                     break
-                table = self.table()
-                jobs = []
-                for architecture in todo:
-                    layers = self._space.layers(architecture)
-                    estimate = table.predict(layers)
-                    fields = {
-                        "architecture_id": architecture.id, "counts": dict(table.counts(layers)),
-                        "is_holdout": is_holdout, "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
-                    }
-                    jobs.append((architecture.id, fields, self._network_builder(architecture)))
+                if not chosen:
+                    table = self.table()
+                    chosen = self._next_networks(pool, table, is_holdout)
+                if not chosen:
+                    break
+                now, chosen = chosen[:_NETWORKS_PER_CALL], chosen[_NETWORKS_PER_CALL:]
+                jobs = [self._network_job(architecture, table, is_holdout) for architecture in now]
                 num_before = len(self._usable("network"))
                 self._measure_chunk("network", jobs, start, until)
                 self._report("networks")
+                if len(self._usable("network")) == num_before and self._prior is not None:
+                    raise MeasurementError(f"none of {len(jobs)} networks could be measured{self._last_failure()}")
                 if len(self._usable("network")) == num_before:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
 
-    def unused_sec(self) -> float:
-        """Of the networks' budget, once all that were wanted are measured.
+    def _network_job(self, architecture: Architecture, table: LatencyTable, is_holdout: bool) -> Job:
+        layers = self._space.layers(architecture)
+        estimate = table.predict(layers)
+        fields = {
+            "architecture_id": architecture.id, "counts": dict(table.counts(layers)), "is_holdout": is_holdout,
+            "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
+        }
+        return architecture.id, fields, lambda path: self._builders.network(architecture, path)
+
+    def measure_remaining_layers(self) -> None:
+        """With what is left of the whole budget once all networks that were wanted are measured.
 
         What this run spent on starting and fitting is subtracted, twice, because the last fit is to come.
         """
         if len(self._usable("network")) < self._options.num_networks:
-            return 0.0
+            return
         measuring = sum(line.get("seconds", 0.0) for line in self._journal.records[self._num_earlier :])
         around = monotonic() - self._began - measuring
-        return max(self._options.network_budget_sec - self._spent_sec("network") - 2 * around, 0.0)
+        self.measure_layers(self._spent_sec("layer", "overhead") + max(self._left_sec() - 2 * around, 0.0))
+
+    def _left_sec(self) -> float:
+        """Of both budgets together, so that networks may use what layers left."""
+        budget_sec = self._options.layer_budget_sec + self._options.network_budget_sec
+        return budget_sec - self._spent_sec("layer", "overhead", "network")
+
+    def _holdout_sec(self) -> float:
+        """What the hold-out networks will take, by those measured so far: the others leave them that much."""
+        seconds = [line["seconds"] for line in self._usable("network")]
+        wanted = self._options.num_holdout - sum(line["is_holdout"] for line in self._usable("network"))
+        return wanted * float(np.mean(seconds)) if seconds else 0.0
 
     def _pool(self) -> list[Architecture]:
         rng = np.random.default_rng(self._options.seed)
         drawn = [self._space.sample(rng) for _ in range(max(_POOL_SIZE, 2 * self._options.num_networks))]
         return list({architecture.id: architecture for architecture in drawn}.values())
 
-    def _next_networks(self, pool: list[Architecture], is_holdout: bool) -> list[Architecture]:
-        """At most one chunk; chosen by information for the fit, at random for the hold-out."""
+    def _next_networks(self, pool: list[Architecture], table: LatencyTable, is_holdout: bool) -> list[Architecture]:
+        """Those that teach the table most; for the hold-out, any.
+
+        A quarter as many as are known: fitting after every call would soon take longer than measuring.
+        """
         tried = {line["architecture_id"] for line in self._journal.of("network")}
-        options = self._options
+        options, known = self._options, self._usable("network")
         wanted = options.num_holdout if is_holdout else options.num_networks - options.num_holdout
-        wanted -= sum(line["is_holdout"] == is_holdout for line in self._usable("network"))
+        wanted -= sum(line["is_holdout"] == is_holdout for line in known)
         free = [architecture for architecture in pool if architecture.id not in tried]
-        num = max(min(wanted, _NETWORKS_PER_CALL, len(free)), 0)
-        if is_holdout or not num:
-            return free[:num]
+        if is_holdout:
+            return free[: max(wanted, 0)]
+        num = max(min(wanted, max(len(known) // 4, _NETWORKS_PER_CALL), len(free)), 0)
         layers = [self._space.layers(architecture) for architecture in free]
-        return [free[index] for index in choose_to_measure(self.table(), layers, num)]
+        return [free[index] for index in choose_to_measure(table, layers, num)]
 
     def _layer_builder(self, key: str) -> Callable[[Path], Path]:
         return lambda path: self._builders.layer(self._layers[key], path)
-
-    def _network_builder(self, architecture: Architecture) -> Callable[[Path], Path]:
-        return lambda path: self._builders.network(architecture, path)
 
     def _measure_chunk(self, record: str, jobs: list[Job], start: float, until: float = math.inf) -> None:
         """Build, measure, and write one journal line per job; what began at ``start`` is shared among them.
@@ -233,7 +280,7 @@ class _Profile:
         Jobs whose turn to be built would come after ``until`` are left out, the first excepted.
         """
         if self._reference is None:
-            self._reference = self._network_builder(reference_architecture(self._space))(self._folder / "reference")
+            self._reference = self._builders.network(reference_architecture(self._space), self._folder / "reference")
         measure = self._measure_networks if record == "network" else self._measure
         built, lines = {}, {}
         for (name, fields, _), made in zip(jobs, self._build(record, jobs, until), strict=True):
@@ -280,18 +327,39 @@ class _Profile:
         useful = [line for line in earlier if is_usable(line, self._options.max_relative_deviation)]
         return float(sum(line["seconds"] for line in useful + now if line["record"] in records))
 
+    def _last_failure(self) -> str:
+        failures = [line["failure"] for line in self._journal.of("network") if "failure" in line]
+        return f": {failures[-1]}" if failures else " quietly enough"
+
     def _report(self, text: str) -> None:
         if self._on_progress is not None:
             num_done = len(self._journal.of("layer")) + len(self._journal.of("network"))
-            self._on_progress(num_done, len(self._layers) + self._options.num_networks, text)
+            num_layers = len(self._layers) if self._prior is None else 0
+            self._on_progress(num_done, num_layers + self._options.num_networks, text)
 
 
 def reference_architecture(space: SearchSpace) -> Architecture:
-    """The middle of every choice.
+    """Of many random members the most average one, in its work and in the kinds of layers that do it.
 
-    As large as a typical member: a network that fits the first cache would not feel what slows the others.
+    What slows a machine down (neighbours in its last cache, its clock) slows networks of different kinds and
+    sizes to different degrees; dividing by an extreme one's time would put its peculiarities into every result.
     """
-    return space.decode(space.num_options // 2)
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(_REFERENCE_POOL)]
+    kinds = sorted({layer.kind for layer in space.all_layers()})
+    features = np.array([_work(space, architecture, kinds) for architecture in drawn])
+    scaled = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
+    return drawn[int(np.square(scaled).sum(axis=1).argmin())]
+
+
+def _work(space: SearchSpace, architecture: Architecture, kinds: Sequence[str]) -> list[float]:
+    """Logarithms of what it computes, holds and moves, and each kind's share of what is moved."""
+    layers, total = space.layers(architecture), space.total_cost(architecture)
+    moved = dict.fromkeys(kinds, 0.0)
+    for layer in layers:
+        moved[layer.kind] += space.cost(layer).bytes_moved / max(total.bytes_moved, 1)
+    amounts = (total.macs, total.parameters, total.bytes_moved, total.num_kernels)
+    return [*(math.log(max(amount, 1)) for amount in amounts), *moved.values()]
 
 
 def coverage_order(layers: dict[str, Layer], seed: int) -> list[str]:

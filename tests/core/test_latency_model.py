@@ -21,17 +21,19 @@ def problem(seed: int, num_entries: int, num_observations: int) -> tuple[model.S
     prior = model.structure(entries, (0.05, 0.01))
     counts = np.hstack([rng.integers(0, 3, (num_observations, num_entries)), np.ones((num_observations, 1))])
     latency = (counts @ prior.mean) * rng.lognormal(0, 0.05, num_observations)
-    return prior, model.Observations(counts, latency, (0.01 * latency) ** 2)
+    session = rng.integers(0, 3, num_observations)
+    return prior, model.Observations(counts, latency, (0.01 * latency) ** 2, session)
 
 
 def dense(prior: model.Structure, data: model.Observations, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The textbook formula: information form with Sigma written out."""
     factors = prior.factors(HYPER)
     sigma = np.diag(prior.own_variance(HYPER)) + factors @ factors.T
-    noise = model.noise_variance(prior, data, HYPER.residual) / weights
-    precision = np.linalg.inv(sigma) + data.counts.T @ np.diag(1 / noise) @ data.counts
+    noise = np.diag(model.noise_variance(prior, data, HYPER.residual) / weights)
+    exact = np.linalg.inv(noise + HYPER.level**2 * model.shared_noise(prior, data))
+    precision = np.linalg.inv(sigma) + data.counts.T @ exact @ data.counts
     covariance = np.linalg.inv(precision)
-    information = np.linalg.inv(sigma) @ prior.mean + data.counts.T @ (data.latency_ms / noise)
+    information = np.linalg.inv(sigma) @ prior.mean + data.counts.T @ exact @ data.latency_ms
     return covariance @ information, covariance
 
 
@@ -62,7 +64,7 @@ def test_more_observations_never_widen(case: tuple[model.Structure, model.Observ
     # At the prior's own level: the noise assumed of earlier observations follows the typical level.
     exact = data.counts @ prior.mean
     for num in range(len(data.latency_ms) + 1):
-        part = model.Observations(data.counts[:num], exact[:num], data.variance[:num])
+        part = model.Observations(data.counts[:num], exact[:num], data.variance[:num], data.session[:num])
         _, variance = model.condition(prior, HYPER, part, np.ones(num)).latent(counts)
         assert np.all(variance <= before + 1e-9)
         before = variance
@@ -72,7 +74,7 @@ def test_more_observations_never_widen(case: tuple[model.Structure, model.Observ
 @settings(max_examples=20, deadline=None)
 def test_without_observations_the_prior_comes_back(case: tuple[model.Structure, model.Observations]) -> None:
     prior, data = case
-    none = model.Observations(data.counts[:0], data.latency_ms[:0], data.variance[:0])
+    none = model.Observations(data.counts[:0], data.latency_ms[:0], data.variance[:0], data.session[:0])
     posterior = model.posterior(prior, HYPER, none)
     factors = prior.factors(HYPER)
     sigma = np.diag(prior.own_variance(HYPER)) + factors @ factors.T
@@ -87,8 +89,9 @@ def test_hyperparameters_find_quiet_and_noisy_data() -> None:
     exact = data.counts @ prior.mean
     for noise, low, high in ((0.002, 0.0, 0.011), (0.08, 0.04, 0.2)):
         latency = exact * rng.lognormal(0, noise, len(exact))
-        found = model.fit_hyperparameters(prior, model.Observations(data.counts, latency, 0 * exact), HYPER)
-        assert low < found.residual < high
+        noisy = model.Observations(data.counts, latency, 0 * exact, np.arange(40))
+        found = model.fit_hyperparameters(prior, noisy, HYPER)
+        assert low < np.hypot(found.residual, found.level) < high  # every session has one result: the two are one
 
 
 def test_few_observations_keep_the_defaults() -> None:
@@ -100,7 +103,21 @@ def test_only_the_wild_observation_is_doubted() -> None:
     prior, data = problem(5, 12, 20)
     wild = data.latency_ms.copy()
     wild[7] *= 5
-    weights = model.posterior(prior, HYPER, model.Observations(data.counts, wild, data.variance)).weights
+    weights = model.posterior(prior, HYPER, model.Observations(data.counts, wild, data.variance, data.session)).weights
     assert np.argmin(weights) == 7
     assert weights[7] < 0.02
     assert np.median(np.delete(weights, 7)) > 0.5
+
+
+def test_what_a_session_has_in_common_is_told_from_what_each_result_has() -> None:
+    """Sessions whose levels differ by 4 % teach the level, and that a prediction is no better than a session."""
+    rng = np.random.default_rng(0)
+    prior, data = problem(3, 12, 60)
+    session = np.arange(60) // 6
+    latency = data.counts @ prior.mean * np.exp(rng.normal(0, 0.04, 10)[session] + rng.normal(0, 0.003, 60))
+    found = model.fit_hyperparameters(prior, model.Observations(data.counts, latency, 0 * latency, session), HYPER)
+    assert 0.02 < found.level < 0.07
+    assert found.residual < 0.012
+    posterior = model.posterior(prior, found, model.Observations(data.counts, latency, 0 * latency, session))
+    means, stds = posterior.predict(data.counts)
+    assert np.all(stds > 0.02 * means)

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hwautoml.core.latency_prior import infer_entries, roofline_table
-from hwautoml.core.latency_table import Entry
+from hwautoml.core.latency_prior import doubt_wild_entries, infer_entries, roofline_table
+from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.layer import Layer
 from hwautoml.core.target import load_target
 from hwautoml.errors import InvalidValueError
 from hwautoml.spaces.mobile import MobileSpace
@@ -71,3 +74,38 @@ def test_roofline_orders_networks_and_admits_its_ignorance(name: str) -> None:
     assert large.std_ms > 0.5 * large.mean_ms
     with pytest.raises(InvalidValueError, match="fp7"):
         roofline_table(target, layers, space=SPACE.family, runtime="tvm", batch=1, precision="fp7")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 399), st.floats(-12, 8)), min_size=1, max_size=6),
+    st.integers(0, 1000),
+)
+@settings(max_examples=8, deadline=None)
+def test_wild_layers_poison_neither_the_others_nor_networks(wild: list[tuple[int, float]], seed: int) -> None:
+    """A few entries are off by up to e^8, or nearly zero; the networks are right."""
+    rng = np.random.default_rng(seed)
+    keys = [list(COSTS)[i] for i in rng.permutation(len(COSTS))[:400]]
+    times = {key: machine_ms(key) * rng.lognormal(0, 0.03) for key in keys}
+    for index, power in wild:
+        times[keys[index]] = machine_ms(keys[index]) * np.exp(power)
+    measured = doubt_wild_entries({key: Entry(ms, 0.01 * ms) for key, ms in times.items()}, COSTS)
+    for index, power in wild:
+        entry = measured[keys[index]]
+        if abs(power) > (9 if "/head/" in keys[index] or "/stem/" in keys[index] else 3):
+            assert abs(entry.mean_ms - machine_ms(keys[index])) < 2 * entry.deviation_ms
+    inferred = infer_entries(measured, [key for key in COSTS if key not in measured], COSTS)
+    truth = np.array([machine_ms(key) for key in inferred])
+    assert np.median(np.abs(np.array([entry.mean_ms for entry in inferred.values()]) / truth - 1)) < 0.15
+    table = LatencyTable("cpu", "onnxruntime", 1, 1, "fp32", "mobile", measured | inferred, Entry(0.01, 0.001))
+
+    def network_ms(layers: tuple[Layer, ...]) -> float:
+        return 0.01 + sum(machine_ms(layer.key) for layer in layers)
+
+    networks = [SPACE.layers(SPACE.sample(rng)) for _ in range(80)]
+    fitted = table.with_observations(
+        [Observation("0" * 12, table.counts(layers), network_ms(layers), 0.005) for layers in networks[:40]]
+    )
+    means, stds = fitted.predict_many(networks[40:])
+    truth = np.array([network_ms(layers) for layers in networks[40:]])
+    assert np.median(np.abs(means / truth - 1)) < 0.05
+    assert (np.abs(means - truth) < 3 * stds).mean() > 0.8

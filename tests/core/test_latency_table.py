@@ -69,7 +69,7 @@ def test_observations_correct_a_level_that_is_off() -> None:
     assert base.observations == ()
 
 
-@pytest.mark.parametrize("factor", [5.0, 0.2])
+@pytest.mark.parametrize("factor", [5.0, 0.2, 1e-5, 1e3])
 def test_a_wild_observation_does_not_poison(factor: float) -> None:
     rng = np.random.default_rng(1)
     seen, unseen = [network(rng) for _ in range(20)], [network(rng) for _ in range(50)]
@@ -96,6 +96,21 @@ def test_a_layer_without_entry_is_never_zero() -> None:
     assert "hwautoml profile --target cpu" in str(caught.value)
     with pytest.raises(InvalidValueError, match="in999x8x8"):
         table().with_observations([Observation("0" * 12, ((unknown.key, 1),), 1.0)])
+
+
+def test_a_layer_that_nobody_measured_is_named_and_widens_the_interval() -> None:
+    base, guessed = table(), LAYERS[3]
+    entry = base.entries[guessed.key]
+    wide = Entry(entry.mean_ms, 0.4 * entry.mean_ms, "inferred")
+    partial = replace(base, entries={**base.entries, guessed.key: wide})
+    network = (LAYERS[0], guessed, HEAD)
+    assert base.predict(network).unmeasured == ()
+    assert partial.predict(network).unmeasured == (guessed.key,)
+    assert partial.predict(network).std_ms > base.predict(network).std_ms
+    # Within a network it was measured, and the network tells its time apart from the others'.
+    seen = partial.with_observations([observe(base, network, network_ms(network))])
+    assert seen.predict(network).unmeasured == ()
+    assert seen.predict(network).std_ms < partial.predict(network).std_ms
 
 
 def test_a_classifier_for_other_classes_is_inferred() -> None:

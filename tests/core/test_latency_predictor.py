@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwautoml.core.latency_predictor import Predictor
+from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.space import SearchSpace
+from hwautoml.errors import InvalidValueError
+from hwautoml.spaces import load_space
+from hwautoml.spaces.mobile import MobileSpace
+
+
+def table(space: SearchSpace, num_observations: int, scale: float = 1.1) -> LatencyTable:
+    """Entries ``scale`` too high, and networks whose latency is the sum of the right ones."""
+    rng = np.random.default_rng(0)
+    right = {layer.key: 0.001 + space.cost(layer).macs / 1e8 for layer in space.all_layers()}
+    entries = {key: Entry(scale * ms, 0.05 * ms) for key, ms in right.items()}
+    empty = LatencyTable("cpu", "onnxruntime", 1, 1, "fp32", "space", entries, Entry(0.01, 0.002))
+    observations = []
+    for _ in range(num_observations):
+        counts = empty.counts(space.layers(space.sample(rng)))
+        measured_ms = (0.01 + sum(right[key] * n for key, n in counts)) * rng.lognormal(0, 0.01)
+        observations.append(Observation(f"{rng.integers(2**40):012x}", counts, measured_ms, 0.005 * measured_ms))
+    return empty.with_observations(observations)
+
+
+@pytest.mark.parametrize("num_observations", [0, 30])
+@pytest.mark.parametrize("name", ["mobile", "nasbench201", "ofa-mobilenetv3"])
+def test_it_is_predict_many_by_other_means(name: str, num_observations: int) -> None:
+    space = load_space(name, image_size=32, channels=3, num_classes=10) if name == "mobile" else load_space(name)
+    fitted = table(space, num_observations)
+    encodings = np.random.default_rng(1).integers(0, space.num_options, (60, len(space.num_options)))
+    found = Predictor(fitted, space).predict(encodings)
+    expected = fitted.predict_many([space.layers(space.decode(row)) for row in encodings])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_classifier_for_other_classes_is_inferred_the_same_way() -> None:
+    fitted, space = table(MobileSpace(32, 3, 10), 10), MobileSpace(32, 3, 100)
+    encodings = np.random.default_rng(1).integers(0, space.num_options, (40, len(space.num_options)))
+    found = Predictor(fitted, space).predict(encodings)
+    expected = fitted.predict_many([space.layers(space.decode(row)) for row in encodings])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_no_architectures_and_more_than_one_part() -> None:
+    space = MobileSpace(32, 3, 10)
+    predictor = Predictor(table(space, 5), space)
+    encodings = np.random.default_rng(1).integers(0, space.num_options, (8200, len(space.num_options)))
+    means, stds = predictor.predict(encodings)
+    assert [len(values) for values in predictor.predict(encodings[:0])] == [0, 0]
+    np.testing.assert_allclose(predictor.predict(encodings[8190:]), (means[8190:], stds[8190:]), rtol=1e-9)
+
+
+def test_a_layer_without_entry_is_named() -> None:
+    space = MobileSpace(32, 3, 10)
+    full = table(space, 0)
+    first, *rest = full.entries
+    partial = replace(full, entries={key: full.entries[key] for key in rest})
+    with pytest.raises(InvalidValueError, match=first):
+        Predictor(partial, space)
