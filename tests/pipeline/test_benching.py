@@ -136,3 +136,18 @@ def test_every_runtime_in_one_comparison(small: Path, bundle: Path, tmp_path: Pa
     assert {row["runtime"] for row in result["rows"]} == {"onnxruntime", "tvm"} and len(result["rows"]) == 4
     mixed = bench([program, small], budget_sec=3.0)
     assert {row["runtime"] for row in mixed["rows"]} == {"torch", "onnxruntime"}
+
+
+@pytest.mark.slow
+def test_a_board_runs_what_was_compiled_here(small: Path, large: Path, tmp_path: Path) -> None:
+    from tests.devices.rpc_boards import KEY, agent, running
+
+    with running(agent()) as service:
+        result = bench(
+            [small, large, tmp_path / "none.onnx"], device=service.address, key=KEY, budget_sec=5.0,
+            profiles_dir=tmp_path / "profiles",
+        )  # fmt: skip
+    assert [Path(row["artifact"]).name for row in result["rows"]] == ["small.onnx", "large.onnx"]
+    assert {row["runtime"] for row in result["rows"]} == {"tvm"}
+    assert result["rows"][0]["conditions"]["connection"] == "rpc" and len(result["failed"]) == 1
+    assert KEY not in json.dumps(result)
