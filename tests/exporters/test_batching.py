@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from hwautoml.errors import CompileError, InvalidValueError
@@ -34,15 +35,20 @@ def test_a_batch_gives_what_single_images_give(network: nn.Module, tmp_path: Pat
     np.testing.assert_allclose(run(back, images[:1]), expected[:1], atol=1e-6)
 
 
+def write_conv(path: Path, *shape: int | str) -> Path:
+    weights = numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"]), helper.make_node("GlobalAveragePool", ["c"], ["y"])]
+    source = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, (shape[0], 4, 1, 1))
+    graph = helper.make_graph(nodes, "conv", [source], [result], [weights])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
 def test_an_open_batch_becomes_a_fixed_one(tmp_path: Path) -> None:
-    path = tmp_path / "open.onnx"
-    torch.onnx.export(
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)).eval(), (torch.zeros(2, 3, 8, 8),), path,
-        dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("n")},), verbose=False,
-    )  # fmt: skip
-    fixed = with_batch(path, tmp_path / "fixed.onnx", 3)
+    fixed = with_batch(write_conv(tmp_path / "open.onnx", "n", 3, 8, 8), tmp_path / "fixed.onnx", 3)
     assert onnx.load(fixed).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
-    assert run(fixed, np.zeros((3, 3, 8, 8), np.float32)).shape == (3, 2)
+    assert run(fixed, np.zeros((3, 3, 8, 8), np.float32)).shape == (3, 4, 1, 1)
 
 
 class PairsOnly(nn.Module):
@@ -63,11 +69,7 @@ def test_what_cannot_be_changed_is_said(tmp_path: Path) -> None:
 
 
 def test_other_open_extents_are_refused_with_the_command_that_fixes_them(tmp_path: Path) -> None:
-    path = tmp_path / "open.onnx"
-    torch.onnx.export(
-        nn.Conv2d(3, 4, 3).eval(), (torch.zeros(2, 3, 9, 8),), path, dynamo=True, external_data=False, verbose=False,
-        dynamic_shapes=({2: torch.export.Dim("height", min=4)},),
-    )  # fmt: skip
+    path = write_conv(tmp_path / "open.onnx", 2, 3, "height", 8)
     with pytest.raises(CompileError, match=r"leaves extent 2 \(height\) open") as caught:
         with_batch(path, tmp_path / "out.onnx", 2)
     assert "--dim_param height --dim_value SIZE" in (caught.value.fix or "")
