@@ -40,6 +40,7 @@ MAX_LOSS = 0.005  # of accuracy, as a fraction: half a point
 MAX_FORMS = 3
 CALIBRATION_IMAGES, SENSITIVITY_IMAGES = 256, 64
 MAX_SCORING_SEC = 20.0
+MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
 MIN_TVM_BUDGET_SEC = 300.0  # below, compiling a second time for TVM would cost too much of it
 MAX_FP32_SHARE = 0.34  # of the layers, in mixed precision
 # Two runtimes round sums of int8 products at different places; a wrong scale shows up as other classes.
@@ -79,13 +80,20 @@ class Int8Form:
 
 def reserve_sec(budget_sec: float, precision: str) -> float:
     """What of a run's budget is set aside for this stage."""
-    return 0.0 if precision == "fp32" else min(max(0.06 * budget_sec, 5.0), 120.0)
+    return 0.0 if _reason_against(budget_sec, precision) else min(max(0.06 * budget_sec, 5.0), 120.0)
+
+
+def _reason_against(budget_sec: float, precision: str) -> str | None:
+    """Why int8 is not even tried; None where it is."""
+    if precision == "auto" and budget_sec < MIN_BUDGET_SEC:
+        return f"the budget is less than {MIN_BUDGET_SEC:g} s (--precision int8 tries it all the same)"
+    return "--precision fp32" if precision == "fp32" else None
 
 
 def quantize_stage(job: Job, candidates: Sequence[Finalist]) -> list[Int8Form]:
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
     precision = job.settings.precision
-    if precision == "fp32":
+    if _reason_against(job.plan.total, precision):
         return []
     if job.store.stage("quantize") is None:
         with job.timed_stage("quantize") as payload:
@@ -298,7 +306,8 @@ def _facts(job: Job, winner: Finalist, forms: Sequence[Int8Form]) -> dict[str, A
     form = next((f for f in forms if f.base.architecture == winner.architecture), None)
     if form is None:
         failure = stage.get("failures", {}).get(winner.architecture.id)
-        text = "--precision fp32" if job.settings.precision == "fp32" else failure or "another network was to be"
+        against = _reason_against(job.plan.total, job.settings.precision)
+        text = against or failure or "another network was the candidate for it"
         reason = f"{winner.precision} ships; int8 was not tried: {text}."
         return {"precision": winner.precision, "tried": False, "reason": reason}
     facts = {

@@ -110,6 +110,7 @@ def test_health_and_metrics(port: int) -> None:
         ("POST", "/predict", b"", 400, "is not an image in a known format"),
         ("POST", "/predict?top=0", b"x", 400, "top must be 1 to 3, got '0'"),
         ("POST", "/predict?top=many", b"x", 400, "top must be 1 to 3, got 'many'"),
+        ("POST", "/predict", b"x" * (30 << 20), 413, "at most 1048576 bytes are taken, got 31457280"),
         ("POST", "/predict", b"x" * (2**20 + 1), 413, "at most 1048576 bytes are taken, got 1048577"),
         ("POST", "/elsewhere", b"x", 404, "images are taken at /predict"),
         ("GET", "/../manifest.json", None, 404, "there are /predict, /health and /metrics"),

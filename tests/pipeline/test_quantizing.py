@@ -37,6 +37,26 @@ def int8(base: Finalist, loss: float, median_ms: float, fp32_layers: tuple[str, 
     return Int8Form(found, base, accuracy, base.accuracy_val, 1000, fp32_layers)
 
 
+@pytest.fixture
+def make_job(make_job: MakeJob) -> MakeJob:
+    """Those of the room, with time enough."""
+
+    def make(*arguments: str, **settings: object) -> Job:
+        job = make_job(*arguments, **settings)
+        job.plan = SimpleNamespace(total=120.0)  # type: ignore[assignment]
+        return job
+
+    return make
+
+
+def test_in_a_short_run_it_is_left_out_and_said(make_job: MakeJob) -> None:
+    job, base = make_job(latency_ms=1.0), fp32(0, 0.9, 0.5)
+    job.plan = SimpleNamespace(total=45.0)  # type: ignore[assignment]
+    assert quantize_stage(job, [base]) == []
+    winner, facts = choose_form(job, [base], [])
+    assert winner is base and "int8 was not tried: the budget is less than 60 s" in facts["reason"]
+
+
 @pytest.mark.parametrize(
     ("loss", "median_ms", "ships", "because"),
     [
@@ -101,7 +121,8 @@ def test_what_is_tried(make_job: MakeJob) -> None:
 
 
 def test_time_is_set_aside() -> None:
-    assert reserve_sec(600.0, "fp32") == 0 and reserve_sec(45.0, "auto") == 5.0
+    assert reserve_sec(600.0, "fp32") == reserve_sec(45.0, "auto") == 0
+    assert reserve_sec(45.0, "int8") == reserve_sec(60.0, "auto") == 5.0
     assert reserve_sec(600.0, "auto") == 36.0 and reserve_sec(1e5, "int8") == 120.0
 
 
@@ -119,7 +140,7 @@ def real(make_job: MakeJob) -> tuple[Job, Finalist]:
     from hwautoml.pipeline.shipping import candidate_folder, export_architecture
 
     job = make_job(latency_ms=50.0)
-    job.dataset, job.plan = load_dataset("digits"), SimpleNamespace(total=120.0)  # type: ignore[assignment]
+    job.dataset = load_dataset("digits")
     architecture = SPACE.smallest()
     torch.manual_seed(0)
     path = candidate_folder(job, architecture) / "model.onnx"

@@ -88,8 +88,7 @@ def test_the_run_keeps_to_its_budget(result: dict[str, Any]) -> None:
 
 def test_progress_is_told_stage_by_stage(result: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(event.stage for event in result["events"]))
-    expected = ["data", "profile", "train", "search", "specialise", "export", "compile", "measure",
-                "quantize", "check", "ship"]  # fmt: skip
+    expected = ["data", "profile", "train", "search", "specialise", "export", "compile", "measure", "check", "ship"]
     assert stages == expected
     last = {event.stage: event.share for event in result["events"]}
     assert set(last.values()) == {1.0}
@@ -155,15 +154,10 @@ def test_the_report_is_written_anew(result: dict[str, Any], folders: tuple[Path,
     assert page.stat().st_size > 10_000
 
 
-def test_the_precision_was_chosen_by_measurement(result: dict[str, Any]) -> None:
+def test_a_short_run_says_that_int8_was_left_out(result: dict[str, Any]) -> None:
     facts = result["quantization"]
-    if not facts["tried"]:
-        assert "the budget was used up" in facts["reason"]  # on a busy machine
-        return
-    assert result["precision"] == facts["precision"]
-    assert facts["reason"].startswith(result["precision"])
-    fp32, int8 = (min(facts["median_ms"][p].values()) for p in ("fp32", "int8"))
-    assert result["precision"] == "fp32" or (int8 < fp32 and facts["loss_points"] <= 0.5)
+    assert result["precision"] == facts["precision"] == "fp32" and not facts["tried"]
+    assert "the budget is less than 60 s" in facts["reason"], "with more time: test_quantizing.py"
 
 
 def test_shipping_the_same_winner_again_gives_the_same_bytes(

@@ -35,6 +35,7 @@ import run  # beside this file, wherever it is started from
 
 LATENCY_BOUNDS_SEC = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 SOCKET_TIMEOUT_SEC = 20.0  # a client that sends nothing keeps no thread for longer
+MAX_DISCARDED_BYTES = 64 << 20
 MAX_WAITING = 64  # requests at once; more are told to come again
 
 
@@ -94,6 +95,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "hwautoml", ""
     timeout = SOCKET_TIMEOUT_SEC
+    _has_read = False  # the body of the request; reset with every request
+
+    def parse_request(self) -> bool:
+        self._has_read = False
+        return super().parse_request()
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -128,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         elif not top.isdecimal() or not 1 <= int(top) <= len(self.service.manifest["classes"]):
             self._refuse("/predict", 400, f"top must be 1 to {len(self.service.manifest['classes'])}, got {top!r}")
         else:
-            data = self.rfile.read(int(length))
+            data, self._has_read = self.rfile.read(int(length)), True
             try:
                 result = self.service.predict(data, int(top))
             except run.BundleError as error:
@@ -137,8 +143,12 @@ class Handler(BaseHTTPRequestHandler):
             self._answer("/predict", 200, result)
 
     def _refuse(self, path: str, status: int, message: str, **headers: str) -> None:
-        """The connection ends: what the client may still send is not read."""
+        """The connection ends. What the client is still sending is read, or it would not see the answer."""
         self.close_connection = True
+        length = self.headers.get("Content-Length", "")
+        left = min(int(length), MAX_DISCARDED_BYTES) if length.isdecimal() and not self._has_read else 0
+        while left > 0:
+            left -= len(self.rfile.read(min(left, 65536))) or left
         self._answer(path, status, {"error": message}, Connection="close", **headers)
 
     def _answer(self, path: str, status: int, content: dict[str, Any], **headers: str) -> None:
