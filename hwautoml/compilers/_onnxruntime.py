@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
@@ -69,6 +70,10 @@ class OnnxRuntimeBackend:
         except importlib.metadata.PackageNotFoundError:  # the same module, from another package
             return importlib.metadata.version("onnxruntime-gpu")
 
+    def start(self, num_threads: int = 1) -> None:
+        """Imports ONNX Runtime; threads are a session's own."""
+        importlib.import_module("onnxruntime")
+
     def compile_model(
         self,
         source: Path,
@@ -111,6 +116,7 @@ class OnnxRuntimeBackend:
             output_name=result.name,
             output_shape=_shape(result.shape),
             device=self.device,
+            further_inputs=tuple((i.name, _shape(i.shape), _NUMPY_TYPES[i.type]) for i in session.get_inputs()[1:]),
         )
 
     def _session(self, path: Path, named: Path, num_threads: int) -> onnxruntime.InferenceSession:
@@ -144,7 +150,10 @@ class OnnxRuntimeBackend:
 
 @dataclass(frozen=True)
 class OnnxRuntimeModel:
-    """An ONNX Runtime session with one input and one output."""
+    """An ONNX Runtime session with one input and one output.
+
+    A network with ``further_inputs`` (name, shape, dtype) can be timed, not called: ``bind`` fills them with ones.
+    """
 
     session: onnxruntime.InferenceSession
     input_name: str
@@ -153,9 +162,13 @@ class OnnxRuntimeModel:
     output_name: str
     output_shape: tuple[int, ...]
     device: str = "cpu"
+    further_inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
+        if self.further_inputs:
+            names = ", ".join(name for name, _, _ in self.further_inputs)
+            raise InvalidValueError(f"the model has further inputs: {names}; one input is expected")
         return self.session.run([self.output_name], {self.input_name: checked_input(self, x)})[0]
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
@@ -168,6 +181,9 @@ class OnnxRuntimeModel:
         binding = self.session.io_binding()
         source = onnxruntime.OrtValue.ortvalue_from_numpy(checked_input(self, x), self.device)
         binding.bind_ortvalue_input(self.input_name, source)
+        for name, shape, dtype in self.further_inputs:
+            ones = np.ones([max(extent, 1) for extent in shape], dtype)
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ones, self.device))
         binding.bind_output(self.output_name, self.device)
         session = self.session
         if self.device == "cpu":

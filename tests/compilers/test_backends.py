@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hwautoml.compilers import backend_names, load_backend
 from hwautoml.errors import CompileError, InvalidValueError, UnknownNameError
@@ -154,3 +155,20 @@ def test_operator_from_another_domain(tmp_path: Path) -> None:
     for name in BACKENDS:
         with pytest.raises(CompileError, match=r"custom\.onnx"):
             load_backend(name).compile_model(path, tmp_path / name, tvm_target=HOST)
+
+
+def test_networks_with_several_inputs_can_be_timed_and_not_called(tmp_path: Path) -> None:
+    """A table looked up by ids, and a mask."""
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["rows"]), helper.make_node("Mul", ["rows", "mask"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "lookup",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 4]),
+         helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, "n", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones((3, 8), np.float32), "table")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
+    model = load_backend("onnxruntime").open_model(tmp_path / "m.onnx")
+    model.bind(np.zeros((1, 4), np.int64))()
+    with pytest.raises(InvalidValueError, match="the model has further inputs: mask"):
+        model(np.zeros((1, 4), np.int64))

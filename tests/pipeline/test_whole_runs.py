@@ -154,6 +154,27 @@ def test_the_report_is_written_anew(result: dict[str, Any], folders: tuple[Path,
     assert page.stat().st_size > 10_000
 
 
+def test_a_short_run_says_that_int8_was_left_out(result: dict[str, Any]) -> None:
+    facts = result["quantization"]
+    assert result["precision"] == facts["precision"] == "fp32" and not facts["tried"]
+    assert "the budget is less than 60 s" in facts["reason"], "with more time: test_quantizing.py"
+
+
+def test_shipping_the_same_winner_again_gives_the_same_bytes(
+    result: dict[str, Any], folders: tuple[Path, Path]
+) -> None:
+    bundle = Path(result["bundle"])
+
+    def snapshot() -> dict[str, bytes]:
+        return {str(path.relative_to(bundle)): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+
+    before = snapshot()
+    with RunStore(folders[0]) as store:
+        store.forget_stages(("check", "ship"))
+    run(out=folders[0], resume=True, profiles_dir=folders[1])
+    assert snapshot() == before
+
+
 # The program as it is, which says on stderr when training has taken its first steps.
 PROGRAM = """
 import sys
