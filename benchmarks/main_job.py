@@ -172,18 +172,20 @@ def _measure_together(rows: list[dict[str, Any]]) -> None:
 
 def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Unseen networks, exported as they ship: predicted before measured, next to measuring twice."""
+    from hwautoml.core.latency_file import load as load_table
     from hwautoml.core.measurement import Measurement
     from hwautoml.devices.local import LocalDevice
     from hwautoml.devices.protocol import MeasureProtocol
     from hwautoml.exporters import export_onnx
     from hwautoml.pipeline.artifacts import deployable_probe
-    from hwautoml.pipeline.tables import profile
+    from hwautoml.pipeline.profiling import profile
     from hwautoml.profilers.layer_profiler import reference_architecture
     from hwautoml.spaces.mobile import MobileSpace
 
     began = time.monotonic()
     profiles = Path(arguments.profiles_dir) if arguments.profiles_dir else None
-    table, _ = profile("cpu", image_size=32, channels=3, runtime="onnxruntime", budget_sec=120.0, profiles_dir=profiles)
+    made = profile("cpu", image_size=32, runtime="onnxruntime", budget_sec=120.0, profiles_dir=profiles)
+    table = load_table(Path(made["path"]))
     profiled = time.monotonic() - began
     space, generator = MobileSpace(32, 3, 10), np.random.default_rng(12345)
     seen = {observation.architecture_id for observation in table.observations}

@@ -19,6 +19,7 @@ import hwautoml
 from hwautoml import pipeline
 from hwautoml.cli import app, console
 from hwautoml.core.duration import format_duration, parse_duration
+from hwautoml.core.progress import Progress
 from hwautoml.errors import HwAutoMLError, InvalidValueError
 
 VERBS = tuple(pipeline.__all__)
@@ -27,6 +28,7 @@ RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress"}
 POSITIONAL = {
     "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "targets show": ["name"],
+    "targets new": ["name"],
 }  # fmt: skip
 
 
@@ -70,9 +72,10 @@ def test_every_verb_is_a_command_and_every_command_a_verb() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_flags_are_the_verbs_arguments(verb: str) -> None:
     given = flags(verb)
-    if verb == "targets":  # its name is given as: targets show NAME
+    if verb == "targets":  # the rest is given as: targets show NAME, targets new NAME --like OTHER
         assert set(flags("targets show")) - {"targets_dir"} == {"name"}
-        given = {**given, "name": flags("targets show")["name"]}
+        assert set(flags("targets new")) - {"targets_dir"} == {"name", "like"}
+        given = {**given, **flags("targets new")}
     assert set(given) == set(arguments(verb))
 
 
@@ -92,7 +95,7 @@ def test_defaults_are_the_verbs(verb: str) -> None:
     """``run``'s None stands for what the stored settings or the data say."""
     translate = {"budget_sec": parse_duration, "tune_sec": lambda text: 0.0 if text is None else parse_duration(text)}
     for name, parameter in arguments(verb).items():
-        if parameter.default is inspect.Parameter.empty or (verb, name) == ("targets", "name"):
+        if parameter.default is inspect.Parameter.empty or (verb, name) in (("targets", "name"), ("targets", "like")):
             continue
         default = flags(verb)[name].default
         if name == "channels" and default is not None:
@@ -135,11 +138,17 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "profile",
-            "--target gpu --image-size 48 --channels grey --runtime tvm --budget 90s --seed 7 --targets-dir t "
-            "--profiles-dir p",
+            "--target gpu --space fbnet --image-size 48 --channels grey --runtime tvm --threads 3 --batch 4 "
+            "--precision int8 --device b:1 --tracker t:2 --key k --like rpi4,x.json --measurements 5 --export-to d "
+            "--from-csv m.csv --estimate --inspect i.json --compare a.json b.json --merge c.json d.json --out o.json "
+            "--picture p.png --budget 90s --seed 7 --targets-dir t --profiles-dir p",
             {
-                "target": "gpu", "image_size": 48, "channels": 1, "runtime": "tvm", "budget_sec": 90.0, "seed": 7,
-                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "runtime": "tvm", "threads": 3,
+                "batch": 4, "precision": "int8", "device": "b:1", "tracker": "t:2", "key": "k",
+                "like": ["rpi4", "x.json"], "measurements": 5, "export_to": Path("d"), "from_csv": Path("m.csv"),
+                "estimate": True, "inspect": Path("i.json"), "compare": (Path("a.json"), Path("b.json")),
+                "merge": (Path("c.json"), Path("d.json")), "out": Path("o.json"), "picture": Path("p.png"),
+                "budget_sec": 90.0, "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         (
@@ -173,9 +182,10 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         ("report", "r", {"run": Path("r")}),
         ("doctor", "", {}),
-        ("targets", "--targets-dir t", {"name": None, "targets_dir": Path("t")}),
-        ("targets", "show rpi4 --targets-dir t", {"name": "rpi4", "targets_dir": Path("t")}),
-        ("targets", "--targets-dir t show rpi4", {"name": "rpi4", "targets_dir": Path("t")}),
+        ("targets", "--targets-dir t", {"name": None, "like": None, "targets_dir": Path("t")}),
+        ("targets", "show rpi4 --targets-dir t", {"name": "rpi4", "like": None, "targets_dir": Path("t")}),
+        ("targets", "--targets-dir t show rpi4", {"name": "rpi4", "like": None, "targets_dir": Path("t")}),
+        ("targets", "new mine --like rpi4 --targets-dir t", {"name": "mine", "like": "rpi4", "targets_dir": Path("t")}),
     ],
 )  # fmt: skip
 def test_every_flag_reaches_the_verb(
@@ -250,11 +260,27 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
-        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "hwautoml search --run RUN --target rpi4 works with estimated"),
+        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "search --run RUN --target rpi4 works"),
         ("run --resume --out {tmp}/r", 10, "nothing to resume"),
         ("run --resume", 2, "nothing to run"),
         ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),
         ("profile --image-size 7", 2, "image size 7 must be between 8 and 224"),
+        ("profile --space nasbench101", 2, "unknown space 'nasbench101'; known: nasbench201"),
+        ("profile --runtime tensorrt", 2, "unknown runtime of target cpu 'tensorrt'"),
+        ("profile --precision fp16", 2, "computes in fp32, int8, not in 'fp16'"),
+        ("profile --runtime torch --precision int8", 2, "precision 'int8' cannot be measured on torch"),
+        ("profile --device a:1 --tracker b:2 --key k", 2, "--device a:1 and --tracker b:2 exclude each other"),
+        ("profile --target rpi4 --device nowhere", 2, "an address is host:port"),
+        ("profile --estimate --like rpi4", 2, "--like has no meaning with --estimate"),
+        ("profile --estimate --from-csv x.csv", 2, "--from-csv and --estimate exclude each other"),
+        ("profile --merge a.json b.json", 2, "fix: --out FILE.json"),
+        ("profile --picture p.png", 2, "--picture draws what --inspect or --compare found"),
+        ("profile --inspect {tmp}/none.json", 10, "no latency table"),
+        ("profile --like nosuch --profiles-dir {tmp}/r", 10, "target 'nosuch' has no measured table of mobile"),
+        ("profile --target rpi4 --from-csv {tmp}/m.csv", 10, "networks.json does not exist"),
+        ("targets new rpi4 --like rpi5", 2, "target 'rpi4' exists already"),
+        ("targets new ../x --like rpi5", 2, "a target's name consists of letters"),
+        ("targets new x --like rpi6", 4, "unknown target 'rpi6'; known: rpi"),
         ("profile --target rpi4", 4, "fix: --device host:port or --tracker host:port --key rpi4"),
         ("search --run {tmp}/r", 10, "holds no run"),
         ("export --run {tmp}/r", 10, "holds no run"),
@@ -307,6 +333,22 @@ def test_own_targets_are_found(tmp_path: Path) -> None:
     assert shown["name"] == "mine" and shown["num_threads"] == 2
 
 
+def test_a_new_target_starts_as_a_copy_and_can_be_used_at_once(tmp_path: Path) -> None:
+    result = invoke("targets", "new", "my.board-2", "--like", "rpi4", "--targets-dir", tmp_path, "--json")
+    made = json.loads(result.stdout)
+    path = tmp_path / "my.board-2.toml"
+    assert made["path"] == str(path) and made["name"] == "my.board-2" and made["connection"] == "rpc"
+    assert "figures of rpi4 so far" in made["description"]
+    assert path.read_text(encoding="utf-8").startswith("# my.board-2: copied from rpi4. Replace every figure")
+    shown = json.loads(invoke("targets", "show", "my.board-2", "--targets-dir", tmp_path, "--json").stdout)
+    assert shown["peak_gflops"] == 57.6
+    again = invoke("targets", "new", "my.board-2", "--like", "rpi5", "--targets-dir", tmp_path)
+    assert again.exit_code == 2 and "exists already" in again.stderr
+    options = ["--target", "my.board-2", "--targets-dir", tmp_path, "--profiles-dir", tmp_path / "p"]
+    text = " ".join(invoke("profile", "--estimate", *options).stdout.split())
+    assert "ESTIMATED: nothing was measured on this target" in text and "1049 estimated" in text
+
+
 def test_doctor_names_what_is_here() -> None:
     result = invoke("doctor", "--json")
     assert result.exit_code == 0
@@ -337,6 +379,20 @@ def test_an_interrupted_profile_says_how_to_go_on(monkeypatch: pytest.MonkeyPatc
     result = interrupted(monkeypatch, "profile")
     assert result.exit_code == 130
     assert "the same command goes on" in " ".join(result.stderr.split())
+
+
+def test_progress_in_a_log_says_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    now = iter([0.0, 30.0, 60.0, 90.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    show = console.Show(as_json=False)
+    for share in (0.5, 0.6, 0.7, 1.0):  # resumed half-way: a tenth takes 30 seconds
+        show.progress(Progress("profile", share, "layers"))
+    assert capsys.readouterr().err.splitlines() == [
+        "profile 50% layers", "profile 60% layers (about 2m00s left)", "profile 70% layers (about 1m30s left)",
+        "profile 100% layers",
+    ]  # fmt: skip
 
 
 def test_termination_ends_like_an_interruption(capsys: pytest.CaptureFixture) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.core.duration import format_duration
 from hwautoml.core.progress import Progress
 from hwautoml.errors import HwAutoMLError
 
@@ -51,6 +52,7 @@ class Show:
         )
         self._tasks: dict[str, TaskID] = {}
         self._announced: dict[str, float] = {}
+        self._began: dict[str, tuple[float, float]] = {}  # when a stage was first heard of, and its share then
 
     def progress(self, event: Progress) -> None:
         if self.bars.disable:
@@ -74,9 +76,13 @@ class Show:
     def _announce(self, event: Progress) -> None:
         """In a log file: a line when a stage begins, and a line now and then."""
         now = time.monotonic()
+        then, share = self._began.setdefault(event.stage, (now, event.share))
+        left = (now - then) * (1 - event.share) / (event.share - share) if event.share > share else None
+        eta = "" if left is None or event.share >= 1 else f"(about {format_duration(left)} left)"
         if now - self._announced.get(event.stage, -LOG_EVERY_SEC) >= LOG_EVERY_SEC:
             self._announced[event.stage] = now
-            self.errors.print(f"{event.stage} {event.share:.0%} {event.text}".rstrip(), markup=False)
+            parts = (f"{event.stage} {event.share:.0%}", event.text, eta)
+            self.errors.print(" ".join(filter(None, parts)), markup=False)
 
 
 @contextmanager

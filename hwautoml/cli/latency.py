@@ -1,4 +1,4 @@
-"""Subcommands about targets: which there are, what their layers cost, what this machine has."""
+"""Subcommands about targets: which there are, how to describe another one, what this machine has."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Json, ProfilesDir, Runtime, Seed, Target, TargetsDir, app, channels_of
-from hwautoml.core.duration import parse_duration
+from hwautoml.cli.options import Json, TargetsDir, app
 
 targets_app = typer.Typer(no_args_is_help=False, invoke_without_command=True)
 app.add_typer(
@@ -39,34 +38,17 @@ def targets_show(
     _show_targets(name, targets_dir or before.get("targets_dir"), json or bool(before.get("json")))
 
 
-@app.command(epilog="Example: hwautoml profile --target cpu --image-size 32")
-def profile(
-    target: Target = "cpu",
-    image_size: Annotated[int, typer.Option(help="Side of the images in pixels, 8 to 224.")] = 32,
-    channels: Annotated[str, typer.Option(help="rgb or grey.")] = "rgb",
-    runtime: Runtime = "auto",
-    budget: Annotated[str, typer.Option(help="At most this long; what is left out is inferred.")] = "5m",
-    seed: Seed = 0,
+@targets_app.command("new", epilog="Example: hwautoml targets new mynewboard --like rpi4")
+def targets_new(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the new target: letters, digits, dot, dash, underscore.")],
+    like: Annotated[str, typer.Option(help="Target whose description is copied to start from.")],
     targets_dir: TargetsDir = None,
-    profiles_dir: ProfilesDir = None,
     json: Json = False,
 ) -> None:
-    """Measure a latency table: what each layer costs on a target. Goes on where it was interrupted."""
-    with console.session(json, resume_hint="the same command goes on where this one stopped") as show:
-        from hwautoml.pipeline import profile as verb
-
-        table, path = verb(
-            target,
-            image_size=image_size,
-            channels=channels_of(channels) or 3,
-            runtime=runtime,
-            budget_sec=parse_duration(budget),
-            seed=seed,
-            targets_dir=targets_dir,
-            profiles_dir=profiles_dir,
-            on_progress=show.progress,
-        )
-        show.result(summaries.table_facts(table, path), summaries.profile_summary)
+    """Write NAME.toml, a copy of another target's, for you to fill in your device's figures."""
+    before = context.parent.params if context.parent is not None else {}
+    _show_targets(name, targets_dir or before.get("targets_dir"), json or bool(before.get("json")), like)
 
 
 @app.command(epilog="Example: hwautoml doctor --json")
@@ -78,9 +60,9 @@ def doctor(json: Json = False) -> None:
         show.result(verb(), summaries.doctor_summary)
 
 
-def _show_targets(name: str | None, targets_dir: Path | None, json: bool) -> None:
+def _show_targets(name: str | None, targets_dir: Path | None, json: bool, like: str | None = None) -> None:
     with console.session(json) as show:
         from hwautoml.pipeline import targets as verb
 
-        rows = verb(name, targets_dir=targets_dir)
+        rows = verb(name, like=like, targets_dir=targets_dir)
         show.result(rows[0] if name is not None else {"targets": rows}, summaries.targets_summary)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwautoml.cli.console import escape_markup
@@ -11,8 +10,6 @@ from hwautoml.core.duration import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from hwautoml.core.latency_table import LatencyTable
 
 
 def run_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -57,44 +54,6 @@ def search_summary(out: Console, result: Mapping[str, Any]) -> None:
         f"{result['target']} ({', '.join(result['runtimes'])}), limit {result['limit_ms']:g} ms: {text}; "
         f"{result['num_scored']} scored, {result['num_new']} of them new, {result['seconds']:.1f} s"
     )
-
-
-def profile_summary(out: Console, facts: Mapping[str, Any]) -> None:
-    holdout = facts["holdout"] or {}
-    check = (
-        f"{holdout['mean_relative_error']:.1%} mean error on {holdout['num_networks']} unseen networks"
-        if holdout
-        else "none"
-    )
-    _print_pairs(
-        out,
-        [
-            ("table", facts["path"]),
-            ("layers", f"{facts['num_measured']} measured, {facts['num_inferred']} inferred"),
-            ("networks", f"{facts['num_networks']} measured"),
-            ("check", f"{check} (predicted before measured)"),
-            (
-                "noise",
-                "unknown" if facts["noise_floor"] is None else f"{facts['noise_floor']:.1%} of a sample (measured)",
-            ),
-        ],
-    )
-
-
-def table_facts(table: LatencyTable, path: Path) -> dict[str, Any]:
-    origins = [entry.origin for entry in table.entries.values()]
-    return {
-        "path": str(path),
-        "target": table.target,
-        "runtime": table.runtime,
-        "space": table.space,
-        "num_measured": origins.count("measured"),
-        "num_inferred": origins.count("inferred"),
-        "num_networks": len(table.observations),
-        "holdout": table.conditions.get("holdout"),
-        "noise_floor": table.conditions.get("noise_floor_relative"),
-        "conditions": dict(table.conditions),
-    }
 
 
 def export_summary(out: Console, result: Mapping[str, Any]) -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.latency_table import SCHEMA, Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 
 _DIGITS = 6  # significant; a millionth of a latency is far below any noise floor
@@ -85,12 +87,12 @@ def load(path: Path) -> LatencyTable:
         raise RunFolderError(f"latency table {path} is damaged: {error}", fix=_new_file(path)) from error
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
-        raise RunFolderError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", fix=_new_file(path))
+        raise RunFolderError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", fix=_new_file(path, data))
     try:
         return _table(data)
     except (HwAutoMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"missing field {error}" if isinstance(error, KeyError) else str(error)
-        raise RunFolderError(f"latency table {path} is damaged: {reason}", fix=_new_file(path)) from error
+        raise RunFolderError(f"latency table {path} is damaged: {reason}", fix=_new_file(path, data)) from error
 
 
 def check_matches(
@@ -124,7 +126,7 @@ def check_matches(
     if problems:
         raise RunFolderError(
             f"the latency table of target {table.target!r} does not fit: " + "; ".join(problems),
-            fix=f"hwautoml profile --target {target} --runtime {runtime}",
+            fix=TableIdentity(target, runtime, num_threads, batch, precision, space).command,
         )
 
 
@@ -180,5 +182,10 @@ def _refuse_constant(name: str) -> float:
     raise InvalidValueError(f"{name} is no number")
 
 
-def _new_file(path: Path) -> str:
-    return f"move {path} away, then: hwautoml profile --target T"
+def _new_file(path: Path, data: Mapping[str, Any] | None = None) -> str:
+    """What to do about a file that cannot be used; ``data`` is what could be read of it."""
+    try:
+        command = TableIdentity(**{field.name: (data or {})[field.name] for field in fields(TableIdentity)}).command
+    except (InvalidValueError, KeyError, TypeError, AttributeError):  # it does not say what it was
+        command = "hwautoml profile --target T"
+    return f"move {path} away, then: {command}"

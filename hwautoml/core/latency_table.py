@@ -46,8 +46,8 @@ class Estimate:
 class Entry:
     """Time of one layer (or of the overhead) and its standard deviation.
 
-    Origins: "measured" by a micro-benchmark on this target, "inferred" by regression from measured
-    entries, "estimated" from the datasheet.
+    Origins: "measured" by a micro-benchmark on this target, "inferred" from measured entries (by regression
+    from this target's, or from other devices'), "estimated" from the datasheet.
     """
 
     mean_ms: float
@@ -114,7 +114,8 @@ class LatencyTable:
     @property
     def origin(self) -> Literal["measured", "estimated"]:
         """"measured" as soon as anything was measured on the target."""
-        return "measured" if self.observations or self._has_measured_entries else "estimated"
+        is_measured = self.observations or any(entry.origin == "measured" for entry in self.entries.values())
+        return "measured" if is_measured else "estimated"
 
     @property
     def runtime_version(self) -> str | None:

@@ -64,10 +64,11 @@ class SearchSpace(ABC):
     """A space declared as data (``choices``) plus what an architecture of it means.
 
     ``name`` identifies the space with all its settings, such as ``mobile/v1/32x32x3/classes10``;
-    it is part of every architecture's id and of every run folder.
+    it is part of every architecture's id and of every run folder. ``channels`` are those of its images.
     """
 
     name: str
+    channels: int
     choices: tuple[Choice, ...]
 
     @abstractmethod
@@ -93,6 +94,11 @@ class SearchSpace(ABC):
     @abstractmethod
     def all_layers(self) -> tuple[Layer, ...]:
         """Every distinct layer that any member can contain, in a stable order."""
+
+    @property
+    def family(self) -> str:
+        """What a latency table is made for: everything but the number of classes."""
+        return self.name.rpartition("/classes")[0]
 
     def canonical(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """``values`` with choices that have no effect set to a fixed option."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwautoml.pipeline.benching import bench
     from hwautoml.pipeline.inspecting import doctor, targets
+    from hwautoml.pipeline.profiling import profile
     from hwautoml.pipeline.running import run
-    from hwautoml.pipeline.tables import profile
     from hwautoml.pipeline.verbs import compile, export, report, search
 
 __all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
@@ -22,7 +22,7 @@ _MODULE_OF = {
     "compile": "verbs",
     "doctor": "inspecting",
     "export": "verbs",
-    "profile": "tables",
+    "profile": "profiling",
     "report": "verbs",
     "run": "running",
     "search": "verbs",

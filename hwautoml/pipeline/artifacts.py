@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwautoml.profilers.layer_profiler import Builders
-    from hwautoml.spaces.mobile import MobileSpace
 
 #: Runtimes whose int8 kernels run what ``exporters.quantization`` writes.
 INT8_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
@@ -37,7 +36,7 @@ def layer_probe(space: SearchSpace, layer: Layer, path: Path) -> Path:
     return _layer(space, layer).write_onnx(path)
 
 
-def deployable_probe(space: MobileSpace, architecture: Architecture, path: Path, *, batch: int = 1) -> Path:
+def deployable_probe(space: SearchSpace, architecture: Architecture, path: Path, *, batch: int = 1) -> Path:
     """A whole network with random weights, normalisation and softmax included, as it would ship: uint8 in."""
     return _network(space, architecture, batch).write_onnx(path)
 
@@ -48,7 +47,7 @@ def overhead_probe(path: Path) -> Path:
 
 
 def probe_builders(
-    space: MobileSpace,
+    space: SearchSpace,
     target: Target,
     runtime: str,
     records: Path,
@@ -135,7 +134,7 @@ def _layer(space: SearchSpace, layer: Layer) -> _Probe:
     return _Probe(lambda: space.layer_module(layer), shape)
 
 
-def _network(space: MobileSpace, architecture: Architecture, batch: int) -> _Probe:
+def _network(space: SearchSpace, architecture: Architecture, batch: int) -> _Probe:
     side, channels = space.resolution(architecture), space.channels
 
     def make() -> nn.Module:

@@ -63,7 +63,8 @@ def require_reachable(
     if reason is not None:
         raise TargetUnavailableError(
             reason,
-            fix=f"--device host:port or --tracker host:port --key {target.name} (docs/devices.md); "
+            fix=f"--device host:port or --tracker host:port --key {target.name} (docs/devices.md); without a "
+            f"connection hwautoml profile --target {target.name} --export-to DIR lets you measure by hand, and "
             f"hwautoml search --run RUN --target {target.name} works with estimated latencies",
         )
 

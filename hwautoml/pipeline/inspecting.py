@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import shutil
 import sys
 from dataclasses import asdict
@@ -12,9 +13,11 @@ from typing import Any
 
 from hwautoml import __version__
 from hwautoml.compilers import backend_names, load_backend
-from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target, target_names
+from hwautoml.core.resources import target_folders, user_config_folder
+from hwautoml.core.target import load_target, parse_target, target_names
 from hwautoml.devices.machine import machine_conditions
+from hwautoml.errors import InvalidValueError
+from hwautoml.store.files import write_text
 
 CROSS_COMPILERS = {
     "aarch64": ("aarch64-linux-gnu-g++", "apt-get install g++-aarch64-linux-gnu, or pip install 'hwautoml[edge]'"),
@@ -23,23 +26,53 @@ CROSS_COMPILERS = {
 }
 
 
-def targets(name: str | None = None, *, targets_dir: Path | None = None) -> list[dict[str, Any]]:
+def targets(
+    name: str | None = None, *, like: str | None = None, targets_dir: Path | None = None
+) -> list[dict[str, Any]]:
     """Every known target (or one), what it needs, and whether it works from this machine.
 
+    With ``like``, ``name`` is a new one: its file is written first, a copy of that target's to start from.
+
     Raises:
-        UnknownTargetError: no file describes ``name``.
+        UnknownTargetError: no file describes ``name`` (or ``like``).
+        InvalidValueError: a new name is none, or taken.
     """
     from hwautoml.pipeline.tables import unavailable_reason, usable_runtimes
 
     folders = target_folders(targets_dir)
+    more: dict[str, Any] = {}
+    if like is not None:
+        path = _write_target(name or "", like, folders, targets_dir or user_config_folder() / "targets")
+        more["path"] = str(path)
+        folders = target_folders(path.parent)
     rows = []
     for found in (load_target(n, folders) for n in ([name] if name is not None else target_names(folders))):
         reason = unavailable_reason(found)
         usable = usable_runtimes(found)
         if reason is None and not usable:
             reason = f"none of its runtimes {', '.join(found.runtimes)} is installed here"
-        rows.append({**asdict(found), "usable_runtimes": usable, "works_here": reason is None, "reason": reason})
+        here = {"usable_runtimes": usable, "works_here": reason is None, "reason": reason}
+        rows.append({**asdict(found), **here, **more})
     return rows
+
+
+def _write_target(name: str, like: str, folders: list[Path], folder: Path) -> Path:
+    """``folder / NAME.toml``, which describes a device like ``like`` until somebody fills in its figures."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InvalidValueError(f"a target's name consists of letters, digits, '.', '-' and '_', got {name!r}")
+    if name in target_names(folders):
+        raise InvalidValueError(f"target {name!r} exists already", fix=f"hwautoml targets show {name}, or another name")
+    load_target(like, folders)
+    source = next(found for found in (f / f"{like}.toml" for f in folders) if found.is_file())
+    description = f'description = "{name} (figures of {like} so far)"'
+    text = re.sub(r"(?m)^description\s*=.*$", lambda _: description, source.read_text(encoding="utf-8"), count=1)
+    note = (
+        f"# {name}: copied from {like}. Replace every figure by that of your device's datasheet, and the comments\n"
+        "# below by where you found it. peak_gflops and bandwidth_gb_s are for estimates; [tvm] is what networks are\n"
+        "# compiled for: wrong values there make libraries that don't load. See docs/latency_tables.md.\n"
+    )
+    parse_target(name, note + text, str(folder / f"{name}.toml"))
+    return write_text(folder / f"{name}.toml", note + text)
 
 
 def doctor() -> dict[str, Any]:

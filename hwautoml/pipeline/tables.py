@@ -1,11 +1,11 @@
-"""Verb and stage: a latency table is found where a valid one exists, and measured where not."""
+"""Which latency table a target, runtime and space have: found where a valid one exists, measured where not."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,70 +16,40 @@ from hwautoml.core.latency_file import check_matches
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_prior import roofline_table
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
 from hwautoml.core.measurement import Measurement
-from hwautoml.core.progress import OnProgress, Progress, silent
-from hwautoml.core.resources import profile_folders, target_folders, user_config_folder
-from hwautoml.core.space import Architecture
-from hwautoml.core.target import Target, load_target
+from hwautoml.core.progress import OnProgress, silent
+from hwautoml.core.resources import package_folder, profile_folders, user_config_folder
+from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
+from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.table_identity import TableIdentity
+from hwautoml.core.target import Target
 from hwautoml.devices.machine import fingerprint
-from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import (
     CompileError,
+    InvalidValueError,
     MeasurementError,
     MissingDependencyError,
     RunFolderError,
     UnknownNameError,
 )
 from hwautoml.pipeline.artifacts import probe_builders, slug
-from hwautoml.pipeline.connecting import device_for, require_reachable, unavailable_reason
-from hwautoml.profilers.assembly import ProfileSetting
-from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers, reference_architecture
-from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.pipeline.connecting import device_for, unavailable_reason
+from hwautoml.pipeline.measuring import measure_table
+from hwautoml.profilers.layer_profiler import reference_architecture
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.job import Job
 
 __all__ = [
-    "device_for", "ensure_table", "profile", "profile_stage", "save_table", "unavailable_reason", "usable_runtimes",
+    "device_for", "ensure_table", "find_table", "profile_stage", "save_table", "unavailable_reason", "usable_runtimes",
 ]  # fmt: skip
 
-PRECISION, BATCH = "fp32", 1
-NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
-MAX_NETWORKS = 24
+FEW_SHOT, RECORDS_FILE = "few-shot", "tvm_records.json"
 SIBLING_NETWORKS = 8
-SIBLING_DEVIATION = 0.2
 MIN_SIBLING_CAP_SEC = 60.0  # compiling the networks for a sibling table takes about half a minute
 
 _log = logging.getLogger(__name__)
-
-
-def profile(
-    target: str = "cpu",
-    *,
-    image_size: int = 32,
-    channels: int = 3,
-    runtime: str = "auto",
-    budget_sec: float = 300.0,
-    seed: int = 0,
-    targets_dir: Path | None = None,
-    profiles_dir: Path | None = None,
-    on_progress: OnProgress = silent,
-) -> tuple[LatencyTable, Path]:
-    """Measure the latency table of the ``mobile`` space on a target; returns it and its file.
-
-    Interrupted, it goes on where it was; finished, a larger budget adds to it.
-
-    Raises:
-        TargetUnavailableError: code cannot be run on the target from this machine.
-    """
-    found = load_target(target, target_folders(targets_dir))
-    require_reachable(found)
-    chosen = choose_runtime(found, runtime)
-    space = MobileSpace(image_size, channels, num_classes=10)
-    path = table_path(found, chosen, space, profiles_dir)
-    return _measure_table(space, found, chosen, path, budget_sec, seed, partial(_listen, on_progress)), path
-
 
 def profile_stage(job: Job) -> None:
     """The table of the run's target, kept in the run folder too; with time enough, one per further runtime."""
@@ -110,14 +80,14 @@ def kept_table_path(job: Job, runtime: str) -> Path:
 
 
 def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
-    """A table for another runtime of the same device from a few whole networks.
-
-    The known table's entries, brought to the other runtime's level, are the prior; its layers' ratios to the
-    level are uncertain by ``SIBLING_DEVIATION`` until the measured networks say more.
-    """
+    """A table for another runtime of the same device from a few whole networks, with ``known`` as its sibling."""
+    prior = sibling_prior_table(
+        [known], target=known.target, runtime=runtime, num_threads=known.num_threads, batch=known.batch,
+        precision=known.precision,
+    )  # fmt: skip
     candidates = [job.space.sample(np.random.default_rng(job.settings.seed + i)) for i in range(64)]
     layers = [job.space.layers(a) for a in candidates]
-    chosen = [candidates[i] for i in choose_to_measure(known, layers, SIBLING_NETWORKS)]
+    chosen = [candidates[i] for i in choose_to_measure(prior, layers, SIBLING_NETWORKS)]
     builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
     paths: dict[Architecture, Path] = {}
     for index, architecture in enumerate(chosen):
@@ -132,52 +102,66 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
     measured = [(a, r) for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)]
     if not measured:
         raise MeasurementError(f"none of {len(chosen)} networks could be measured on {runtime}")
-    ratio = float(np.median([r.median_ms / known.predict(job.space.layers(a)).mean_ms for a, r in measured]))
-    table = replace(
-        known,
-        runtime=runtime,
-        observations=(),
-        hyperparameters=None,
-        overhead=_scaled(known.overhead, ratio),
-        entries={key: _scaled(entry, ratio) for key, entry in known.entries.items()},
-        conditions={**measured[0][1].conditions, "sibling": known.runtime, "level": ratio},
-    )
-    return table.with_observations(
-        [Observation(a.id, table.counts(job.space.layers(a)), r.median_ms, r.deviation_ms) for a, r in measured]
-    )
-
-
-def _scaled(entry: Entry, ratio: float) -> Entry:
-    mean_ms = ratio * entry.mean_ms
-    return Entry(mean_ms, float(np.hypot(ratio * entry.deviation_ms, SIBLING_DEVIATION * mean_ms)), "inferred")
+    observations = [
+        Observation(a.id, prior.counts(job.space.layers(a)), r.median_ms, r.deviation_ms) for a, r in measured
+    ]
+    table = at_level_of(prior, observations)
+    conditions = {**measured[0][1].conditions, "sibling": known.runtime, "level": table.conditions["level"]}
+    return replace(table, conditions=conditions).with_observations(observations)
 
 
 def ensure_table(
     target: Target,
     runtime: str,
-    space: MobileSpace,
+    space: SearchSpace,
     *,
     budget_sec: float,
+    batch: int = 1,
+    precision: str = "fp32",
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     seed: int = 0,
     profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> LatencyTable:
-    """A valid table from a file; else measured here; else, with no access to the device, estimated."""
-    table = _find_table(target, runtime, space, profiles_dir)
-    if table is not None and not _is_worth_more_time(table, budget_sec):
-        return table
-    if unavailable_reason(target) is not None:
-        _log.warning("%s cannot be measured from here: its latencies are estimated from the datasheet", target.name)
-        costs = [(layer, space.cost(layer)) for layer in space.all_layers()]
-        return roofline_table(target, costs, space=space.family, runtime=runtime, batch=BATCH, precision=PRECISION)
-    path = table_path(target, runtime, space, profiles_dir)
-    return _measure_table(space, target, runtime, path, budget_sec, seed, partial(_listen, on_progress))
+    """A valid table from a file; else measured here; else, with no access to the device, estimated.
+
+    ``device``, ``tracker`` and ``key`` are those of ``device_for``.
+    """
+    reason = unavailable_reason(target, device=device, tracker=tracker)
+    is_remote = device is not None or tracker is not None
+    identity = identity_of(target, runtime, space, batch, precision)
+    way = device_for(target, runtime, device=device, tracker=tracker, key=key) if reason is None else nullcontext()
+    with way as opened:
+        machine = None if opened is None or not is_remote else str(opened.conditions()["fingerprint"])
+        table = find_table(target, identity, profiles_dir, machine=machine, is_remote=is_remote)
+        if table is not None and not (opened is not None and _is_worth_more_time(table, budget_sec)):
+            return table
+        if opened is None:
+            _log.warning("%s cannot be measured from here: its latencies are estimated from the datasheet", target.name)
+            return estimated_table(target, space, identity)
+        path = table_path(target, runtime, space, profiles_dir, batch=batch, precision=precision, is_remote=is_remote)
+        return measure_table(
+            space, target, identity, path, opened, records=records_path(target, profiles_dir), budget_sec=budget_sec,
+            seed=seed, on_progress=on_progress,
+        )  # fmt: skip
+
+
+def estimated_table(target: Target, space: SearchSpace, identity: TableIdentity) -> LatencyTable:
+    """A roofline from the datasheet; every entry is "estimated"."""
+    costs = [(layer, space.cost(layer)) for layer in space.all_layers()]
+    return roofline_table(
+        target, costs, space=space.family, runtime=identity.runtime, batch=identity.batch, precision=identity.precision
+    )
 
 
 def _is_worth_more_time(table: LatencyTable, budget_sec: float) -> bool:
     """Layers were left out for lack of time, and there is clearly more of it now."""
     left_out, spent = table.conditions.get("num_layers_inferred"), table.conditions.get("seconds")
-    return isinstance(left_out, int) and left_out > 0 and isinstance(spent, float) and spent < 0.7 * budget_sec
+    is_few_shot = table.conditions.get("num_layers_measured") == 0  # by choice, not for lack of time
+    is_short = isinstance(left_out, int) and left_out > 0 and isinstance(spent, float) and spent < 0.7 * budget_sec
+    return is_short and not is_few_shot
 
 
 def usable_runtimes(target: Target) -> tuple[str, ...]:
@@ -213,87 +197,86 @@ def table_folder(profiles_dir: Path | None) -> Path:
     return profiles_dir if profiles_dir is not None else user_config_folder() / "profiles"
 
 
-def table_path(target: Target, runtime: str, space: MobileSpace, profiles_dir: Path | None) -> Path:
-    return table_folder(profiles_dir) / target.name / _file_name(target, runtime, space)
+def table_path(
+    target: Target,
+    runtime: str,
+    space: SearchSpace,
+    profiles_dir: Path | None,
+    *,
+    batch: int = 1,
+    precision: str = "fp32",
+    is_remote: bool = False,
+) -> Path:
+    """Where the table of this identity is written; its name says all that a table is valid for.
+
+    ``is_remote``: measured on a board named by ``--device`` or ``--tracker``.
+    """
+    identity = identity_of(target, runtime, space, batch, precision)
+    return table_folder(profiles_dir) / target.name / _file_name(target, identity, is_remote)
 
 
 def records_path(target: Target, profiles_dir: Path | None) -> Path:
     """TVM tuning records: they belong to a device, and every later compilation finds them."""
-    return table_folder(profiles_dir) / target.name / "tvm_records.json"
+    return table_folder(profiles_dir) / target.name / RECORDS_FILE
 
 
-def _file_name(target: Target, runtime: str, space: MobileSpace) -> str:
-    return f"{runtime}-{slug(space.family)}-t{target.num_threads}-b{BATCH}-{PRECISION}.json"
+def identity_of(
+    target: Target, runtime: str, space: SearchSpace, batch: int = 1, precision: str = "fp32"
+) -> TableIdentity:
+    """Raises InvalidValueError for a batch below 1 or a precision that the target does not compute in."""
+    if precision not in target.precisions:
+        known = ", ".join(target.precisions)
+        raise InvalidValueError(f"target {target.name!r} computes in {known}, not in {precision!r}")
+    return TableIdentity(target.name, runtime, target.num_threads, batch, precision, space.family)
 
 
-def _find_table(target: Target, runtime: str, space: MobileSpace, profiles_dir: Path | None) -> LatencyTable | None:
-    """The first valid one; a table that does not fit is passed over and named in the log."""
-    version = _version(runtime) if target.connection == "local" else None
-    folders = [table_folder(profiles_dir), *profile_folders(profiles_dir)]
-    for path in dict.fromkeys(folder / target.name / _file_name(target, runtime, space) for folder in folders):
-        if not path.is_file():
-            continue
+def few_shot_path(path: Path) -> Path:
+    """Beside the table of all layers, which it never replaces."""
+    return path.with_name(f"{path.stem}.{FEW_SHOT}.json")
+
+
+def _file_name(target: Target, identity: TableIdentity, is_remote: bool) -> str:
+    # A target of this machine that is measured elsewhere (a copy of it, the agent on loopback) is another device.
+    where = "-rpc" if is_remote and target.connection == "local" else ""
+    return (
+        f"{identity.runtime}-{slug(identity.space)}-t{identity.num_threads}-b{identity.batch}-{identity.precision}"
+        f"{where}.json"
+    )
+
+
+def find_table(
+    target: Target,
+    identity: TableIdentity,
+    profiles_dir: Path | None,
+    *,
+    machine: str | None = None,
+    is_remote: bool = False,
+) -> LatencyTable | None:
+    """The first valid one; a table that does not fit is passed over and named in the log.
+
+    ``machine`` is the fingerprint of the device where it is known; a target of this machine must have its.
+    """
+    is_here = target.connection == "local" and not is_remote
+    version = load_backend(identity.runtime).version() if is_here else None
+    machine = fingerprint(identity.runtime, version or "") if is_here else machine
+    for path in _candidates(target, _file_name(target, identity, is_remote), profiles_dir):
         try:
             table = load_table(path)
-            check_matches(
-                table,
-                target=target.name,
-                runtime=runtime,
-                runtime_version=version,
-                num_threads=target.num_threads,
-                batch=BATCH,
-                precision=PRECISION,
-                space=space.family,
-            )
+            check_matches(table, **vars(identity), runtime_version=version)
         except RunFolderError as error:
-            _log.warning("%s is not used: %s", path, error.message)
+            _log.warning("%s is not used: %s", path, error)
             continue
-        here = fingerprint(runtime, version or "")
-        if target.connection == "local" and table.conditions.get("fingerprint") != here:
-            _log.warning("%s is not used: it was measured on another machine", path)
+        if machine is not None and table.conditions.get("fingerprint") != machine:
+            # Tables that ship are of one machine, and that it is not this one is nothing to warn of.
+            level = logging.INFO if path.is_relative_to(package_folder("profiles")) else logging.WARNING
+            _log.log(level, "%s is not used: it was measured on another machine", path)
             continue
         return table
     return None
 
 
-def _measure_table(
-    space: MobileSpace,
-    target: Target,
-    runtime: str,
-    path: Path,
-    budget_sec: float,
-    seed: int,
-    listen: Callable[[int, int, str], None],
-) -> LatencyTable:
-    version = _version(runtime)
-    machine = fingerprint(runtime, version)
-    setting = ProfileSetting(target.name, runtime, version, target.num_threads, BATCH, PRECISION, space.family, machine)
-    options = ProfileOptions(
-        layer_budget_sec=(1 - NETWORKS_SHARE) * budget_sec,
-        network_budget_sec=NETWORKS_SHARE * budget_sec,
-        num_networks=MAX_NETWORKS,
-        num_holdout=4,
-        seed=seed,
-    )
-    quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
-    builders = probe_builders(space, target, runtime, path.parent / "tvm_records.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with device_for(target, runtime) as device:
-        return profile_layers(
-            space,
-            setting,
-            path,
-            builders=builders,
-            options=options,
-            on_progress=listen,
-            measure=lambda paths, reference=None: device.measure(paths, reference, quick),
-            measure_networks=lambda paths, reference=None: device.measure(paths, reference, full),
-        )
-
-
-def _version(runtime: str) -> str:
-    return load_backend(runtime).version()
-
-
-def _listen(on_progress: OnProgress, done: int, total: int, text: str) -> None:
-    on_progress(Progress("profile", min(done / total, 0.999), f"{text}: {done} of at most {total} measured"))
+def _candidates(target: Target, name: str, profiles_dir: Path | None) -> Iterator[Path]:
+    """Existing files, the user's first; in each folder the table of all layers before the few-shot one."""
+    for folder in dict.fromkeys([table_folder(profiles_dir), *profile_folders(profiles_dir)]):
+        path = folder / target.name / name
+        yield from (candidate for candidate in (path, few_shot_path(path)) if candidate.is_file())

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwautoml.core.latency_prior import infer_entries
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.sibling_prior import at_level_of
 from hwautoml.errors import MeasurementError
 from hwautoml.profilers.journal import Journal
 
 _PER_MODEL_CONDITIONS = ("load_ms", "peak_memory_bytes", "num_inner", "preempted_share", "reference_median_ms")
+_MIN_LEAVE_ONE_OUT = 3
 _MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhead is subtracted
 
 
@@ -72,6 +75,46 @@ def assemble_table(
     )
     networks = [line for line in quiet if line["record"] == "network"]
     return table.with_observations([_observation(line, speed) for line in networks])
+
+
+def assemble_from_prior(
+    setting: ProfileSetting, journal: Journal, prior: LatencyTable, max_relative_deviation: float
+) -> LatencyTable:
+    """``prior`` at the level of the networks measured so far, and corrected by them; no layer was measured."""
+    records = [line for line in journal.records if "median_ms" in line]
+    quiet = [line for line in records if is_usable(line, max_relative_deviation)]
+    speed = _reference_ms(records)
+    observations = [_observation(line, speed) for line in quiet if line["record"] == "network"]
+    if not observations:
+        return prior
+    table = table_from_prior(prior, observations)
+    conditions = _conditions(setting, journal, records, quiet, 0, len(table.entries))
+    return replace(table, conditions={**table.conditions, **conditions})
+
+
+def table_from_prior(prior: LatencyTable, observations: Sequence[Observation]) -> LatencyTable:
+    """Brought to the observed level, then conditioned on the observations."""
+    return at_level_of(prior, observations).with_observations(observations)
+
+
+def checked_by_leaving_out(table: LatencyTable, prior: LatencyTable) -> LatencyTable:
+    """``conditions["holdout"]`` says how well each network is predicted from the prior and all the others.
+
+    None for fewer than three networks.
+    """
+    observations = table.observations
+    if len(observations) < _MIN_LEAVE_ONE_OUT:
+        return replace(table, conditions={**table.conditions, "holdout": None})
+    predicted = []
+    for left_out, observation in enumerate(observations):
+        others = table_from_prior(prior, [o for number, o in enumerate(observations) if number != left_out])
+        layers = [Layer.from_key(key) for key, count in observation.counts for _ in range(count)]
+        predicted.append(others.predict(layers))
+    measured = np.array([observation.measured_ms for observation in observations])
+    means, deviations = np.array([(p.mean_ms, p.std_ms) for p in predicted]).T
+    ids = [observation.architecture_id for observation in observations]
+    check = {"method": "leave one out", **_errors(ids, means, deviations, measured)}
+    return replace(table, conditions={**table.conditions, "holdout": check})
 
 
 def _reference_ms(records: list[dict[str, Any]]) -> float | None:
@@ -135,10 +178,24 @@ def _holdout(records: list[dict[str, Any]], speed: float | None) -> dict[str, ob
     measured = np.array([_to_speed(line, speed)[0] for line in held_out])
     predicted = np.array([line["predicted_ms"] for line in held_out])
     deviation = np.array([line["predicted_std_ms"] for line in held_out])
+    return _errors([line["architecture_id"] for line in held_out], predicted, deviation, measured)
+
+
+def _errors(
+    ids: Sequence[str],
+    predicted: NDArray[np.float64],
+    deviation: NDArray[np.float64],
+    measured: NDArray[np.float64],
+) -> dict[str, object]:
+    """All (n,), times in ms."""
     errors = np.abs(predicted / measured - 1)
     return {
-        "num_networks": len(held_out),
+        "num_networks": len(measured),
         "mean_relative_error": float(errors.mean()),
         "max_relative_error": float(errors.max()),
         "share_within_interval": float((np.abs(predicted - measured) <= 1.96 * deviation).mean()),
+        "networks": [
+            {"id": name, "measured_ms": float(m), "predicted_ms": float(p), "deviation_ms": float(d)}
+            for name, m, p, d in zip(ids, measured, predicted, deviation, strict=True)
+        ],
     }

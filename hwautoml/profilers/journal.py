@@ -22,7 +22,7 @@ class Journal:
     """Append-only; every line is on disk before ``append`` returns.
 
     A last line that a crash cut short is dropped. ``setting`` identifies what is being measured;
-    a journal of another one (an older runtime, another machine) is set aside as ``.old``.
+    a journal of another one (an older runtime, another machine) is set aside as ``.old``, ``.old2``, ...
 
     Raises:
         RunFolderError: the journal is damaged before its last line.
@@ -73,7 +73,7 @@ class Journal:
     def _set_aside(self, header: Mapping[str, object]) -> None:
         found = self.records[0]
         changed = sorted(name for name in header.keys() | found.keys() if header.get(name) != found.get(name))
-        old = self._path.with_name(self._path.name + ".old")
+        old = free_name(self._path)
         logger.warning(
             "%s was measured with other settings (%s) and is kept as %s", self._path,
             ", ".join(f"{name} was {found.get(name)!r}, is {header.get(name)!r}" for name in changed), old.name,
@@ -85,6 +85,12 @@ class Journal:
         return RunFolderError(
             f"{self._path} is damaged at line {number}: {reason}", fix=f"move {self._path} away to measure anew"
         )
+
+
+def free_name(path: Path) -> Path:
+    """``path`` with ``.old`` (``.old2``, ...) appended: what is set aside replaces nothing."""
+    numbers = (path.with_name(f"{path.name}.old{number or ''}") for number in (0, *range(2, 10_000)))
+    return next(candidate for candidate in numbers if not candidate.exists())
 
 
 @contextmanager

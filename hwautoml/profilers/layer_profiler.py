@@ -20,7 +20,13 @@ from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
-from hwautoml.profilers.assembly import ProfileSetting, assemble_table, is_usable
+from hwautoml.profilers.assembly import (
+    ProfileSetting,
+    assemble_from_prior,
+    assemble_table,
+    checked_by_leaving_out,
+    is_usable,
+)
 from hwautoml.profilers.journal import Journal, exclusive_lock
 
 logger = logging.getLogger(__name__)
@@ -94,6 +100,7 @@ def profile_layers(
     builders: Builders,
     measure: Measure,
     measure_networks: Measure | None = None,
+    prior: LatencyTable | None = None,
     options: ProfileOptions | None = None,
     on_progress: Progress | None = None,
 ) -> LatencyTable:
@@ -104,19 +111,24 @@ def profile_layers(
     with a larger budget or more networks adds to what is there. ``measure_networks``, by default
     ``measure``, may spend more on each model: there are fewer of them, and they decide the level.
 
+    With a ``prior`` (of sibling devices, or from a datasheet) no layer is measured, only the networks that tell
+    most about the device; which prior it was is no part of the journal, as a measured network stays true.
+
     Raises:
         RunFolderError: another process profiles into this table, or the journal is damaged.
-        MeasurementError: no layer could be measured.
+        MeasurementError: no layer could be measured; with a prior, no network.
     """
     with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
         journal = Journal(table_path.with_suffix(".journal.jsonl"), asdict(setting))
         options = options or ProfileOptions()
         measures = (measure, measure_networks or measure)
-        run = _Profile(space, setting, journal, builders, measures, options, on_progress, Path(folder))
-        run.measure_layers(options.layer_budget_sec)
+        run = _Profile(space, setting, journal, builders, measures, prior, options, on_progress, Path(folder))
+        if prior is None:
+            run.measure_layers(options.layer_budget_sec)
         run.measure_networks()
-        run.measure_layers(options.layer_budget_sec + run.unused_sec())
-        table = run.table()
+        if prior is None:
+            run.measure_layers(options.layer_budget_sec + run.unused_sec())
+        table = run.table() if prior is None else checked_by_leaving_out(run.table(), prior)
         save(table, table_path)
     return table
 
@@ -126,11 +138,11 @@ class _Profile:
 
     def __init__(
         self, space: SearchSpace, setting: ProfileSetting, journal: Journal, builders: Builders,
-        measures: tuple[Measure, Measure], options: ProfileOptions, on_progress: Progress | None,
-        folder: Path,
+        measures: tuple[Measure, Measure], prior: LatencyTable | None, options: ProfileOptions,
+        on_progress: Progress | None, folder: Path,
     ) -> None:
         self._space, self._setting, self._journal = space, setting, journal
-        self._builders, self._options = builders, options
+        self._builders, self._prior, self._options = builders, prior, options
         self._measure, self._measure_networks = measures
         self._on_progress, self._folder = on_progress, folder
         self._layers = {setting.key(layer): layer for layer in space.all_layers()}
@@ -140,6 +152,10 @@ class _Profile:
         self._measuring_sec = 0.0  # of the last call: building has to stop that much earlier
 
     def table(self) -> LatencyTable:
+        if self._prior is not None:
+            return assemble_from_prior(
+                self._setting, self._journal, self._prior, self._options.max_relative_deviation
+            )
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
         return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
 
@@ -188,6 +204,8 @@ class _Profile:
                 num_before = len(self._usable("network"))
                 self._measure_chunk("network", jobs, start, until)
                 self._report("networks")
+                if len(self._usable("network")) == num_before and self._prior is not None:
+                    raise MeasurementError(f"none of {len(jobs)} networks could be measured{self._last_failure()}")
                 if len(self._usable("network")) == num_before:
                     logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
                     return
@@ -280,10 +298,15 @@ class _Profile:
         useful = [line for line in earlier if is_usable(line, self._options.max_relative_deviation)]
         return float(sum(line["seconds"] for line in useful + now if line["record"] in records))
 
+    def _last_failure(self) -> str:
+        failures = [line["failure"] for line in self._journal.of("network") if "failure" in line]
+        return f": {failures[-1]}" if failures else " quietly enough"
+
     def _report(self, text: str) -> None:
         if self._on_progress is not None:
             num_done = len(self._journal.of("layer")) + len(self._journal.of("network"))
-            self._on_progress(num_done, len(self._layers) + self._options.num_networks, text)
+            num_layers = len(self._layers) if self._prior is None else 0
+            self._on_progress(num_done, num_layers + self._options.num_networks, text)
 
 
 def reference_architecture(space: SearchSpace) -> Architecture:

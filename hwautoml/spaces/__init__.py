@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from typing import TYPE_CHECKING, cast
 
 from hwautoml.errors import InvalidValueError, UnknownNameError
@@ -47,3 +48,37 @@ def load_space(
             fix=f"load_space({name!r}, image_size=32, channels=3, num_classes=10)",
         )
     return cast("SearchSpace", space_class(**given))
+
+
+def load_profiled_space(name: str, *, image_size: int | None = None, channels: int | None = None) -> SearchSpace:
+    """The space ``name`` for a latency table, which leaves the number of classes open.
+
+    It has the number it was published with at that size; ``mobile`` has 10, and 32x32x3 where no size is given.
+
+    Raises as ``load_space`` does.
+    """
+    if name == "mobile":
+        return load_space(name, image_size=image_size or 32, channels=channels or 3, num_classes=10)
+    module = importlib.import_module(f"hwautoml.spaces.{_SPACES[name][0]}") if name in _SPACES else None
+    published = [classes for side, _, classes in getattr(module, "PUBLISHED", ()) if side == image_size]
+    num_classes = published[0] if published else None
+    return load_space(name, image_size=image_size, channels=channels, num_classes=num_classes)
+
+
+def load_family(family: str) -> SearchSpace:
+    """The inverse of ``SearchSpace.family``, with the number of classes of ``load_profiled_space``.
+
+    Raises:
+        InvalidValueError: the text is no family of a space known here (UnknownNameError: none of that name).
+    """
+    name, _, rest = family.partition("/")
+    match = re.fullmatch(r"v\d+/(?:w(?P<width>[\d.]+)/)?(?P<side>\d+)x(?P=side)x(?P<channels>\d+)", rest)
+    if name in _SPACES and match is None:
+        raise InvalidValueError(f"{family!r} is no family of spaces; expected e.g. 'mobile/v1/32x32x3'")
+    sizes = {} if match is None else {"image_size": int(match["side"]), "channels": int(match["channels"])}
+    space = load_profiled_space(name, **sizes)
+    if match is not None and match["width"] is not None:
+        space = dataclasses.replace(space, width_multiplier=float(match["width"]))  # type: ignore[type-var]
+    if space.family != family:
+        raise InvalidValueError(f"tables of {family} were made by another version, which has {space.family}")
+    return space

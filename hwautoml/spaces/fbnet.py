@@ -60,6 +60,7 @@ SKELETONS = {  # by image size, channels, classes
     (32, 3, 100): Skeleton(1, (1, 1, 2, 2, 1, 2, 1), 1504),
     (224, 3, 1000): Skeleton(2, (1, 2, 2, 2, 1, 2, 1), 1984),
 }
+PUBLISHED = tuple(SKELETONS)
 
 
 @dataclass(frozen=True)

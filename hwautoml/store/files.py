@@ -18,6 +18,10 @@ def write_json(path: Path, data: object) -> Path:
     return _replace(path, lambda temporary: temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
 
 
+def write_text(path: Path, text: str) -> Path:
+    return _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def read_json(path: Path) -> Any:
     """Raises RunFolderError naming the file, with line and column where it is damaged."""
     try:

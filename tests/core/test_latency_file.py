@@ -75,7 +75,8 @@ def test_damaged_json_names_line_and_column_and_is_left_alone(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema="latency-table/v9"), "latency-table/v9"),
+        (lambda d: d.update(schema="latency-table/v9"), "v9.*\n  fix: move .*hwautoml profile --target cpu --"),
+        (lambda d: d.update(schema="v9", space=3), "\n  fix: move .*, then: hwautoml profile --target T"),
         (lambda d: d.pop("entries"), "missing field 'entries'"),
         (lambda d: d.update(num_threads="two"), "num_threads must be int, got 'two'"),
         (lambda d: d["entries"].update(nonsense=d["overhead"]), "'nonsense' is no layer key"),

@@ -2,24 +2,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError
 from hwautoml.pipeline import profile
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.tables import (
-    _find_table,
     choose_runtime,
     ensure_table,
+    find_table,
+    identity_of,
     kept_table_path,
     profile_stage,
+    sibling_table,
     table_path,
     unavailable_reason,
     usable_runtimes,
@@ -38,7 +41,7 @@ def test_a_valid_table_is_found_and_used(cpu: Target, space: MobileSpace, profil
 
 
 def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -> None:
-    assert _find_table(cpu, "onnxruntime", MobileSpace(8, 1, 77), profiles_dir) is not None
+    assert find_table(cpu, identity_of(cpu, "onnxruntime", MobileSpace(8, 1, 77)), profiles_dir) is not None
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,11 @@ def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -
     [
         ({"fingerprint": "another-machine"}, "it was measured on another machine"),
         ({"runtime_version": "0.0.1"}, "runtime_version is '0.0.1', needed"),
+        ({"num_threads": 2}, "num_threads is 2, needed 1\n  fix: hwautoml profile --target cpu --image-size 8 --chan"),
+        ({"batch": 4}, "batch is 4, needed 1"),
+        ({"precision": "int8"}, "precision is 'int8', needed 'fp32'"),
+        ({"space": "mobile/v1/9x9x1"}, "space is 'mobile/v1/9x9x1', needed 'mobile/v1/8x8x1'"),
+        ({"schema": "latency-table/v0"}, "has schema 'latency-table/v0', this version reads"),
     ],
 )
 def test_a_table_of_other_conditions_is_passed_over_and_named(
@@ -53,9 +61,10 @@ def test_a_table_of_other_conditions_is_passed_over_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     path = table_path(cpu, "onnxruntime", space, profiles_dir)
-    save(replace(table, conditions={**table.conditions, **conditions}), path)
+    named = conditions.keys() <= {field.name for field in fields(LatencyTable)}
+    save(replace(table, **(conditions if named else {"conditions": {**table.conditions, **conditions}})), path)
     with caplog.at_level(logging.WARNING):
-        assert _find_table(cpu, "onnxruntime", space, profiles_dir) is None
+        assert find_table(cpu, identity_of(cpu, "onnxruntime", space), profiles_dir) is None
     assert f"{path} is not used" in caplog.text and reason in caplog.text
 
 
@@ -115,3 +124,21 @@ def test_a_runs_table_is_kept_in_its_folder_and_read_from_there(
     job.tables = {}
     profile_stage(job)
     assert job.tables == {"onnxruntime": known}
+
+
+@pytest.mark.slow
+def test_a_further_runtime_starts_from_the_first_ones_table(make_job: Callable[..., Job], table: LatencyTable) -> None:
+    """Torch, whose calls cost far more than ONNX Runtime's: the level is found from eight networks."""
+    job = make_job()
+    entries = {key: Entry(e.mean_ms, 0.05 * e.mean_ms) for key, e in table.entries.items()}
+    try:
+        made = sibling_table(job, replace(table, entries=entries), "torch")
+    finally:
+        job.close_devices()
+    assert (made.target, made.runtime, made.space) == ("cpu", "torch", table.space)
+    assert made.origin == "measured" and len(made.observations) == 8
+    assert made.conditions["sibling"] == "onnxruntime" and made.conditions["level"] > 1  # type: ignore[operator]
+    layers = {a.id: job.space.layers(a) for a in (job.space.sample(np.random.default_rng(i)) for i in range(64))}
+    for observation in made.observations:
+        predicted = made.predict(layers[observation.architecture_id])
+        assert abs(predicted.mean_ms - observation.measured_ms) < 3 * predicted.std_ms

@@ -55,3 +55,10 @@ def test_lock_names_its_holder_and_is_released(tmp_path: Path) -> None:
         pass
     with exclusive_lock(path):
         pass
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.journal.jsonl"
+    for num_threads in (1, 2, 3):
+        Journal(path, SETTING | {"num_threads": num_threads})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.old", f"{path.name}.old2"]

@@ -16,8 +16,10 @@ from types import ModuleType
 import pytest
 
 from hwautoml.core.latency_file import load
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.sibling_prior import sibling_prior_table
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure
 from hwautoml.errors import CompileError, InvalidValueError, MeasurementError, RunFolderError
@@ -246,3 +248,51 @@ def test_options_are_validated() -> None:
         ProfileOptions(num_networks=2)
     with pytest.raises(InvalidValueError, match="layer_budget_sec"):
         ProfileOptions(layer_budget_sec=0)
+
+
+def sibling_of(table: LatencyTable, factor: float) -> LatencyTable:
+    """What a sibling device's table gives as a prior for this one, at another level."""
+    entries = {key: replace(e, mean_ms=factor * e.mean_ms) for key, e in table.entries.items()}
+    sibling = replace(table, target="other", entries=entries, observations=(), hyperparameters=None)
+    return sibling_prior_table(
+        [sibling], target="cpu", runtime="onnxruntime", num_threads=1, batch=1, precision="fp32"
+    )
+
+
+def test_with_a_prior_only_networks_are_measured_and_none_twice(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    full = tiny.profile(tmp_path / "full.json", device)
+    prior, path = sibling_of(full, 10.0), tmp_path / "t.json"
+    options = replace(tiny.OPTIONS, num_networks=3, num_holdout=0)
+    first = tiny.profile(path, device, options, prior=prior)
+    assert [line["record"] for line in journal_lines(path)] == ["header", "network", "network", "network"]
+    assert len(first.observations) == 3 and first.origin == "measured"
+    assert {entry.origin for entry in first.entries.values()} == {"inferred"}
+    assert first.conditions["num_layers_measured"] == 0
+    assert first.conditions["holdout"]["method"] == "leave one out"  # type: ignore[index]
+    assert first.conditions["holdout"]["num_networks"] == 3  # type: ignore[index]
+    assert 0.05 < first.conditions["level"] < 0.2, "the sibling is ten times slower"  # type: ignore[operator]
+    more = tiny.profile(path, device, replace(options, num_networks=5), prior=prior)
+    assert len(more.observations) == 5
+    assert max(names(journal_lines(path)).values()) == 1
+    before = journal_lines(path)
+    assert tiny.profile(path, device, replace(options, num_networks=5), prior=prior).observations == more.observations
+    assert journal_lines(path) == before
+
+
+def test_with_a_prior_a_device_that_measures_nothing_is_an_error(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    prior = sibling_of(tiny.profile(tmp_path / "full.json", device), 1.0)
+
+    def build(architecture: object, path: Path) -> Path:
+        if path.name == "reference":
+            return tiny.write_chain((), path)
+        raise CompileError("no such operator")
+
+    broken = replace(tiny.builders(tiny.TinySpace()), network=build)
+    with pytest.raises(MeasurementError, match="none of 2 networks could be measured: no such operator"):
+        options = replace(tiny.OPTIONS, num_networks=2, num_holdout=0)
+        tiny.profile(tmp_path / "t.json", device, options, prior=prior, builders=broken)
+    assert not (tmp_path / "t.json").exists()

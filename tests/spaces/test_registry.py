@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from hwautoml.errors import InvalidValueError, UnknownNameError
-from hwautoml.spaces import load_space, space_names
+from hwautoml.spaces import load_family, load_profiled_space, load_space, space_names
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -51,3 +51,33 @@ def test_spaces_are_imported_on_first_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "family", "num_classes"),
+    [
+        ("mobile", {}, "mobile/v1/32x32x3", 10),
+        ("mobile", {"image_size": 8, "channels": 1}, "mobile/v1/8x8x1", 10),
+        ("nasbench201", {"image_size": 16}, "nasbench201/v1/16x16x3", 120),
+        ("fbnet", {}, "fbnet/v1/32x32x3", 100),
+        ("fbnet", {"image_size": 224}, "fbnet/v1/224x224x3", 1000),
+        ("ofa-mobilenetv3", {}, "ofa-mobilenetv3/v1/w1.2/224x224x3", 1000),
+    ],
+)
+def test_a_table_leaves_the_number_of_classes_open(
+    name: str, sizes: dict[str, int], family: str, num_classes: int
+) -> None:
+    space = load_profiled_space(name, **sizes)
+    assert (space.family, space.num_classes) == (family, num_classes)  # type: ignore[attr-defined]
+    assert load_family(family) == space
+
+
+def test_a_family_of_another_version_or_of_nothing_is_refused() -> None:
+    assert load_family("ofa-mobilenetv3/v1/w1.0/224x224x3").family == "ofa-mobilenetv3/v1/w1.0/224x224x3"
+    with pytest.raises(UnknownNameError, match="unknown space 'nobile'; known: mobile"):
+        load_family("nobile/v1/32x32x3")
+    with pytest.raises(InvalidValueError, match="made by another version, which has mobile/v1/32x32x3"):
+        load_family("mobile/v2/32x32x3")
+    for text in ("mobile", "mobile/v1", "mobile/v1/32x16x3"):
+        with pytest.raises(InvalidValueError, match="is no family of spaces"):
+            load_family(text)

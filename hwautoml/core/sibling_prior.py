@@ -1,0 +1,125 @@
+"""A table for a device nobody has profiled, from the tables of devices like it.
+
+Per layer, a device's time over its own level (the geometric mean of its layers' times) says what the
+layer costs relative to others. That profile is alike on siblings, the level is not. So the prior has
+
+    mean_k      = exp(mean over siblings of log(t_ks / level_s)) * common level
+    deviation_k = mean_k * sqrt(relative spread over siblings^2 + the siblings' own deviations^2)
+
+and the level is left to the first measurements (``at_level_of``): until then it is as uncertain as
+the siblings' levels differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwautoml.core.latency_model import MEASURED_DEFAULTS
+from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.layer import Layer
+from hwautoml.errors import InvalidValueError
+
+#: Relative deviation of one layer between two devices at the same level, before any sibling was compared ...
+ASSUMED_SPREAD = 0.2
+#: ... which counts as much as so many siblings.
+_ASSUMED_WEIGHT = 2.0
+_MIN_LEVEL_SPREAD = 0.5  # one sibling says nothing about how far levels lie apart
+_MIN_SHARE = 0.05  # of an entry's own mean that a posterior mean is not allowed to fall below
+
+
+def sibling_prior_table(
+    siblings: Sequence[LatencyTable], *, target: str, runtime: str, num_threads: int, batch: int, precision: str
+) -> LatencyTable:
+    """A table without observations whose entries are "inferred" from the siblings', at their common level.
+
+    A layer that only some siblings have is inferred from those. Siblings may differ from the table in target,
+    runtime, threads, batch and precision; the closer they are, the better the prior.
+
+    Raises:
+        InvalidValueError: no sibling, or siblings of different spaces.
+    """
+    spaces = sorted({table.space for table in siblings})
+    if len(spaces) != 1:
+        raise InvalidValueError(f"siblings must be tables of one space, got {', '.join(spaces) or 'no table'}")
+    shape = LatencyTable(target, runtime, num_threads, batch, precision, spaces[0], {}, siblings[0].overhead)
+    times = [_times(table, shape) for table in siblings]
+    shared = set(times[0]).intersection(*times[1:])
+    levels = [_level(known, shared or set(known)) for known in times]
+    common = float(np.mean(levels))
+    leveled = list(zip(times, levels, strict=True))
+    entries = {
+        key: _combined([(known[key], level) for known, level in leveled if key in known], common)
+        for key in sorted(set().union(*times))
+    }
+    overheads = [(table.overhead.mean_ms, table.overhead.deviation_ms) for table in siblings]
+    spread = float(np.std(levels, ddof=1)) if len(levels) > 1 else 0.0
+    return replace(
+        shape,
+        entries=entries,
+        overhead=_combined(list(zip(overheads, levels, strict=True)), common),
+        hyperparameters=replace(MEASURED_DEFAULTS, scale=max(spread, _MIN_LEVEL_SPREAD)),
+        conditions={"prior": "siblings", "siblings": [_named(table) for table in siblings]},
+    )
+
+
+def at_level_of(prior: LatencyTable, observations: Sequence[Observation]) -> LatencyTable:
+    """``prior`` with all its times multiplied by what the observed networks take relative to its predictions.
+
+    The median of the ratios is taken. The level is known from then on, so the hyper-parameters are left to be
+    fitted. Without observations it is ``prior`` itself.
+    """
+    if not observations:
+        return prior
+    networks = [[Layer.from_key(key) for key, count in o.counts for _ in range(count)] for o in observations]
+    predicted, _ = prior.predict_many(networks)
+    ratio = float(np.median([o.measured_ms for o in observations] / predicted))
+    return replace(
+        prior,
+        hyperparameters=None,
+        overhead=_scaled(prior.overhead, ratio),
+        entries={key: _scaled(entry, ratio) for key, entry in prior.entries.items()},
+        conditions={**prior.conditions, "level": ratio},
+    )
+
+
+def posterior_means_ms(table: LatencyTable) -> NDArray[np.float64]:
+    """What each entry costs inside a network, given the observations: (num_entries,), all positive."""
+    means = table.posterior.mean[:-1]
+    return np.maximum(means, [_MIN_SHARE * entry.mean_ms for entry in table.entries.values()])
+
+
+def _times(table: LatencyTable, shape: LatencyTable) -> dict[str, tuple[float, float]]:
+    """(mean, deviation) in ms by the key that a layer has in ``shape``."""
+    means = posterior_means_ms(table)
+    return {
+        shape.key(Layer.from_key(key)): (float(mean), entry.deviation_ms * float(mean) / entry.mean_ms)
+        for (key, entry), mean in zip(table.entries.items(), means, strict=True)
+    }
+
+
+def _level(times: Mapping[str, tuple[float, float]], keys: Collection[str]) -> float:
+    """Logarithm of the geometric mean in ms."""
+    return float(np.mean([np.log(times[key][0]) for key in keys]))
+
+
+def _combined(times: Sequence[tuple[tuple[float, float], float]], common: float) -> Entry:
+    """One entry from the siblings' (mean, deviation) in ms, each with its level, at the ``common`` level."""
+    ratios = np.array([np.log(mean) - level for (mean, _), level in times])
+    own = float(np.mean([(deviation / mean) ** 2 for (mean, deviation), _ in times]))
+    squares = float(np.square(ratios - ratios.mean()).sum())
+    spread = (_ASSUMED_WEIGHT * ASSUMED_SPREAD**2 + squares) / (_ASSUMED_WEIGHT + len(ratios) - 1)
+    mean_ms = float(np.exp(common + ratios.mean()))
+    return Entry(mean_ms, mean_ms * float(np.sqrt(spread + own)), "inferred")
+
+
+def _scaled(entry: Entry, ratio: float) -> Entry:
+    return replace(entry, mean_ms=ratio * entry.mean_ms, deviation_ms=ratio * entry.deviation_ms)
+
+
+def _named(table: LatencyTable) -> dict[str, object]:
+    known = {"target": table.target, "runtime": table.runtime, "origin": table.origin}
+    return known | {name: table.conditions.get(name) for name in ("fingerprint", "runtime_version", "date")}

@@ -1,0 +1,72 @@
+"""Latency tables that ship: every file loads, says where it is from, and is used only where that is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwautoml.core.latency_file import dumps, load
+from hwautoml.core.resources import package_folder, target_folders
+from hwautoml.core.table_identity import TableIdentity
+from hwautoml.core.target import load_target
+from hwautoml.devices import machine
+from hwautoml.pipeline import profile
+from hwautoml.pipeline.tables import find_table, identity_of, table_path
+from hwautoml.spaces import load_family
+
+FILES = sorted(package_folder("profiles").glob("*/*.json"))
+MAX_BYTES = 300_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_shipped_table_is_whole_and_in_its_place(path: Path) -> None:
+    table, space = load(path), load_family(load(path).space)
+    target = load_target(table.target, target_folders())
+    expected = table_path(
+        target, table.runtime, space, package_folder("profiles"), batch=table.batch, precision=table.precision
+    )
+    assert path == expected, "its name is its identity"
+    assert table.missing(space.all_layers()) == ()
+    assert table.origin == "measured" and len(table.observations) >= 12
+    assert path.stat().st_size <= MAX_BYTES
+    assert dumps(table) == path.read_text(encoding="utf-8"), "as it was written"
+    for name in ("cpu", "date", "runtime_version", "fingerprint", "noise_floor_relative", "load_average", "os"):
+        assert table.conditions[name], name
+    assert table.conditions["holdout"]["num_networks"] >= 3  # type: ignore[index]
+    assert table.predict(space.layers(space.smallest())).mean_ms > 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_shipped_table_is_used_on_its_machine_only(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version of the runtime must be installed too, so that is what this machine is said to have."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    table, space = load(path), load_family(load(path).space)
+    target = load_target(table.target, target_folders())
+    identity = identity_of(target, table.runtime, space, table.batch, table.precision)
+    monkeypatch.setattr(f"hwautoml.compilers.{table.runtime}.version", lambda: table.runtime_version)
+    monkeypatch.setattr("hwautoml.pipeline.tables.fingerprint", lambda *_: table.conditions["fingerprint"])
+    assert find_table(target, identity, None) == table
+    monkeypatch.setattr("hwautoml.pipeline.tables.fingerprint", machine.fingerprint)
+    monkeypatch.setattr(machine, "cpu_model", lambda: "Another CPU")
+    assert find_table(target, identity, None) is None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_elsewhere_a_shipped_table_is_a_sibling(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    identity = TableIdentity.of(load(path))
+    made = profile(
+        "rpi4", like=[identity.target], runtime="tvm", precision=identity.precision, measurements=0,
+        profiles_dir=tmp_path / "p",
+    )  # fmt: skip
+    assert made["origin"] == "estimated" and made["num_networks"] == 0
+    assert made["conditions"]["siblings"][0]["target"] == identity.target
+
+
+def test_tables_ship_for_this_kind_of_machine() -> None:
+    kinds = {(load(path).runtime, load(path).precision) for path in FILES if path.parent.name == "cpu"}
+    assert {("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "fp32"), ("tvm", "fp32")} <= kinds
