@@ -99,6 +99,12 @@ class MissingDependencyError(HwAutoMLError):
     exit_code = 11
 
 
+class RegressionError(HwAutoMLError):
+    """A model is slower than a baseline (``bench --against``) or a bundle's promise (``verify``) allows."""
+
+    exit_code = 12
+
+
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
     """Known names, the most similar to ``name`` first."""
     return sorted(known, key=lambda k: (-difflib.SequenceMatcher(None, name, k).ratio(), k))

@@ -27,8 +27,8 @@ VERBS = tuple(pipeline.__all__)
 RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress"}
 POSITIONAL = {
-    "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "targets show": ["name"],
-    "targets new": ["name"],
+    "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "verify": ["bundle"],
+    "targets show": ["name"], "targets new": ["name"],
 }  # fmt: skip
 
 
@@ -129,11 +129,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
+            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
             {
                 "source": "photos", "target": "gpu", "latency_ms": 0.5, "out": Path("x"), "budget_sec": 1200.0,
-                "image_size": 48, "channels": 1, "runtime": "tvm", "searcher": "random", "seed": 7, "resume": True,
-                "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "image_size": 48, "channels": 1, "runtime": "tvm", "precision": "int8", "searcher": "random", "seed": 7,
+                "resume": True, "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         (
@@ -174,13 +174,18 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "bench",
-            "a.onnx b.so --target gpu --threads 2 --seed 7 --targets-dir t",
+            "a.onnx b.so --target gpu --runtime tvm,torch --threads 2 --batch 4 --budget 9s --against base.json "
+            "--fail-above 3% --csv t.csv --picture p.png --device d --tracker e --key k --seed 7 --targets-dir t "
+            "--profiles-dir p",
             {
-                "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "threads": 2, "seed": 7,
-                "targets_dir": Path("t"),
+                "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "runtime": "tvm,torch", "threads": 2,
+                "batch": 4, "budget_sec": 9.0, "against": Path("base.json"), "fail_above": "3%", "csv": Path("t.csv"),
+                "picture": Path("p.png"), "device": "d", "tracker": "e", "key": "k", "seed": 7,
+                "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         ("report", "r", {"run": Path("r")}),
+        ("verify", "b --no-latency --tolerance 9%", {"bundle": Path("b"), "no_latency": True, "tolerance": "9%"}),
         ("doctor", "", {}),
         ("targets", "--targets-dir t", {"name": None, "like": None, "targets_dir": Path("t")}),
         ("targets", "show rpi4 --targets-dir t", {"name": "rpi4", "like": None, "targets_dir": Path("t")}),
@@ -257,14 +262,20 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --budget soon --out {tmp}/r", 2, "'soon' is no duration"),
         ("run digits --latency-ms 1 --budget 3s --out {tmp}/r", 2, "take 30 s or more"),
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
+        ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
+<<<<<<< HEAD
         ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "search --run RUN --target rpi4 works"),
+=======
+        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "--target rpi4 works with estimated"),
+>>>>>>> bundles
         ("run --resume --out {tmp}/r", 10, "nothing to resume"),
         ("run --resume", 2, "nothing to run"),
         ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),
         ("profile --image-size 7", 2, "image size 7 must be between 8 and 224"),
+<<<<<<< HEAD
         ("profile --space nasbench101", 2, "unknown space 'nasbench101'; known: nasbench201"),
         ("profile --runtime tensorrt", 2, "unknown runtime of target cpu 'tensorrt'"),
         ("profile --precision fp16", 2, "computes in fp32, int8, not in 'fp16'"),
@@ -281,6 +292,8 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("targets new rpi4 --like rpi5", 2, "target 'rpi4' exists already"),
         ("targets new ../x --like rpi5", 2, "a target's name consists of letters"),
         ("targets new x --like rpi6", 4, "unknown target 'rpi6'; known: rpi"),
+=======
+>>>>>>> bundles
         ("profile --target rpi4", 4, "fix: --device host:port or --tracker host:port --key rpi4"),
         ("search --run {tmp}/r", 10, "holds no run"),
         ("export --run {tmp}/r", 10, "holds no run"),
@@ -289,6 +302,11 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("compile {tmp}/none.onnx", 8, "none.onnx does not exist"),
         ("bench {tmp}/none.onnx", 2, "none.onnx does not exist"),
         ("bench {tmp}", 10, "is no bundle"),
+        ("verify {tmp}", 10, "is no bundle"),
+        ("verify {tmp} --tolerance lots", 2, "must be a share such as 5% or 0.05, got 'lots'"),
+        ("bench {tmp}/none.onnx --runtime tmv", 2, "unknown runtime 'tmv'; known: tvm"),
+        ("bench {tmp}/none.onnx --fail-above much", 2, "must be a share such as 5% or 0.05, got 'much'"),
+        ("bench {tmp}/none.onnx --against {tmp}/none.json", 10, "none.json does not exist"),
     ],
 )  # fmt: skip
 def test_errors_have_their_code_and_stdout_stays_empty(tmp_path: Path, words: str, code: int, message: str) -> None:

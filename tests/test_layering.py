@@ -29,9 +29,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("supernets", "spaces"): "a supernet is the weight-sharing form of a space: it reuses the space's blocks",
 }
 # Programs and wire protocols, whose standard output is their interface.
-MAY_PRINT = ("cli/", "bundles/runner/run.py")
+MAY_PRINT = ("cli/", "bundles/runner/run.py", "bundles/runner/serve.py")
 # Copied into bundles, where hwautoml is not installed.
-STAND_ALONE = ("bundles/runner/run.py",)
+STAND_ALONE = ("bundles/runner/run.py", "bundles/runner/serve.py")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ python run.py --check
 `run.py` needs Python 3.10 or later, numpy, Pillow and {runtime} ({num_threads} thread(s)); no training framework.
 `python run.py --help` lists its options and the top of the file its exit codes.
 
+- `python serve.py` answers HTTP requests with images (`POST /predict`, `/health`, `/metrics`) on this machine only;
+  `Containerfile` is a recipe for a container.
+{cpp}- `hwautoml verify FOLDER` checks the files' hashes, the packed samples and the latency on the machine at hand.
+- `MODEL_CARD.md`: data, accuracy per class, limits.
+
 - Input of the model itself: uint8 `(1, {resolution}, {resolution}, {channels})`, probabilities out;
   any image file given to `run.py` is turned upright, cropped to its centre square and resized.
 - Accuracy: {accuracy}
@@ -30,6 +35,9 @@ python run.py --check
 `manifest.json` holds all of this for programs, with the SHA-256 of every file.
 """
 
+_CPP = """\
+- `cpp/`: a runner without Python and a C header for embedding (`cmake -S cpp -B build && cmake --build build`).
+"""
 _MAX_CLASSES_SHOWN = 20
 
 
@@ -40,6 +48,7 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
     return _TEMPLATE.format(
         num_classes=len(classes),
         classes=shown,
+        cpp=_CPP if "apache-tvm" in manifest["versions"] else "",
         runtime=manifest["default_runtime"],
         num_threads=manifest["num_threads"],
         resolution=manifest["input"]["resolution"],

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 
 from hwautoml import __version__
 from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, TVM_FILE
+from hwautoml.bundles.model_card import class_metrics, model_card
 from hwautoml.bundles.readme import readme_text
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 Json = object
+CPP_FILES = ("CMakeLists.txt", "hwautoml.cpp", "hwautoml.h", "image.cpp", "image.h", "runner.cpp")
 # Differences between CPUs and versions of a runtime stay well below; a wrong preparation does not.
-SAMPLE_TOLERANCE = 0.01
+# CPUs without exact int8 sums round more.
+SAMPLE_TOLERANCE = {"fp32": 0.01, "int8": 0.05}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +57,19 @@ def write_bundle(
     architecture: Architecture | Mapping[str, Json],
     parity: Mapping[str, Json],
     samples: Sequence[BundleSample] = (),
+    data: Mapping[str, Json] | None = None,
+    confusion: Sequence[Sequence[int]] | None = None,
+    precision: str = "fp32",
+    quantization: Mapping[str, Json] | None = None,
 ) -> Path:
     """Write ``out_dir`` in one step, replacing a bundle that is there; returns ``out_dir``.
 
+    The same arguments and versions give the same bytes.
+
     ``resolution`` is the side of the model's input; ``image_size`` that of the training images (default: the same),
-    which ``run.py`` resizes to first, as training did. ``accuracy``, ``latency``, ``conditions`` and ``parity`` are
-    figures to be kept, as JSON; names carry units. ``num_threads`` is what ``run.py`` uses by default.
+    which ``run.py`` resizes to first, as training did. ``accuracy``, ``latency``, ``conditions``, ``parity``, ``data``
+    (name, counts, fingerprint) and ``quantization`` (``reason``, figures) are to be kept, as JSON; names carry units.
+    ``num_threads`` is what ``run.py`` uses by default. ``confusion`` [true class][predicted class] counts test images.
 
     Raises:
         InvalidValueError: the arguments contradict each other, or hold what JSON cannot (NaN, objects).
@@ -67,10 +77,13 @@ def write_bundle(
     """
     if default_runtime not in RUNTIME_FILES:
         raise UnknownNameError("runtime", default_runtime, RUNTIME_FILES)
+    if precision not in SAMPLE_TOLERANCE:
+        raise UnknownNameError("precision", precision, SAMPLE_TOLERANCE)
     if default_runtime == "tvm" and tvm_library is None:
         raise InvalidValueError("default_runtime is tvm, but there is no tvm_library")
     image_size = image_size or resolution
     _check_samples(samples, (image_size, image_size, channels), len(classes))
+    metrics = None if confusion is None else class_metrics(classes, confusion)
     manifest: dict[str, Json] = {
         "schema": SCHEMA,
         "default_runtime": default_runtime,
@@ -82,7 +95,11 @@ def write_bundle(
         "conditions": dict(conditions),
         "parity": dict(parity),
         "architecture": _architecture_facts(architecture),
-        "sample_tolerance": SAMPLE_TOLERANCE,
+        "precision": precision,
+        "quantization": None if quantization is None else dict(quantization),
+        "data": None if data is None else dict(data),
+        "metrics": metrics,
+        "sample_tolerance": SAMPLE_TOLERANCE[precision],
         "versions": _versions(with_tvm=tvm_library is not None),
     }
     _write(out_dir, manifest, onnx_path, tvm_library, samples)
@@ -120,11 +137,11 @@ def _fill(
     shutil.copyfile(onnx_path, folder / ONNX_FILE)
     if tvm_library is not None:
         shutil.copyfile(tvm_library, folder / TVM_FILE)
-    runner = resources.files("hwautoml.bundles").joinpath("runner", "run.py")
-    (folder / "run.py").write_bytes(runner.read_bytes())
+    _copy_runner(folder, with_cpp=tvm_library is not None)
     manifest["samples"] = _write_samples(folder, samples)
     (folder / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
     (folder / "README.md").write_text(readme_text(manifest), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest["files"] = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
@@ -135,6 +152,17 @@ def _fill(
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"the bundle's figures must be plain, finite JSON values: {error}") from error
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _copy_runner(folder: Path, *, with_cpp: bool) -> None:
+    """The C++ runner has TVM's runtime only, so it goes with a library."""
+    source = resources.files("hwautoml.bundles").joinpath("runner")
+    for name in ("run.py", "serve.py", "Containerfile"):
+        (folder / name).write_bytes(source.joinpath(name).read_bytes())
+    if with_cpp:
+        (folder / "cpp").mkdir()
+        for name in CPP_FILES:
+            (folder / "cpp" / name).write_bytes(source.joinpath("cpp", name).read_bytes())
 
 
 def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:

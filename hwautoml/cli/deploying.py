@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Json, ProfilesDir, Seed, Target, TargetsDir, app, seconds
+from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Seed, Target, TargetsDir, Tracker, app, seconds
+from hwautoml.core.duration import parse_duration
 
 
 @app.command(epilog="Example: hwautoml compile model.onnx --target cpu --runtime tvm --tune 30s")
@@ -41,20 +42,84 @@ def compile(
         show.result(result, summaries.compile_summary)
 
 
-@app.command(epilog="Example: hwautoml bench runs/photos/bundle other.onnx --target cpu --threads 1")
+@app.command(epilog="Example: hwautoml bench runs/photos/bundle other.onnx --runtime onnxruntime,tvm --threads 1")
 def bench(
-    artifacts: Annotated[list[Path], typer.Argument(help="ONNX files, .so files made by compile, bundle folders.")],
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(help="ONNX files, .so files made by compile, .pt2 programs, bundles, run folders."),
+    ],
     target: Target = "cpu",
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where need be. [default: each file's own]"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="[default: the target's]")] = None,
+    batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
+    budget: Annotated[str, typer.Option(help="At most this long in rounds of measuring, e.g. 30s, 5m.")] = "60s",
+    against: Annotated[Path | None, typer.Option(help="Stored --json output to compare with.")] = None,
+    fail_above: Annotated[
+        str, typer.Option(help="With --against: end with exit code 12 when slower by more than this.")
+    ] = "5%",
+    csv: Annotated[Path | None, typer.Option(help="Write the table to this file as well.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw it into this .png file.")] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
+    profiles_dir: ProfilesDir = None,
     json: Json = False,
 ) -> None:
-    """Measure models side by side on a target: interleaved, drift-corrected, with intervals."""
+    """Measure models and runtimes side by side on a target: interleaved, drift-corrected, with intervals.
+
+    Exit code 9: some could not be measured (the others are shown); 12: slower than the baseline.
+    """
     with console.session(json) as show:
         from hwautoml.pipeline import bench as verb
 
         result = verb(
-            artifacts, target=target, threads=threads, seed=seed, targets_dir=targets_dir, on_progress=show.progress
+            artifacts,
+            target=target,
+            runtime=runtime,
+            threads=threads,
+            batch=batch,
+            budget_sec=parse_duration(budget),
+            against=against,
+            fail_above=fail_above,
+            csv=csv,
+            picture=picture,
+            device=device,
+            tracker=tracker,
+            key=key,
+            seed=seed,
+            targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+            on_progress=show.progress,
         )
         show.result(result, summaries.bench_summary)
+        from hwautoml.pipeline.baseline import require_no_regression
+        from hwautoml.pipeline.benching import require_all_measured
+
+        require_all_measured(result)
+        require_no_regression(result)
+
+
+@app.command(epilog="Example: hwautoml verify runs/photos/bundle --tolerance 25%")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds it.")],
+    no_latency: Annotated[bool, typer.Option("--no-latency", help="Check hashes and samples only.")] = False,
+    tolerance: Annotated[str, typer.Option(help="How much slower than promised it may be.")] = "25%",
+    json: Json = False,
+) -> None:
+    """Check a bundle: hashes, packed samples on every runtime, latency against its promise.
+
+    Exit code 7: samples give other results; 10: a file is missing or changed; 12: slower than promised.
+    """
+    with console.session(json) as show:
+        from hwautoml.pipeline import verify as verb
+
+        result = verb(bundle, no_latency=no_latency, tolerance=tolerance, on_progress=show.progress)
+        show.result(result, summaries.verify_summary)
+        from hwautoml.pipeline.verifying import require_verified
+
+        require_verified(result)

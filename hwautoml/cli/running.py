@@ -27,6 +27,9 @@ def run(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
     channels: Annotated[str | None, typer.Option(help="rgb or grey; needed where the files are mixed.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime of the latency table: auto, onnxruntime or tvm.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. [default: auto]")
+    ] = None,
     searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. [default: surrogate]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: 0]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
@@ -49,6 +52,7 @@ def run(
             image_size=image_size,
             channels=channels_of(channels),
             runtime=runtime,
+            precision=precision,
             searcher=searcher,
             seed=seed,
             resume=resume,

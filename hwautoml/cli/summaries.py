@@ -29,6 +29,7 @@ def run_summary(out: Console, result: Mapping[str, Any]) -> None:
             f"ONNX {_exponent(parity['onnx_max_abs'])}, TVM {_exponent(parity['tvm_max_abs'])}, "
             f"same class on {parity['top1_agreement']:.1%} of {parity['num_images']} images",
         ),
+        ("precision", result["quantization"]["reason"]),
         ("time", f"{format_duration(seconds['total'])} of {format_duration(result['budget_sec'])}: {by_stage}"),
         ("bundle", f"{result['bundle']}   (try: python {result['bundle']}/run.py IMAGE)"),
         ("report", result["report"]),
@@ -89,33 +90,45 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
 
 
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
-    table = _table(
-        "artifact",
-        "runtime",
-        "threads",
-        "median ms (measured)",
-        "95 % interval",
-        "p95",
-        "per second",
-        "load ms",
-        "size MB",
+    first = result["rows"][0]
+    out.print(
+        f"{result['target']}, {first['threads']} thread(s), batch {first['batch']}: medians in ms with their 95 % "
+        "interval, all measured; load in ms, memory and size in MB"
     )
+    table = _table("artifact", "runtime", "median", "95 %", "p95", "images/s", "load", "peak", "size")
     for row in result["rows"]:
         low, high = row["interval_ms"]
         table.add_row(
-            row["artifact"],
-            row["runtime"],
-            str(row["threads"]),
-            f"{row['median_ms']:.4g}",
-            f"{low:.4g} to {high:.4g}",
-            "-" if row["p95_ms"] is None else f"{row['p95_ms']:.4g}",
-            f"{row['throughput']:,.0f}",
-            "-" if row["load_ms"] is None else f"{row['load_ms']:.1f}",
-            f"{row['size_mb']:.2f}",
-        )
+            escape_markup(row["artifact"]), row["runtime"], f"{row['median_ms']:.4g}",
+            f"±{(high - low) / 2 / row['median_ms']:.1%}", _or_dash(row["p95_ms"], ".4g"), f"{row['throughput']:,.0f}",
+            _or_dash(row["load_ms"], ".0f"), _or_dash(row["peak_memory_mb"], ".0f"), f"{row['size_mb']:.2f}",
+        )  # fmt: skip
     out.print(table)
     for reason in result["skipped"]:
-        out.print(f"skipped: {reason}")
+        out.print(f"skipped: {escape_markup(reason)}")
+    if result["against"] is not None:
+        _print_comparison(out, result["against"])
+
+
+def _print_comparison(out: Console, against: Mapping[str, Any]) -> None:
+    table = _table("artifact", "runtime", "against the baseline", "95 % interval", "machine itself", "")
+    for row in against["rows"]:
+        low, high = row["interval"]
+        table.add_row(
+            escape_markup(row["artifact"]), row["runtime"], f"{row['slower'] - 1:+.1%}",
+            f"{low - 1:+.1%} to {high - 1:+.1%}", f"{row['machine_slower'] - 1:+.1%}",
+            "[red]slower[/red]" if row["failed"] else "ok",
+        )  # fmt: skip
+    out.print(table)
+    for name in against["not_in_baseline"]:
+        out.print(f"not in the baseline: {escape_markup(name)}")
+
+
+def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
+    colors = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    for check in result["checks"]:
+        mark = f"[{colors[check['status']]}]{check['status']:<8}[/{colors[check['status']]}]"
+        out.print(f"  {mark} {check['name']}: {escape_markup(check['detail'])}", soft_wrap=True)
 
 
 def report_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -165,3 +178,7 @@ def _table(*columns: str) -> Any:
 
 def _exponent(value: float | None) -> str:
     return "not checked" if value is None else f"{value:.1e}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
@@ -68,6 +69,10 @@ class OnnxRuntimeBackend:
             return importlib.metadata.version("onnxruntime")
         except importlib.metadata.PackageNotFoundError:  # the same module, from another package
             return importlib.metadata.version("onnxruntime-gpu")
+
+    def start(self, num_threads: int = 1) -> None:
+        """Imports ONNX Runtime; threads are a session's own."""
+        importlib.import_module("onnxruntime")
 
     def compile_model(
         self,

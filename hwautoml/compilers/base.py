@@ -92,6 +92,10 @@ class Backend(Protocol):
         """The version of the runtime behind the backend."""
         ...
 
+    def start(self, num_threads: int = 1) -> None:
+        """Loads the runtime into this process, as the first `open_model` would."""
+        ...
+
     def compile_model(
         self,
         source: Path,

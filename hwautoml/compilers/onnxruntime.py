@@ -6,10 +6,10 @@ from hwautoml.compilers._onnxruntime import FILE_NAME, SOURCE_SUFFIX, OnnxRuntim
 
 __all__ = [
     "FILE_NAME", "RUNTIME", "SOURCE_SUFFIX", "OnnxRuntimeModel",
-    "compile_model", "open_model", "unavailable_reason", "version",
+    "compile_model", "open_model", "start", "unavailable_reason", "version",
 ]  # fmt: skip
 
 RUNTIME = "onnxruntime"
 _BACKEND = OnnxRuntimeBackend(RUNTIME)
-unavailable_reason, version = _BACKEND.unavailable_reason, _BACKEND.version
+unavailable_reason, version, start = _BACKEND.unavailable_reason, _BACKEND.version, _BACKEND.start
 compile_model, open_model = _BACKEND.compile_model, _BACKEND.open_model

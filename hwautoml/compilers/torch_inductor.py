@@ -49,6 +49,11 @@ def version() -> str:
     return importlib.metadata.version("torch")
 
 
+def start(num_threads: int = 1) -> None:
+    """Imports torch."""
+    set_num_threads(num_threads)
+
+
 def compile_model(
     source: Path,
     out_dir: Path,

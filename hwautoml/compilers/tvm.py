@@ -50,6 +50,11 @@ def version() -> str:
     return importlib.metadata.version("apache-tvm")
 
 
+def start(num_threads: int = 1) -> None:
+    """Imports tvm."""
+    import_tvm(num_threads)
+
+
 def compile_model(
     source: Path,
     out_dir: Path,

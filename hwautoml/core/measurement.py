@@ -57,6 +57,11 @@ class Measurement:
         """95th percentile of single inferences; None below 100 of them, where five would decide it."""
         return float(np.quantile(self.single_ms, 0.95)) if len(self.single_ms) >= 100 else None
 
+    @cached_property
+    def p99_ms(self) -> float | None:
+        """99th percentile of single inferences; None below 500 of them."""
+        return float(np.quantile(self.single_ms, 0.99)) if len(self.single_ms) >= 500 else None
+
     @property
     def deviation_ms(self) -> float:
         """Standard deviation of the median, from its interval."""

@@ -134,6 +134,7 @@ class _Model:
     num_parts: int = 1  # of a sample
     load_ms: float = 0.0
     peak_memory_bytes: int | None = None
+    process_peak_bytes: int | None = None
     times_sec: list[float] = field(default_factory=list)
     samples_ms: list[float] = field(default_factory=list)  # the fastest part of each
     excess: list[float] = field(default_factory=list)  # the typical part of its second half, relative to the fastest
@@ -170,7 +171,7 @@ class _Session:
         self._rng = np.random.default_rng(protocol.seed)
 
     def run(self) -> None:
-        self._worker.request({"do": "close", "keep": _REFERENCE}, self._protocol.timeout_sec)
+        self._forget()
         start = monotonic()
         if self._reference is not None:
             self._prepare(self._reference)
@@ -208,29 +209,40 @@ class _Session:
                 results.append(MeasureFailure(model.path, model.failure))
                 continue
             own = {
-                "load_ms": model.load_ms, "peak_memory_bytes": model.peak_memory_bytes, "num_inner": model.num_inner,
+                "load_ms": model.load_ms, "peak_memory_bytes": model.peak_memory_bytes,
+                "process_peak_bytes": model.process_peak_bytes, "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
             samples = tuple(typical * sample for sample in self._corrected(model, drift))
             results.append(Measurement(samples, shared | own, drift is not None, model.single_ms))
         return results
 
+    def _forget(self) -> None:
+        """Close what an earlier call left open."""
+        self._worker.request({"do": "close", "keep": _REFERENCE}, self._protocol.timeout_sec)
+
+    def _worker_of(self, model: _Model) -> WorkerProcess:
+        return self._worker
+
     def _prepare(self, model: _Model) -> None:
         """Open and warm up, unless the current process has done so."""
+        if model.failure is not None:
+            return
         self._worker_call(model, lambda: self._open(model))
 
     def _open(self, model: _Model) -> None:
-        protocol = self._protocol
-        self._worker.ensure_started()
-        if model.process == self._worker.num_starts:
+        protocol, worker = self._protocol, self._worker_of(model)
+        worker.ensure_started()
+        if model.process == worker.num_starts:
             return
         message = {"do": "open", "model": model.number, "path": str(model.path.resolve()), "seed": protocol.seed}
-        opened = self._worker.request(message, protocol.timeout_sec)
+        opened = worker.request(message, protocol.timeout_sec)
         # A process that died between the requests has forgotten the model: only now is it known to be open.
-        model.process = self._worker.num_starts
+        model.process = worker.num_starts
         model.load_ms, model.peak_memory_bytes = opened["load_ms"], opened["peak_memory_bytes"]  # type: ignore[assignment]
+        model.process_peak_bytes = opened.get("process_peak_bytes")  # type: ignore[assignment]
         limits = {"min_ms": protocol.warmup_ms, "max_ms": _WARMUP_LIMIT * protocol.warmup_ms}
-        warmed = self._worker.request({"do": "warm", "model": model.number, **limits}, protocol.timeout_sec)
+        warmed = worker.request({"do": "warm", "model": model.number, **limits}, protocol.timeout_sec)
         model.num_parts, model.num_inner = protocol.parts_and_runs(float(warmed["ns"]) / 1e6)  # type: ignore[arg-type]
 
     def _sample(self, model: _Model | None) -> None:
@@ -242,7 +254,8 @@ class _Session:
         self._open(model)
         start = monotonic()
         shape = {"num_inner": model.num_inner, "num_parts": model.num_parts}
-        answer = self._worker.request({"do": "time", "model": model.number, **shape}, self._protocol.timeout_sec)
+        request = {"do": "time", "model": model.number, **shape}
+        answer = self._worker_of(model).request(request, self._protocol.timeout_sec)
         end = monotonic()
         model.spent_sec += end - start
         model.times_sec.append((start + end) / 2)
@@ -253,8 +266,10 @@ class _Session:
 
     def _time_singles(self, model: _Model) -> None:
         self._open(model)
-        message = {"do": "singles", "model": model.number, "number": self._protocol.num_singles}
-        answer = self._worker.request(message, self._protocol.timeout_sec)
+        # A slow model has fewer of them, and then no percentile: its user waits no longer than for a fast one.
+        affordable = int(1e3 * self._protocol.max_model_sec / float(np.median(model.samples_ms)))
+        message = {"do": "singles", "model": model.number, "number": min(self._protocol.num_singles, affordable)}
+        answer = self._worker_of(model).request(message, self._protocol.timeout_sec)
         model.single_ms = tuple(float(ns) / 1e6 for ns in answer["ns"])  # type: ignore[attr-defined]
 
     def _worker_call(self, model: _Model, call: Callable[[], None]) -> None:

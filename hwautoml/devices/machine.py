@@ -26,6 +26,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def has_int8_dot_product() -> bool:
+    """Whether sums of 8-bit products are exact: on x86 without VNNI, products of two neighbours saturate at 16 bits."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if _CPUINFO.is_file() else []
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return bool({"avx512_vnni", "avx_vnni"} & set(flags))
+
+
 def allowed_cores() -> tuple[int, ...]:
     """Cores that this process may run on, ascending."""
     return tuple(sorted(os.sched_getaffinity(0)))

@@ -88,6 +88,7 @@ class Server:
         reason = self._backend.unavailable_reason()
         if reason is not None:
             raise MissingDependencyError(f"runtime {runtime!r} cannot be used: {reason}")
+        self._backend.start(num_threads)  # so that loading a model means the model
         self.runtime_version = str(self._backend.version())
         self._num_threads = num_threads
         self._calls: dict[int, Callable[[], None]] = {}
@@ -101,7 +102,11 @@ class Server:
         return actions[request["do"]](**{name: value for name, value in request.items() if name != "do"})
 
     def open(self, model: int, path: str, seed: int) -> dict[str, object]:
-        """Load, and run once on random input; loading time and peak memory include that first run."""
+        """Load, and run once on random input; loading time and peak memory include that first run.
+
+        ``peak_memory_bytes`` is what the model added to the process, ``process_peak_bytes`` all of it, the
+        interpreter and the runtime included.
+        """
         before = _reset_peak_memory()
         start = perf_counter()
         opened = self._backend.open_model(Path(path), num_threads=self._num_threads)
@@ -109,8 +114,10 @@ class Server:
         call()
         load_ms = 1e3 * (perf_counter() - start)
         self._models[model], self._calls[model] = opened, call
-        peak = None if before is None else max(_status_bytes("VmHWM") - before, 0)
-        return {"load_ms": load_ms, "peak_memory_bytes": peak}
+        if before is None:
+            return {"load_ms": load_ms, "peak_memory_bytes": None, "process_peak_bytes": None}
+        peak = _status_bytes("VmHWM")
+        return {"load_ms": load_ms, "peak_memory_bytes": max(peak - before, 0), "process_peak_bytes": peak}
 
     def close(self, keep: int) -> dict[str, object]:
         """Forget all models but ``keep``."""

@@ -8,7 +8,7 @@ networks for efficient inference", sections 2.1 and 3.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,33 +31,102 @@ _NUM_PROBE_BATCHES = 2
 _NORMAL_SCALE, _NORMAL_ZERO = np.float32(8 / 255), np.uint8(128)
 
 
-def quantize_onnx(path: Path, out: Path, images: np.ndarray, *, reduce_range: bool = False) -> Artifact:
+def quantize_onnx(
+    path: Path, out: Path, images: np.ndarray, *, reduce_range: bool = False, keep_fp32: Collection[str] = ()
+) -> Artifact:
     """Write the int8 form of the model in ``path`` to ``out``, atomically; input and output stay what they are.
 
     ``images`` (n, ...) are fed as they are, in the model's own batches, and decide the range of every
     activation (smallest to largest value seen); a few hundred from the training split are usual. All from the
     first to the last layer with weights is quantised: normalisation and softmax stay in float32.
     ``reduce_range`` keeps weights in 7 bits, for x86 CPUs without VNNI, whose sums saturate otherwise.
+    ``keep_fp32`` names layers (of `weighted_layers`) that stay in float32: mixed precision.
 
     Raises:
         CompileError: the model cannot be read, or not be quantised.
         InvalidValueError: the images do not fit its input.
     """
     model = _read(path)
-    wanted = _input_shape(model)
-    if not len(images) or images.shape[1:] != wanted[1:]:
-        raise InvalidValueError(f"calibration images must have shape (n, {_text(wanted[1:])}), got {images.shape}")
     _prepare(model)
     nodes = [node for node in model.graph.node if node.op_type in OPERATORS]
     weighted = [index for index, node in enumerate(nodes) if node.op_type in WEIGHTED]
     if not weighted:
         raise CompileError(f"{path} has no layer with weights ({', '.join(WEIGHTED)}) that could be quantised")
-    chosen = [node.name for node in nodes[weighted[0] : weighted[-1] + 1]]
+    chosen = [node.name for node in nodes[weighted[0] : weighted[-1] + 1] if node.name not in keep_fp32]
+    facts = {"precision": "int8", "calibration_images": str(len(images))}
+    if keep_fp32:
+        facts |= {"precision": "int8 and fp32", "fp32_layers": " ".join(sorted(keep_fp32))}
+    return _write_quantised(model, path, out, images, chosen, reduce_range, facts)
+
+
+def _write_quantised(
+    model: onnx.ModelProto, path: Path, out: Path, images: np.ndarray, nodes: list[str], reduce_range: bool,
+    facts: dict[str, str],
+) -> Artifact:  # fmt: skip
+    wanted = _input_shape(model)
+    if not len(images) or images.shape[1:] != wanted[1:]:
+        raise InvalidValueError(f"calibration images must have shape (n, {_text(wanted[1:])}), got {images.shape}")
     batches = [images.take(range(i, i + wanted[0]), axis=0, mode="wrap") for i in range(0, len(images), wanted[0])]
-    quantised = _quantize(model, batches, chosen, reduce_range, path)
-    _describe(quantised, {"precision": "int8", "calibration_images": str(len(images))})
+    quantised = _quantize(model, batches, nodes, reduce_range, path)
+    _describe(quantised, facts)
     write_atomically(out, quantised.SerializeToString(deterministic=True))
     return Artifact.of_file(out, "onnx", "")
+
+
+def weighted_layers(path: Path) -> list[str]:
+    """Names of the layers with weights, in the order they run; `quantize_onnx` and `layer_sensitivity` use them."""
+    model = _read(path)
+    _prepare(model)
+    return [node.name for node in model.graph.node if node.op_type in WEIGHTED]
+
+
+def layer_sensitivity(
+    path: Path,
+    images: np.ndarray,
+    *,
+    reduce_range: bool = False,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """How much the output changes when one layer alone is quantised, most sensitive first.
+
+    Mean Kullback-Leibler divergence (nats) of the float32 model's probabilities from the changed model's on ``images``
+    (n, ...), which calibrate too; cf. Cai et al. 2020, "ZeroQ", section 3.2. ``on_layer`` hears (done, of how many).
+
+    Raises:
+        CompileError: the model cannot be read, or not be quantised.
+    """
+    import tempfile
+
+    layers, found = weighted_layers(path), {}
+    expected = _outputs(path, images)
+    with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+        for index, name in enumerate(layers):
+            model = _read(path)
+            _prepare(model)
+            changed = _write_quantised(model, path, Path(folder) / "one.onnx", images, [name], reduce_range, {})
+            found[name] = _divergence(expected, _outputs(changed.path, images))
+            if on_layer is not None:
+                on_layer(index + 1, len(layers))
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _outputs(path: Path, images: np.ndarray) -> np.ndarray:
+    """(n, ...) of a model in this process, in its own batches."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    source = session.get_inputs()[0]
+    batch = source.shape[0] if isinstance(source.shape[0], int) else len(images)
+    parts = [images.take(range(i, i + batch), axis=0, mode="wrap") for i in range(0, len(images), batch)]
+    return np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[: len(images)]
+
+
+def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
+    p, q = (np.clip(probabilities.astype(np.float64), 1e-12, 1.0) for probabilities in (expected, found))
+    return float(np.mean(np.sum(p * np.log(p / q), axis=1)))
 
 
 def quantize_network_probe(path: Path, *, seed: int = 0) -> Artifact:

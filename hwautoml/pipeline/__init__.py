@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from hwautoml.pipeline.profiling import profile
     from hwautoml.pipeline.running import run
     from hwautoml.pipeline.verbs import compile, export, report, search
+    from hwautoml.pipeline.verifying import verify
 
-__all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
+__all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets", "verify"]
 
 _MODULE_OF = {
     "bench": "benching",
@@ -27,6 +28,7 @@ _MODULE_OF = {
     "run": "running",
     "search": "verbs",
     "targets": "inspecting",
+    "verify": "verifying",
 }
 
 

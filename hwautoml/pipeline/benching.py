@@ -1,110 +1,238 @@
-"""Verb ``bench``: files and bundles side by side on a target, interleaved and drift-corrected per runtime."""
+"""Verb ``bench``: files, bundles and runtimes side by side on a target; see docs/bench.md."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import csv as csv_module
+import io
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hwautoml.bundles import read_bundle
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
+from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
-from hwautoml.errors import InvalidValueError, MeasurementError
-from hwautoml.pipeline.tables import device_for, usable_runtimes
+from hwautoml.devices.side_by_side import measure_side_by_side
+from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
+from hwautoml.pipeline.baseline import compare, parse_share, read_baseline
+from hwautoml.pipeline.benchables import Benchable, benchables, parse_runtimes, prepare
+from hwautoml.pipeline.connecting import device_for, require_reachable
 
-RUNTIME_OF_SUFFIX = {".onnx": "onnxruntime", ".so": "tvm"}
+if TYPE_CHECKING:
+    from hwautoml.core.target import Target
+
 PROTOCOL = MeasureProtocol(
     warmup_ms=50.0,
     min_rounds=50,
     max_rounds=200,
     target_relative_interval=0.005,
     max_model_sec=6.0,
-    max_total_sec=60.0,
     num_singles=1000,
 )
+PREPARING_SHARE = 0.3  # of the progress bar
+CSV_COLUMNS = (
+    "artifact", "runtime", "threads", "batch", "median_ms", "interval_low_ms", "interval_high_ms", "p95_ms", "p99_ms",
+    "throughput", "load_ms", "peak_memory_mb", "model_memory_mb", "size_mb", "num_samples", "origin",
+)  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Benchable:
-    """One file to be run by one runtime; ``name`` is what the user called it."""
-
-    name: str
-    runtime: str
-    path: Path
+_log = logging.getLogger(__name__)
 
 
 def bench(
     artifacts: Sequence[str | Path],
     *,
     target: str = "cpu",
+    runtime: str | None = None,
     threads: int | None = None,
+    batch: int = 1,
+    budget_sec: float = 60.0,
+    against: Path | None = None,
+    fail_above: str | float = "5%",
+    csv: Path | None = None,
+    picture: Path | None = None,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     seed: int = 0,
     targets_dir: Path | None = None,
+    profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
-    """Measure ONNX files, TVM libraries and bundles (each runtime inside) on a target.
+    """Measure ONNX files, TVM libraries, torch programs, bundles and run folders on a target.
 
-    ``seed`` is for the inputs and for the order within each round.
+    Each on its own runtimes, or on every one in ``runtime`` (comma-separated) that takes it; compiled here
+    where need be. Each runs in a process of its own, all in the same rounds, with a reference network in
+    between. ``budget_sec`` bounds the rounds. ``against`` is a stored result to compare with; see
+    ``baseline.require_no_regression``. ``device``, or ``tracker`` and ``key``, name a board, which runs TVM
+    libraries one after the other in one process. ``seed`` is for the inputs and for the order within each round.
+
+    What cannot be measured is named in ``failed``, and the rest goes on; see ``require_all_measured``.
 
     Raises:
-        InvalidValueError: an artifact is neither; RunFolderError: a bundle is damaged.
-        MeasurementError: one of them could not be measured.
+        HwAutoMLError: nothing at all could be measured: the first artifact's own error.
     """
+    runtimes, limit = parse_runtimes(runtime), parse_share(fail_above)
+    if batch < 1 or (threads is not None and threads < 1):
+        raise InvalidValueError(f"--batch and --threads must be at least 1, got {batch} and {threads}")
+    baseline = None if against is None else read_baseline(against)
     found = load_target(target, target_folders(targets_dir))
-    if threads is not None:
-        found = replace(found, num_threads=threads)
-    items = [item for artifact in artifacts for item in _items(Path(artifact))]
-    usable = usable_runtimes(found)
-    rows, skipped = [], [f"{i.name}: runtime {i.runtime} is not usable here" for i in items if i.runtime not in usable]
-    for index, runtime in enumerate(usable):
-        chosen = [item for item in items if item.runtime == runtime]
-        if chosen:
-            on_progress(Progress("bench", index / len(usable), f"{len(chosen)} on {runtime}"))
-            with device_for(found, runtime) as device:
-                results = device.measure([item.path for item in chosen], chosen[0].path, replace(PROTOCOL, seed=seed))
-            rows += [_row(item, result, found.num_threads) for item, result in zip(chosen, results, strict=True)]
-    on_progress(Progress("bench", 1.0))
+    found = found if threads is None else replace(found, num_threads=threads)
+    board = {"device": device, "tracker": tracker, "key": key}
+    require_reachable(found, **board)
+    if device is not None or tracker is not None:
+        runtimes = runtimes or ("tvm",)
+    protocol = replace(PROTOCOL, seed=seed, max_total_sec=budget_sec)
+    session = _Session(found, batch, board, profiles_dir, on_progress)
+    with tempfile.TemporaryDirectory(prefix="hwautoml-bench-") as folder:
+        items = session.prepared([Path(a) for a in artifacts], runtimes, Path(folder))
+        rows = session.measured(items, Path(folder), protocol)
     if not rows:
-        raise MeasurementError(
-            f"nothing could be measured on {found.name}: {'; '.join(skipped)}", fix="hwautoml doctor"
-        )
-    return {"target": found.name, "rows": sorted(rows, key=lambda row: row["median_ms"]), "skipped": skipped}
-
-
-def _items(path: Path) -> list[Benchable]:
-    if path.is_dir():
-        bundle = read_bundle(path)
-        found = [Benchable(str(path), "onnxruntime", bundle.onnx_path)]
-        return found if bundle.tvm_library is None else [*found, Benchable(str(path), "tvm", bundle.tvm_library)]
-    if path.suffix not in RUNTIME_OF_SUFFIX or not path.is_file():
-        reason = "does not exist" if not path.exists() else "is no .onnx or .so file"
-        raise InvalidValueError(
-            f"{path} {reason}", fix="name .onnx files, .so files made by compile, or bundle folders"
-        )
-    return [Benchable(str(path), RUNTIME_OF_SUFFIX[path.suffix], path)]
-
-
-def _row(item: Benchable, result: Measurement | MeasureFailure, num_threads: int) -> dict[str, Any]:
-    if isinstance(result, MeasureFailure):
-        raise MeasurementError(f"{item.name} could not be measured on {item.runtime}: {result.reason}")
-    peak = result.conditions.get("peak_memory_bytes")
-    return {
-        "artifact": item.name,
-        "runtime": item.runtime,
-        "threads": num_threads,
-        "batch": 1,
-        "median_ms": result.median_ms,
-        "interval_ms": list(result.interval_ms),
-        "p95_ms": result.p95_ms,
-        "throughput": 1000.0 / result.median_ms,
-        "load_ms": result.conditions.get("load_ms"),
-        "peak_memory_mb": None if not isinstance(peak, int | float) else peak / 2**20,
-        "size_mb": item.path.stat().st_size / 2**20,
-        "num_samples": len(result.samples_ms),
-        "noise_floor_relative": result.conditions.get("noise_floor_relative"),
-        "conditions": dict(result.conditions),
+        raise session.errors[0]
+    on_progress(Progress("bench", 1.0))
+    result = {
+        "target": found.name,
+        "rows": sorted(rows, key=lambda row: row["median_ms"] / row["batch"]),
+        "skipped": session.skipped,
+        "failed": session.failed,
+        "against": None if baseline is None else compare(rows, baseline, limit),
     }
+    _write_files(result, csv, picture)
+    return result
+
+
+def require_all_measured(result: Mapping[str, Any]) -> None:
+    """Raises MeasurementError, naming them, when some artifacts could not be measured."""
+    if result["failed"]:
+        text = "; ".join(f"{row['artifact']}: {row['error']}" for row in result["failed"])
+        raise MeasurementError(f"{len(result['failed'])} could not be measured: {text}")
+
+
+class _Session:
+    """One call of the verb: what is measured, and what went wrong."""
+
+    def __init__(
+        self, target: Target, batch: int, board: Mapping[str, str | None], profiles_dir: Path | None,
+        on_progress: OnProgress,
+    ) -> None:  # fmt: skip
+        self.target, self.batch, self.board = target, batch, board
+        self.profiles_dir, self.on_progress = profiles_dir, on_progress
+        self.skipped: list[str] = []
+        self.failed: list[dict[str, Any]] = []
+        self.errors: list[HwAutoMLError] = []
+
+    def prepared(
+        self, artifacts: Sequence[Path], runtimes: tuple[str, ...] | None, folder: Path
+    ) -> list[tuple[Benchable, Path]]:
+        """Every item with the file that its runtime opens."""
+        items = []
+        for artifact in artifacts:
+            try:
+                found, skipped = benchables(artifact, runtimes, self.batch)
+                self.skipped += skipped
+                if not found:
+                    raise InvalidValueError(f"{artifact} runs on none of the runtimes asked for: {'; '.join(skipped)}")
+            except HwAutoMLError as error:
+                self._fail(str(artifact), None, error)
+                continue
+            items += found
+        ready = []
+        for number, item in enumerate(items):
+            share = PREPARING_SHARE * number / len(items)
+            self.on_progress(Progress("bench", share, f"preparing {item.name} for {item.runtime}"))
+            try:
+                path = prepare(item, self.target, self.batch, folder / str(number), self.profiles_dir)
+            except HwAutoMLError as error:
+                self._fail(item.name, item.runtime, error)
+                continue
+            ready.append((item, path))
+        return ready
+
+    def measured(
+        self, items: Sequence[tuple[Benchable, Path]], folder: Path, protocol: MeasureProtocol
+    ) -> list[dict[str, Any]]:
+        from hwautoml.exporters.reference import REFERENCE_NAME, export_reference
+
+        if not items:
+            return []
+        reference, paths = export_reference(folder / "reference.onnx"), [path for _, path in items]
+        if any(self.board.values()):
+            timer = prepare(Benchable("reference", "tvm", reference), self.target, 1, folder, self.profiles_dir)
+            with device_for(self.target, "tvm", **self.board) as device:
+                results = device.measure(paths, timer, protocol, self._listen)
+        else:
+            results = self._side_by_side(items, reference, protocol)
+        rows = []
+        for (item, path), result in zip(items, results, strict=True):
+            if isinstance(result, MeasureFailure):
+                self._fail(item.name, item.runtime, MeasurementError(f"{item.name} on {item.runtime}: {result.reason}"))
+                continue
+            rows.append(self._row(item, path, result, REFERENCE_NAME))
+        return rows
+
+    def _side_by_side(
+        self, items: Sequence[tuple[Benchable, Path]], reference: Path, protocol: MeasureProtocol
+    ) -> list[Measurement | MeasureFailure]:
+        with ExitStack() as stack:
+            threads = self.target.num_threads
+            devices = [stack.enter_context(LocalDevice(item.runtime, num_threads=threads)) for item, _ in items]
+            timer = stack.enter_context(LocalDevice("onnxruntime"))
+            entries = [(device, path) for device, (_, path) in zip(devices, items, strict=True)]
+            return measure_side_by_side(entries, (timer, reference), protocol, self._listen)
+
+    def _row(self, item: Benchable, path: Path, result: Measurement, reference: str) -> dict[str, Any]:
+        process, model = (result.conditions.get(key) for key in ("process_peak_bytes", "peak_memory_bytes"))
+        return {
+            "artifact": item.name,
+            "runtime": item.runtime,
+            "threads": self.target.num_threads,
+            "batch": self.batch,
+            "median_ms": result.median_ms,
+            "interval_ms": list(result.interval_ms),
+            "p95_ms": result.p95_ms,
+            "p99_ms": result.p99_ms,
+            "throughput": 1000.0 * self.batch / result.median_ms,
+            "load_ms": result.conditions.get("load_ms"),
+            "peak_memory_mb": _megabytes(process),
+            "model_memory_mb": _megabytes(model),
+            "size_mb": _megabytes(path.stat().st_size),
+            "num_samples": len(result.samples_ms),
+            "origin": "measured",
+            "noise_floor_relative": result.conditions.get("noise_floor_relative"),
+            "conditions": {**result.conditions, "reference": reference},
+        }
+
+    def _fail(self, artifact: str, runtime: str | None, error: HwAutoMLError) -> None:
+        _log.info("%s: %s", artifact, error.message)
+        self.errors.append(error)
+        self.failed.append({"artifact": artifact, "runtime": runtime, "error": error.message})
+
+    def _listen(self, done: int, total: int, text: str) -> None:
+        share = PREPARING_SHARE + (1 - PREPARING_SHARE) * done / max(total, 1)
+        self.on_progress(Progress("bench", min(share, 0.999), f"{done} of {total} done, {text}"))
+
+
+def _megabytes(number: object) -> float | None:
+    return number / 2**20 if isinstance(number, int | float) else None
+
+
+def _write_files(result: Mapping[str, Any], csv: Path | None, picture: Path | None) -> None:
+    from hwautoml.exporters.onnx_export import write_atomically
+
+    if csv is not None:
+        text = io.StringIO()
+        writer = csv_module.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in result["rows"]:
+            low, high = row["interval_ms"]
+            writer.writerow({**row, "interval_low_ms": low, "interval_high_ms": high})
+        write_atomically(csv, text.getvalue().encode())
+    if picture is not None:
+        from hwautoml.reports.bench_image import save_bench
+
+        save_bench(result["rows"], result["target"], picture)

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
     from hwautoml.pipeline.shipping import Finalist
 
 REPORT_DATA = "report.json"
-STAGE_SECONDS = ("data", "profile", "train", "search", "specialise", "export", "compile", "measure", "check", "ship")
+STAGE_SECONDS = (
+    "data", "profile", "train", "search", "specialise", "export", "compile", "measure", "quantize", "check",
+    "ship",
+)  # fmt: skip
 
 
-def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: dict[str, Any]) -> dict[str, Any]:
+def summarise(
+    job: Job, candidates: list[Finalist], winner: Finalist, checked: dict[str, Any], quantization: dict[str, Any]
+) -> dict[str, Any]:
     """The object that ``run --json`` prints; every latency says where it comes from."""
     best, predicted = winner.best, _prediction(job, winner)
     parity = {runtime: checked[runtime] for runtime in ("onnxruntime", "tvm") if runtime in checked}
@@ -42,6 +47,8 @@ def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: d
         },
         "target": job.target.name,
         "runtime": winner.runtime,
+        "precision": winner.precision,
+        "quantization": quantization,
         "onnx": str(winner.files["onnxruntime"].resolve()),
         "bundle": str((job.folder / "bundle").resolve()),
         "report": str((job.folder / "report.html").resolve()),
@@ -50,6 +57,7 @@ def summarise(job: Job, candidates: list[Finalist], winner: Finalist, checked: d
             "tvm_max_abs": parity["tvm"]["max_abs"] if "tvm" in parity else None,
             "top1_agreement": min(p["top1_agreement"] for p in parity.values()),
             "num_images": min(p["images"] for p in parity.values()),
+            "int8": checked.get("int8"),
         },
         "seconds": _seconds(job),
         "budget_sec": job.plan.total,
@@ -88,6 +96,8 @@ def write_run_report(
             "runtime": winner.runtime,
             "latency": _measured(winner.best),
             "meets_limit": winner.meets(job.settings.latency_ms),
+            "precision": winner.precision,
+            "quantization": result["quantization"]["reason"],
             "bundle": "bundle",
             "layers": [
                 {"key": layer.key, "latency_ms": None if entry is None else entry.mean_ms}
@@ -135,7 +145,7 @@ def _finalist_row(job: Job, finalist: Finalist, winner: Finalist) -> dict[str, A
         "predicted_interval": predicted["interval_ms"],
         "measured": {runtime: _measured(m) for runtime, m in finalist.measured.items()},
         "meets_limit": finalist.meets(job.settings.latency_ms),
-        "chosen": finalist is winner,
+        "chosen": finalist.architecture == winner.architecture,
     }
 
 

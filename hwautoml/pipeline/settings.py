@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 MIN_BUDGET_SEC = 30.0
+PRECISIONS = ("auto", "fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunSettings:
     runtime: str = "auto"
     searcher: str = "surrogate"
     seed: int = 0
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms < float("inf"):
@@ -33,6 +35,8 @@ class RunSettings:
                 f"training, exporting and measuring take {MIN_BUDGET_SEC:g} s or more, got {self.budget_sec:g} s",
                 fix=f"--budget {MIN_BUDGET_SEC:g}s or more",
             )
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("precision", self.precision, PRECISIONS)
         if not 0 <= self.seed < 2**31:
             raise InvalidValueError(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
 

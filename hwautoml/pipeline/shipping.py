@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Finalist:
     accuracy_val: float
     files: dict[str, Path]
     measured: dict[str, Measurement]
+    precision: str = "fp32"
 
     @property
     def runtime(self) -> str:
@@ -201,7 +203,7 @@ def choose_winner(job: Job, candidates: list[Finalist]) -> Finalist:
     limit = job.settings.latency_ms
     passed = [c for c in candidates if c.meets(limit)]
     if passed:
-        return max(passed, key=lambda c: (c.accuracy_val, -c.best.median_ms))
+        return most_accurate(passed)
     nearest = min(candidates, key=lambda c: c.best.interval_ms[1])
     job.store.set_setting("nearest", {"id": nearest.architecture.id})
     job.store.forget_stages(("measure",))  # noise may have decided: resuming measures again
@@ -211,6 +213,11 @@ def choose_winner(job: Job, candidates: list[Finalist]) -> Finalist:
         f"takes {nearest.best.median_ms:.3g} ms on {nearest.runtime} (measured, 95 % interval {low:.3g} to {high:.3g})",
         fix=f"--latency-ms {high * 1.1:.2g}; the nearest one is kept: {nearest.files[nearest.runtime]}",
     )
+
+
+def most_accurate(candidates: Sequence[Finalist]) -> Finalist:
+    """On validation images; of equals, the fastest."""
+    return max(candidates, key=lambda c: (c.accuracy_val, -c.best.median_ms))
 
 
 def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
@@ -226,11 +233,18 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
         resolution = job.space.resolution(winner.architecture)
         few = job.dataset.test.raw(spread(job.dataset.test.num_images, PARITY_IMAGES), resolution)
         reference = torch_probabilities(job, winner.architecture, few)
-        for runtime in dict.fromkeys(["onnxruntime", *winner.measured]):  # the ONNX file always ships
+        # The ONNX file always ships.
+        files = {r: winner.files[r] for r in dict.fromkeys(["onnxruntime", *winner.measured])}
+        if winner.precision == "int8":
+            from hwautoml.pipeline.quantizing import check_int8
+
+            payload["int8"] = check_int8(job, winner, few, reference)
+            files = {"onnxruntime": candidate_folder(job, winner.architecture) / "model.onnx"}  # what it was made from
+        for runtime, path in files.items():
             job.report("check", 0.0, f"parity of {runtime} with torch")
-            got = job.device(runtime).run_model(winner.files[runtime], few)
+            got = job.device(runtime).run_model(path, few)
             report = check_parity(reference, got, tolerance=PARITY_TOLERANCE[runtime])
-            require_parity(report, artifact=str(winner.files[runtime]))
+            require_parity(report, artifact=str(path))
             payload[runtime] = {
                 "max_abs": report.max_abs,
                 "top1_agreement": report.top1_agreement,
@@ -297,6 +311,10 @@ def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: di
         architecture=winner.architecture,
         parity=result["parity"],
         samples=samples,
+        data={**result["dataset"], "fingerprint": job.dataset.fingerprint},
+        precision=winner.precision,
+        quantization=result["quantization"],
+        confusion=checked["confusion"],
     )
 
 

@@ -81,7 +81,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Winner:
-    """What was shipped. ``costs``: analytic figures by name, such as ``parameters``, ``macs``."""
+    """What was shipped. ``costs``: analytic figures by name, such as ``parameters``, ``macs``.
+
+    ``quantization`` is a sentence: why this ``precision``.
+    """
 
     architecture_id: str
     accuracy_val: float | None
@@ -89,6 +92,8 @@ class Winner:
     runtime: str
     latency: Latency
     meets_limit: bool | None = None
+    precision: str = "fp32"
+    quantization: str | None = None
     bundle: str | None = None
     blocks: tuple[Block, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)

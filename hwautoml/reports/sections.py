@@ -60,7 +60,8 @@ def _verdict(data: ReportData) -> str:
             f"<span class='pill bad'>misses the limit of {limit}</span> No candidate met it. This is the nearest, "
             f"{fmt.percent(-margin)} over by {how}."
         )
-    return f"<span class='pill good'>meets the limit of {limit}</span> {fmt.percent(margin)} to spare, by {how}."
+    why = "" if data.winner.quantization is None else f" Precision: {fmt.text(data.winner.quantization)}"
+    return f"<span class='pill good'>meets the limit of {limit}</span> {fmt.percent(margin)} to spare, by {how}.{why}"
 
 
 def _cards(data: ReportData) -> str:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hwautoml.bundles
 from hwautoml.bundles import BundleSample, read_bundle, write_bundle
+from hwautoml.bundles.model_card import wilson_interval
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
@@ -34,7 +38,10 @@ def test_round_trip(folder: Path, onnx_path: Path) -> None:
     assert bundle.onnx_path.read_bytes() == onnx_path.read_bytes()
     assert bundle.manifest["latency"] == {"predicted_ms": 0.5, "median_ms": 0.52, "interval_ms": [0.51, 0.53]}
     assert bundle.manifest["input"]["image_size"] == 8
-    assert set(snapshot(folder)) == {"README.md", "manifest.json", "model.onnx", "requirements.txt", "run.py"}
+    assert set(snapshot(folder)) == {
+        "Containerfile", "MODEL_CARD.md", "README.md", "manifest.json", "model.onnx", "requirements.txt", "run.py",
+        "serve.py",
+    }  # fmt: skip
     assert set(bundle.manifest["files"]) == set(snapshot(folder)) - {"manifest.json"}
     assert bundle.manifest["files"]["model.onnx"]["sha256"] == sha256_file(onnx_path)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
@@ -55,6 +62,55 @@ def test_texts(tmp_path: Path, bundle_arguments: Arguments) -> None:
     readme = (folder / "README.md").read_text()
     assert "bird, cat, déjà vu" in readme and "median_ms 0.52" in readme and "test_top1 0.912" in readme
     assert read_bundle(folder).tvm_library == folder / "model_tvm.so"
+    sources = Path(hwautoml.bundles.__file__).parent / "runner" / "cpp"
+    assert {p.name: p.read_bytes() for p in (folder / "cpp").iterdir()} == snapshot(sources)
+    assert "`cpp/`" in readme
+
+
+CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 5, 5]]
+
+
+def test_the_same_arguments_give_the_same_bytes(tmp_path: Path, bundle_arguments: Arguments) -> None:
+    (tmp_path / "lib.so").write_bytes(b"library")
+    more = {
+        "tvm_library": tmp_path / "lib.so", "samples": [BundleSample(IMAGE, np.array([0.1, 0.2, 0.7]), "cat")],
+        "confusion": CONFUSION, "data": {"name": "pets", "counts": {"train": 90, "test": 30}},
+    }  # fmt: skip
+    first, second = (write_bundle(tmp_path / name, **bundle_arguments, **more) for name in ("a", "b"))
+    os.utime(first / "model.onnx", (0, 0))
+    assert snapshot(first) == snapshot(second) and len(snapshot(first)) > 12
+
+
+def test_model_card(tmp_path: Path, bundle_arguments: Arguments) -> None:
+    arguments = {
+        **bundle_arguments, "accuracy": {"val": 0.75, "test": 22 / 30},
+        "latency": {"limit": 1.0, "measured_median": 0.52, "measured_interval": [0.51, 0.53]},
+    }  # fmt: skip
+    folder = write_bundle(
+        tmp_path / "b", **arguments, confusion=CONFUSION, data={"name": "pets", "counts": {"train": 90, "test": 30}},
+        quantization={"reason": "fp32: int8 was slower."},
+    )  # fmt: skip
+    text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for part in (
+        "pets: 90 train, 30 test images", "73.33% of 30 test images (95 % interval 55.55% to 85.82%)",
+        "| bird | 10 | 80.0% | 88.9% |", "| déjà vu | 10 | 50.0% | 100.0% |", "| cat | 10 | 90.0% | 56.2% |",
+        "0.52 ms per image (measured, 95 % 0.51 to 0.53) with onnxruntime, 1 thread(s); the limit was 1 ms",
+        "déjà vu is recognised least often (50.0%)", "fp32: int8 was slower.", "machine test bench",
+    ):  # fmt: skip
+        assert part in text, part
+    cat = read_bundle(folder).manifest["metrics"][1]
+    assert cat == {"class": "cat", "images": 10, "recall": 0.9, "precision": 9 / 16}
+
+
+def test_a_card_without_figures_says_so(folder: Path) -> None:
+    text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Per class: not recorded." in text and "test_top1 0.912" in text
+
+
+@given(st.floats(0, 1), st.integers(1, 100_000))
+def test_the_interval_of_a_share_holds_it(share: float, number: int) -> None:
+    low, high = wilson_interval(share, number)
+    assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
 
 
 def test_architecture_noun(tmp_path: Path, bundle_arguments: Arguments) -> None:

@@ -13,7 +13,12 @@ from torch import nn
 
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import Deployable, export_onnx, export_probe, quantize_onnx
-from hwautoml.exporters.quantization import quantize_layer_probe, quantize_network_probe
+from hwautoml.exporters.quantization import (
+    layer_sensitivity,
+    quantize_layer_probe,
+    quantize_network_probe,
+    weighted_layers,
+)
 from tests.exporters.test_probe import optimised_operations
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -150,3 +155,36 @@ def test_a_network_probe_is_the_form_that_ships(network: nn.Module, tmp_path: Pa
     quantize_network_probe(path)
     assert optimised_operations(path)["QLinearConv"] == 6
     assert run(path, images(1)).sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_layers_can_stay_in_float32(fp32: Path, tmp_path: Path) -> None:
+    layers = weighted_layers(fp32)
+    assert len(layers) == 7
+    quantize_onnx(fp32, tmp_path / "mixed.onnx", images(8), keep_fp32=layers[:2])
+    operations = optimised_operations(tmp_path / "mixed.onnx")
+    assert operations["QLinearConv"] == 4 and operations["QGemm"] == 1
+    assert operations["Conv"] + operations["FusedConv"] == 2
+    facts = {p.key: p.value for p in onnx.load(tmp_path / "mixed.onnx").metadata_props}
+    assert facts["precision"] == "int8 and fp32" and facts["fp32_layers"].split() == sorted(layers[:2])
+
+
+def test_the_layer_that_quantisation_hurts_is_the_most_sensitive(tmp_path: Path) -> None:
+    """One weight of a channel that is a thousand times the others leaves those nothing of 8 bits."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        middle = network[2].weight
+        middle[:, 0, 0, 0] = 300 * middle.abs().max()
+        network[0].weight[0] = 0.0  # that input channel is nearly silent
+        network[0].bias[0] = 1e-3
+    path = export_onnx(
+        network, tmp_path / "n.onnx", resolution=16, channels=3, mean=MEAN, std=STD, classes=list("abcd"),
+        architecture={"x": 1},
+    ).path  # fmt: skip
+    done: list[tuple[int, int]] = []
+    found = layer_sensitivity(path, images(16), on_layer=lambda i, n: done.append((i, n)))
+    assert next(iter(found)) == weighted_layers(path)[1] and done[-1] == (4, 4)
+    assert list(found.values()) == sorted(found.values(), reverse=True) and min(found.values()) >= 0

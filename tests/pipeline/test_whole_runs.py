@@ -88,7 +88,8 @@ def test_the_run_keeps_to_its_budget(result: dict[str, Any]) -> None:
 
 def test_progress_is_told_stage_by_stage(result: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(event.stage for event in result["events"]))
-    expected = ["data", "profile", "train", "search", "specialise", "export", "compile", "measure", "check", "ship"]
+    expected = ["data", "profile", "train", "search", "specialise", "export", "compile", "measure",
+                "quantize", "check", "ship"]  # fmt: skip
     assert stages == expected
     last = {event.stage: event.share for event in result["events"]}
     assert set(last.values()) == {1.0}

@@ -1,0 +1,170 @@
+// The C interface of hwautoml.h on TVM's runtime.
+#include "hwautoml.h"
+
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/map.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/json.h>
+#include <tvm/ffi/extra/module.h>
+#include <tvm/ffi/function.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "image.h"
+
+namespace ffi = tvm::ffi;
+
+namespace {
+
+constexpr char kSchema[] = "hwautoml-bundle/1";
+constexpr char kLibrary[] = "model_tvm.so";
+constexpr int kMaxResolution = 8192;
+
+// Kernels use aligned loads.
+struct AlignedMemory {
+  void AllocData(DLTensor* tensor) {
+    size_t size = (ffi::GetDataSize(*tensor) + 63) / 64 * 64;
+    tensor->data = std::aligned_alloc(64, size);
+    if (tensor->data == nullptr) throw std::bad_alloc();
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+using Object = ffi::Map<ffi::Any, ffi::Any>;
+
+ffi::Any field(const Object& object, const char* name) {
+  auto found = object.find(ffi::String(name));
+  if (found == object.end()) throw std::runtime_error(std::string("manifest.json has no ") + name);
+  return (*found).second;
+}
+
+int number(const Object& object, const char* name) {
+  auto value = field(object, name).try_cast<int64_t>();
+  if (!value.has_value() || *value < 1 || *value > kMaxResolution)
+    throw std::runtime_error(std::string("manifest.json: ") + name + " is no sensible number");
+  return int(*value);
+}
+
+template <typename T>
+T as(const ffi::Any& value, const char* name) {
+  auto found = value.try_cast<T>();
+  if (!found.has_value()) throw std::runtime_error(std::string("manifest.json: ") + name + " has another type");
+  return *found;
+}
+
+Object read_manifest(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path + ": copy the whole folder");
+  std::ostringstream content;
+  content << file.rdbuf();
+  ffi::String problem;
+  ffi::Any parsed = ffi::json::Parse(content.str(), &problem);
+  if (problem.size() > 0) throw std::runtime_error(path + " is damaged: " + std::string(problem.c_str()));
+  auto manifest = parsed.try_cast<Object>();
+  if (!manifest.has_value()) throw std::runtime_error(path + " is damaged: it holds no object");
+  if (std::string(as<ffi::String>(field(*manifest, "schema"), "schema").c_str()) != kSchema)
+    throw std::runtime_error(path + " is of another version than " + kSchema);
+  return *manifest;
+}
+
+void check_size(const Object& manifest, const std::string& path) {
+  Object files = as<Object>(field(manifest, "files"), "files");
+  if (files.find(ffi::String(kLibrary)) == files.end())
+    throw std::runtime_error(std::string("this bundle has no ") + kLibrary + ", and this runner needs one");
+  Object facts = as<Object>(field(files, kLibrary), kLibrary);
+  int64_t expected = as<int64_t>(field(facts, "size_bytes"), "size_bytes");
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  int64_t size = file ? int64_t(file.tellg()) : -1;
+  if (size != expected)
+    throw std::runtime_error(path + " has " + std::to_string(size) + " bytes, expected " + std::to_string(expected) +
+                             ": copy the folder again");
+}
+
+void write_error(const char* text, char* error, size_t error_size) {
+  if (error != nullptr && error_size > 0) std::snprintf(error, error_size, "%s", text);
+}
+
+}  // namespace
+
+struct hwautoml_model {
+  std::vector<std::string> classes;
+  int image_size = 0, resolution = 0, channels = 0;
+  ffi::Optional<ffi::Module> library, machine;
+  ffi::Optional<ffi::Function> run;
+  ffi::Tensor input;
+
+  hwautoml_model(const std::string& bundle, int num_threads) {
+    Object manifest = read_manifest(bundle + "/manifest.json");
+    std::string path = bundle + "/" + kLibrary;
+    check_size(manifest, path);
+    for (const ffi::Any& name : as<ffi::Array<ffi::Any>>(field(manifest, "classes"), "classes"))
+      classes.emplace_back(as<ffi::String>(name, "classes").c_str());
+    Object shape = as<Object>(field(manifest, "input"), "input");
+    image_size = number(shape, "image_size");
+    resolution = number(shape, "resolution");
+    channels = number(shape, "channels");
+    int threads = num_threads > 0 ? num_threads : number(manifest, "num_threads");
+    setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
+    library = ffi::Module::LoadFromFile(path.find('/') == std::string::npos ? "./" + path : path);
+    machine = (*library)->GetFunction("vm_load_executable").value()().cast<ffi::Module>();
+    // Device, its number, and the pooled allocator.
+    (*machine)->GetFunction("vm_initialization").value()(int(kDLCPU), 0, 2);
+    run = (*machine)->GetFunction("main");
+    if (!run.has_value()) throw std::runtime_error(path + " has no function main");
+    input = ffi::Tensor::FromNDAlloc(AlignedMemory(), ffi::Shape({1, resolution, resolution, channels}),
+                                     DLDataType{kDLUInt, 8, 1}, DLDevice{kDLCPU, 0});
+  }
+
+  void classify(const hwautoml::Image& image, float* probabilities) {
+    hwautoml::Image prepared = hwautoml::prepare(image, image_size, resolution, channels);
+    std::memcpy(input.data_ptr(), prepared.pixels.data(), prepared.pixels.size());
+    ffi::Tensor output = (*run)(input).cast<ffi::Tensor>();
+    if (output.numel() != int64_t(classes.size()))
+      throw std::runtime_error("the model gives " + std::to_string(output.numel()) + " numbers for " +
+                               std::to_string(classes.size()) + " classes");
+    std::memcpy(probabilities, output.data_ptr(), classes.size() * sizeof(float));
+  }
+};
+
+extern "C" {
+
+hwautoml_model* hwautoml_load(const char* bundle, int num_threads, char* error, size_t error_size) {
+  try {
+    return new hwautoml_model(bundle, num_threads);
+  } catch (const std::exception& problem) {
+    write_error(problem.what(), error, error_size);
+    return nullptr;
+  }
+}
+
+int hwautoml_num_classes(const hwautoml_model* model) { return int(model->classes.size()); }
+
+const char* hwautoml_class_name(const hwautoml_model* model, int index) {
+  return index < 0 || index >= hwautoml_num_classes(model) ? nullptr : model->classes[index].c_str();
+}
+
+int hwautoml_classify(hwautoml_model* model, const uint8_t* pixels, int width, int height, int channels,
+                      float* probabilities, char* error, size_t error_size) {
+  try {
+    if (width < 1 || height < 1 || (channels != 1 && channels != 3))
+      throw std::runtime_error("an image needs at least one pixel, and 1 or 3 channels");
+    hwautoml::Image image(width, height, channels);
+    std::memcpy(image.pixels.data(), pixels, image.pixels.size());
+    model->classify(image, probabilities);
+    return 0;
+  } catch (const std::exception& problem) {
+    write_error(problem.what(), error, error_size);
+    return 1;
+  }
+}
+
+void hwautoml_free(hwautoml_model* model) { delete model; }
+
+}  // extern "C"

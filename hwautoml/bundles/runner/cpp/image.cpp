@@ -1,0 +1,220 @@
+// The arithmetic of resizing is Pillow's, to the bit (Image.resize with BILINEAR, a box and reducing_gap = 2), because
+// that is what prepared the training images, and what run.py does.
+#include "image.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <sstream>
+#include <stdexcept>
+
+#ifdef HWAUTOML_WITH_STB
+#define STB_IMAGE_IMPLEMENTATION
+#define STB_IMAGE_STATIC
+#include <stb_image.h>
+#endif
+
+namespace hwautoml {
+namespace {
+
+constexpr int kPrecisionBits = 32 - 8 - 2;
+constexpr size_t kMaxPixels = 178956970;  // Pillow's limit against decompression bombs
+
+struct Box {
+  float left, top, right, bottom;
+};
+
+std::string read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path);
+  std::ostringstream content;
+  content << file.rdbuf();
+  return content.str();
+}
+
+// A number of a PNM header: white space and comments come before it, one white space after it.
+int pnm_number(const std::string& data, size_t& at, const std::string& path) {
+  while (at < data.size() && (std::isspace(uint8_t(data[at])) || data[at] == '#')) {
+    if (data[at] == '#') {
+      while (at < data.size() && data[at] != '\n') ++at;
+    } else {
+      ++at;
+    }
+  }
+  int64_t number = 0;
+  size_t begin = at;
+  while (at < data.size() && std::isdigit(uint8_t(data[at])) && number < 1000000) number = 10 * number + data[at++] - '0';
+  if (at == begin || number == 0 || number >= 1000000) throw std::runtime_error(path + " has a damaged header");
+  return int(number);
+}
+
+Image read_pnm(const std::string& data, const std::string& path) {
+  size_t at = 2;
+  int width = pnm_number(data, at, path), height = pnm_number(data, at, path), largest = pnm_number(data, at, path);
+  if (largest != 255) throw std::runtime_error(path + " has a largest value of " + std::to_string(largest) + ", not 255");
+  if (size_t(width) * height > kMaxPixels) throw std::runtime_error(path + " is far too large");
+  int channels = data[1] == '6' ? 3 : 1;
+  size_t expected = size_t(width) * height * channels;
+  if (++at > data.size() || data.size() - at < expected) throw std::runtime_error(path + " is truncated");
+  Image image(width, height, channels);
+  std::copy_n(data.begin() + at, expected, image.pixels.begin());
+  return image;
+}
+
+Image with_channels(const Image& image, int channels) {
+  if (image.channels == channels) return image;
+  Image result(image.width, image.height, channels);
+  for (size_t i = 0, n = size_t(image.width) * image.height; i < n; ++i) {
+    if (channels == 3) {
+      std::fill_n(&result.pixels[3 * i], 3, image.pixels[i]);
+    } else {
+      const uint8_t* p = &image.pixels[3 * i];
+      result.pixels[i] = uint8_t((p[0] * 19595 + p[1] * 38470 + p[2] * 7471 + 0x8000) >> 16);
+    }
+  }
+  return result;
+}
+
+// Means of blocks of `factor_x` by `factor_y` pixels between the corners; blocks at the far ends may be smaller.
+Image reduced(const Image& image, int factor_x, int factor_y, int left, int top, int right, int bottom) {
+  Image result((right - left + factor_x - 1) / factor_x, (bottom - top + factor_y - 1) / factor_y, image.channels);
+  for (int y = 0; y < result.height; ++y) {
+    int y0 = top + y * factor_y, y1 = std::min(y0 + factor_y, bottom);
+    for (int x = 0; x < result.width; ++x) {
+      int x0 = left + x * factor_x, x1 = std::min(x0 + factor_x, right);
+      uint32_t count = uint32_t(x1 - x0) * (y1 - y0);
+      uint32_t multiplier = uint32_t(float(1 << 30) * 4.0f / float(256 * count));
+      for (int c = 0; c < image.channels; ++c) {
+        uint32_t sum = count / 2;
+        for (int v = y0; v < y1; ++v)
+          for (int u = x0; u < x1; ++u) sum += image.pixels[(size_t(v) * image.width + u) * image.channels + c];
+        result.pixels[(size_t(y) * result.width + x) * image.channels + c] = uint8_t((sum * multiplier) >> 24);
+      }
+    }
+  }
+  return result;
+}
+
+// Which source pixels each target pixel is a weighted mean of.
+struct Weights {
+  std::vector<int> first, number;
+  std::vector<std::vector<int>> fixed_point;
+};
+
+Weights weights_of(float from, float to, int source_size, int target_size) {
+  double scale = double(to - from) / target_size, filter_scale = std::max(scale, 1.0);
+  Weights result;
+  for (int i = 0; i < target_size; ++i) {
+    double center = from + (i + 0.5) * scale;
+    int begin = std::max(0, int(center - filter_scale + 0.5));
+    int end = std::min(source_size, int(center + filter_scale + 0.5));
+    std::vector<double> weights;
+    double sum = 0;
+    for (int k = begin; k < end; ++k) {
+      double distance = std::abs((k - center + 0.5) * (1.0 / filter_scale));
+      weights.push_back(distance < 1.0 ? 1.0 - distance : 0.0);
+      sum += weights.back();
+    }
+    std::vector<int> fixed;
+    for (double w : weights) fixed.push_back(int(0.5 + (sum != 0 ? w * (1.0 / sum) : w) * (1 << kPrecisionBits)));
+    result.first.push_back(begin);
+    result.number.push_back(int(fixed.size()));
+    result.fixed_point.push_back(std::move(fixed));
+  }
+  return result;
+}
+
+// Along the rows where `horizontal`, else along the columns.
+Image resample(const Image& image, const Weights& weights, bool horizontal) {
+  int target = int(weights.first.size());
+  Image result(horizontal ? target : image.width, horizontal ? image.height : target, image.channels);
+  size_t step = size_t(image.channels) * (horizontal ? 1 : image.width);
+  for (int y = 0; y < result.height; ++y) {
+    for (int x = 0; x < result.width; ++x) {
+      int i = horizontal ? x : y;
+      size_t start = horizontal ? (size_t(y) * image.width + weights.first[i]) * image.channels
+                                : (size_t(weights.first[i]) * image.width + x) * image.channels;
+      for (int c = 0; c < image.channels; ++c) {
+        int sum = 1 << (kPrecisionBits - 1);
+        for (int k = 0; k < weights.number[i]; ++k)
+          sum += image.pixels[start + k * step + c] * weights.fixed_point[i][k];
+        result.pixels[(size_t(y) * result.width + x) * image.channels + c] =
+            uint8_t(std::clamp(sum >> kPrecisionBits, 0, 255));
+      }
+    }
+  }
+  return result;
+}
+
+// Pillow 13 takes the rows first where that is less work; older ones always the columns, a difference of one level at
+// most, for tall images only.
+bool rows_first(const Image& image, int size) {
+  return image.height > size && image.height + size > 2 * image.width;
+}
+
+Image resized(const Image& image, int size, Box box) {
+  bool columns = size != image.width || box.left != 0 || box.right != float(size);
+  bool rows = size != image.height || box.top != 0 || box.bottom != float(size);
+  Weights across = weights_of(box.left, box.right, image.width, size);
+  Weights down = weights_of(box.top, box.bottom, image.height, size);
+  if (columns && rows && rows_first(image, size)) return resample(resample(image, down, false), across, true);
+  Image result = columns ? resample(image, across, true) : image;
+  return rows ? resample(result, down, false) : result;
+}
+
+// As Pillow with reducing_gap = 2: large images are first averaged in whole blocks.
+Image resized_square(const Image& image, int size) {
+  if (image.width == size && image.height == size) return image;
+  int side = std::min(image.width, image.height), left = (image.width - side) / 2, top = (image.height - side) / 2;
+  Box box{float(left), float(top), float(left + side), float(top + side)};
+  int factor = std::max(1, int(double(side) / size / 2.0));
+  if (factor == 1) return resized(image, size, box);
+  double support = 0.5 * side / size;
+  int safe_left = std::max(0, int(left - support)), safe_top = std::max(0, int(top - support));
+  int safe_right = std::min(image.width, int(std::ceil(left + side + support)));
+  int safe_bottom = std::min(image.height, int(std::ceil(top + side + support)));
+  Image small = reduced(image, factor, factor, safe_left, safe_top, safe_right, safe_bottom);
+  double f = factor;
+  return resized(small, size, Box{float((left - safe_left) / f), float((top - safe_top) / f),
+                                  float((left + side - safe_left) / f), float((top + side - safe_top) / f)});
+}
+
+}  // namespace
+
+Image read_image(const std::string& path) {
+  std::string data = read_file(path);
+  if (data.size() > 2 && data[0] == 'P' && (data[1] == '5' || data[1] == '6')) return read_pnm(data, path);
+#ifdef HWAUTOML_WITH_STB
+  int width, height, channels;
+  auto bytes = reinterpret_cast<const stbi_uc*>(data.data());
+  if (!stbi_info_from_memory(bytes, int(data.size()), &width, &height, &channels) ||
+      size_t(width) * height > kMaxPixels)
+    throw std::runtime_error(path + " is not an image in a known format, or far too large");
+  int wanted = channels <= 2 ? 1 : 3;
+  stbi_uc* decoded = stbi_load_from_memory(bytes, int(data.size()), &width, &height, &channels, wanted);
+  if (decoded == nullptr) throw std::runtime_error("cannot read " + path + ": " + stbi_failure_reason());
+  Image image(width, height, wanted);
+  std::copy_n(decoded, image.pixels.size(), image.pixels.begin());
+  stbi_image_free(decoded);
+  return image;
+#else
+  throw std::runtime_error(path + " is no binary PPM or PGM file (others need a build with stb_image, or --raw)");
+#endif
+}
+
+Image read_raw(const std::string& path, int width, int height, int channels) {
+  std::string data = read_file(path);
+  Image image(width, height, channels);
+  if (data.size() != image.pixels.size())
+    throw std::runtime_error(path + " has " + std::to_string(data.size()) + " bytes, expected " +
+                             std::to_string(image.pixels.size()));
+  std::copy(data.begin(), data.end(), image.pixels.begin());
+  return image;
+}
+
+Image prepare(const Image& image, int image_size, int resolution, int channels) {
+  Image square = resized_square(with_channels(image, channels), image_size);
+  return resolution == image_size ? square : resized(square, resolution, Box{0, 0, float(image_size), float(image_size)});
+}
+
+}  // namespace hwautoml

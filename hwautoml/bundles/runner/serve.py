@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Serve the model in this folder over HTTP.
+
+    python serve.py [--host 127.0.0.1] [--port 8080] [--runtime onnxruntime|tvm] [--threads N]
+
+    curl --data-binary @photo.jpg http://127.0.0.1:8080/predict?top=3
+
+POST /predict   an image file as the body; JSON with classes and probabilities
+GET  /health    200 once the model answers
+GET  /metrics   counters and latencies in Prometheus' text format
+
+Needs what run.py needs, which lies beside it. It has no access control: it listens on this machine only unless
+told otherwise, and belongs behind a proxy elsewhere. Ends on SIGTERM and Ctrl-C after the requests in progress.
+
+Exit codes: as of run.py, and 1 when the port cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import run  # beside this file, wherever it is started from
+
+LATENCY_BOUNDS_SEC = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+SOCKET_TIMEOUT_SEC = 20.0  # a client that sends nothing keeps no thread for longer
+MAX_WAITING = 64  # requests at once; more are told to come again
+
+
+class Service:
+    """The model, used by one request at a time, and what was counted."""
+
+    def __init__(self, manifest: dict[str, Any], runtime: str, classify: run.Classify) -> None:
+        self.manifest, self.runtime = manifest, runtime
+        self._classify, self._lock = classify, threading.Lock()
+        self.slots = threading.BoundedSemaphore(MAX_WAITING)
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._buckets: Counter[float] = Counter()
+        self._num_inferences, self._seconds = 0, 0.0
+        self._started = time.time()
+
+    def predict(self, data: bytes, top: int) -> dict[str, Any]:
+        image = run.decode_image(data, "the request's body", self.manifest)
+        with self._lock:
+            began = time.perf_counter()
+            probabilities = self._classify(image)[0]
+            seconds = time.perf_counter() - began
+            self._num_inferences += 1
+            self._seconds += seconds
+            self._buckets.update(bound for bound in LATENCY_BOUNDS_SEC if seconds <= bound)
+        predictions = run.best_classes(probabilities, self.manifest, top)
+        return {"predictions": predictions, "runtime": self.runtime, "inference_ms": 1e3 * seconds}
+
+    def count(self, path: str, status: int) -> None:
+        with self._lock:
+            self._counts[path, status] += 1
+
+    def health(self) -> dict[str, Any]:
+        architecture = self.manifest["architecture"].get("id")
+        return {"status": "ok", "model": architecture, "runtime": self.runtime}
+
+    def metrics(self) -> str:
+        with self._lock:
+            counts, buckets = sorted(self._counts.items()), dict(self._buckets)
+            number, seconds = self._num_inferences, self._seconds
+        name = "hwautoml_inference_seconds"
+        lines = ["# HELP hwautoml_requests_total Answered requests.", "# TYPE hwautoml_requests_total counter"]
+        lines += [f'hwautoml_requests_total{{path="{p}",status="{status}"}} {n}' for (p, status), n in counts]
+        lines += [f"# HELP {name} Time in the model, without decoding the image.", f"# TYPE {name} histogram"]
+        lines += [f'{name}_bucket{{le="{bound:g}"}} {buckets.get(bound, 0)}' for bound in LATENCY_BOUNDS_SEC]
+        lines += [f'{name}_bucket{{le="+Inf"}} {number}', f"{name}_sum {seconds:.9g}", f"{name}_count {number}"]
+        lines += ["# HELP hwautoml_start_time_seconds When the service was started, since the epoch."]
+        lines += ["# TYPE hwautoml_start_time_seconds gauge", f"hwautoml_start_time_seconds {self._started:.3f}"]
+        return "\n".join(lines) + "\n"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Set by ``make_server``: ``service``, ``max_request_bytes``, ``is_quiet``."""
+
+    service: Service
+    max_request_bytes: int
+    is_quiet = False
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "hwautoml", ""
+    timeout = SOCKET_TIMEOUT_SEC
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        if path == "/health":
+            self._answer(path, 200, self.service.health())
+        elif path == "/metrics":
+            self._send(path, 200, self.service.metrics().encode(), "text/plain; version=0.0.4; charset=utf-8")
+        elif path == "/predict":
+            self._refuse(path, 405, "POST an image file to /predict", Allow="POST")
+        else:
+            self._refuse("other", 404, "there are /predict, /health and /metrics")
+
+    def do_POST(self) -> None:
+        parts = urlsplit(self.path)
+        if parts.path != "/predict":
+            self._refuse("other", 404, "images are taken at /predict")
+            return
+        if not self.service.slots.acquire(blocking=False):
+            self._refuse("/predict", 503, f"{MAX_WAITING} requests are waiting already", **{"Retry-After": "1"})
+            return
+        try:
+            self._predict(parts.query)
+        finally:
+            self.service.slots.release()
+
+    def _predict(self, query: str) -> None:
+        length, top = self.headers.get("Content-Length", ""), parse_qs(query).get("top", ["3"])[-1]
+        if not length.isdecimal():
+            self._refuse("/predict", 411, "send the image with a Content-Length")
+        elif int(length) > self.max_request_bytes:
+            self._refuse("/predict", 413, f"at most {self.max_request_bytes} bytes are taken, got {length}")
+        elif not top.isdecimal() or not 1 <= int(top) <= len(self.service.manifest["classes"]):
+            self._refuse("/predict", 400, f"top must be 1 to {len(self.service.manifest['classes'])}, got {top!r}")
+        else:
+            data = self.rfile.read(int(length))
+            try:
+                result = self.service.predict(data, int(top))
+            except run.BundleError as error:
+                self._refuse("/predict", 400 if error.exit_code == run.EXIT_BAD_IMAGE else 500, str(error))
+                return
+            self._answer("/predict", 200, result)
+
+    def _refuse(self, path: str, status: int, message: str, **headers: str) -> None:
+        """The connection ends: what the client may still send is not read."""
+        self.close_connection = True
+        self._answer(path, status, {"error": message}, Connection="close", **headers)
+
+    def _answer(self, path: str, status: int, content: dict[str, Any], **headers: str) -> None:
+        self._send(path, status, json.dumps(content).encode() + b"\n", "application/json", **headers)
+
+    def _send(self, path: str, status: int, body: bytes, kind: str, **headers: str) -> None:
+        self.service.count(path, status)
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *values: Any) -> None:
+        if not self.is_quiet:
+            super().log_message(format, *values)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = False  # requests in progress are answered before the process ends
+    block_on_close = True
+    request_queue_size = 128
+
+
+def make_server(service: Service, host: str, port: int, max_request_bytes: int, *, is_quiet: bool = False) -> Server:
+    handler = type(
+        "BundleHandler", (Handler,),
+        {"service": service, "max_request_bytes": max_request_bytes, "is_quiet": is_quiet},
+    )  # fmt: skip
+    return Server((host, port), handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parse(arguments)
+    folder = Path(__file__).resolve().parent
+    try:
+        manifest = run.read_manifest(folder)
+        runtime = options.runtime or manifest["default_runtime"]
+        classify = run.open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
+        _warm_up(manifest, classify)
+    except run.BundleError as error:
+        print(f"serve.py: {error}", file=sys.stderr)
+        return error.exit_code
+    service = Service(manifest, runtime, classify)
+    try:
+        server = make_server(service, options.host, options.port, options.max_request_mb << 20, is_quiet=options.quiet)
+    except OSError as error:
+        print(f"serve.py: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+    print(f"serving on http://{options.host}:{server.server_port} with {runtime}", file=sys.stderr, flush=True)
+    with server:
+        server.serve_forever()
+    return 0
+
+
+def _warm_up(manifest: dict[str, Any], classify: run.Classify) -> None:
+    """The first run of a model is slower, and one that cannot run at all should not be served."""
+    numpy, shape = run.need("numpy"), manifest["input"]
+    classify(numpy.zeros((1, shape["resolution"], shape["resolution"], shape["channels"]), numpy.uint8))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Serve the model in this folder over HTTP.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one, and says which (default 8080)")
+    parser.add_argument("--runtime", choices=sorted(run.MODEL_FILES), help="default: the faster one when measured")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
+    parser.add_argument("--max-request-mb", type=int, default=10, metavar="MB", help="largest image (default 10)")
+    parser.add_argument("--quiet", action="store_true", help="no line per request on standard error")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65535 or options.max_request_mb < 1 or (options.threads or 1) < 1:
+        parser.error("--port must be 0 to 65535, --max-request-mb and --threads at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""A comparison of models as a PNG: one bar per row, with intervals and tails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hwautoml.errors import InvalidValueError
+from hwautoml.reports.front_image import BLUE, GREY, RED, TEAL
+
+_COLORS = (BLUE, TEAL, "#e8590c", "#7048e8", GREY)
+
+
+def save_bench(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> Path:
+    """``rows`` as ``bench`` returns them: median per image, 95 % interval, and p95 as a mark.
+
+    Raises:
+        InvalidValueError: ``path`` does not end in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if path.suffix != ".png":
+        raise InvalidValueError(f"a picture is a .png file, got {path}")
+    runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
+    figure = Figure(figsize=(8, 1.4 + 0.45 * len(rows)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for position, row in enumerate(reversed(rows)):
+        low, high = row["interval_ms"]
+        median, color = row["median_ms"], _COLORS[runtimes.index(row["runtime"]) % len(_COLORS)]
+        axes.barh(position, median, color=color, height=0.62, alpha=0.85)
+        axes.errorbar(median, position, xerr=[[max(median - low, 0)], [max(high - median, 0)]], color="black",
+                      elinewidth=1, capsize=3)  # fmt: skip
+        if row["p95_ms"] is not None:
+            axes.plot(row["p95_ms"], position, marker="|", color=RED, markersize=11)
+        axes.annotate(f"{median:.4g}", (median, position), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    labels = [f"{_short(row['artifact'])}\n{row['runtime']}" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8)
+    batch, threads = rows[0]["batch"], rows[0]["threads"]
+    axes.set_xlabel(f"ms per run of {batch} image(s), {threads} thread(s): median, 95 % interval; red: p95 (measured)")
+    axes.set_title(f"on {target}".replace("$", r"\$"), loc="left", fontsize=11)
+    axes.margins(x=0.12)
+    axes.grid(axis="x", alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", metadata={"Software": "hwautoml"})
+    return path
+
+
+def _short(artifact: str) -> str:
+    """The last two parts of a path say enough; matplotlib reads text between dollar signs as a formula."""
+    return "/".join(Path(artifact).parts[-2:]).replace("$", r"\$")

@@ -1,0 +1,211 @@
+"""The C++ runner: its image preparation against run.py's, and all of it built and run on a real library."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import hwautoml.bundles
+from hwautoml.bundles import write_bundle
+
+RUNNER = Path(hwautoml.bundles.__file__).parent / "runner"
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
+SHIM = """
+#include <cstring>
+#include "image.h"
+extern "C" void prepare(const unsigned char* pixels, int width, int height, int channels, int image_size,
+                        int resolution, int wanted, unsigned char* out) {
+  hwautoml::Image image(width, height, channels);
+  std::memcpy(image.pixels.data(), pixels, image.pixels.size());
+  hwautoml::Image result = hwautoml::prepare(image, image_size, resolution, wanted);
+  std::memcpy(out, result.pixels.data(), result.pixels.size());
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bundle_runner", RUNNER / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """image.cpp alone, which needs no TVM."""
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "shim.cpp").write_text(SHIM)
+    command = ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{RUNNER / 'cpp'}"]
+    command += [str(folder / "shim.cpp"), str(RUNNER / "cpp" / "image.cpp"), "-o", str(folder / "shim.so")]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(folder / "shim.so"))
+
+
+@needs_compiler
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 260), st.integers(1, 260), st.sampled_from([1, 3]), st.sampled_from([1, 3]), st.integers(1, 48),
+    st.integers(1, 48), st.booleans(),
+)  # fmt: skip
+def test_images_are_prepared_as_by_run_py(
+    runner: ModuleType, library: ctypes.CDLL, tmp_path: Path,
+    width: int, height: int, channels: int, wanted: int, image_size: int, resolution: int, is_same: bool,
+) -> None:  # fmt: skip
+    resolution = image_size if is_same else resolution
+    pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(tmp_path / "x.ppm")
+    manifest = {"input": {"resolution": resolution, "image_size": image_size, "channels": wanted}}
+    expected = runner.read_image(tmp_path / "x.ppm", manifest)[0]
+    found = np.zeros_like(expected)
+    library.prepare(
+        pixels.ctypes.data_as(ctypes.c_void_p), width, height, channels, image_size, resolution, wanted,
+        found.ctypes.data_as(ctypes.c_void_p),
+    )  # fmt: skip
+    # Pillow before 13 resized tall images in another order, which differs by one level.
+    worst = 0 if height <= width else 1
+    assert np.abs(found.astype(int) - expected).max() <= worst
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the built runner, made as its CMakeLists.txt says."""
+    if shutil.which("cmake") is None or shutil.which("g++") is None:
+        pytest.skip("no cmake or g++ on this machine")
+    pytest.importorskip("tvm_ffi")
+    folder = tmp_path_factory.mktemp("build")
+    configure = ["cmake", "-S", str(RUNNER / "cpp"), "-B", str(folder), f"-DPython3_EXECUTABLE={sys.executable}"]
+    for command in (configure, ["cmake", "--build", str(folder)]):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import onnx
+
+    from hwautoml.compilers import load_backend
+    from tests.bundles.conftest import CLASSES, RESOLUTION, _model
+
+    base = tmp_path_factory.mktemp("compiled")
+    onnx.save(_model(3), base / "tiny.onnx")
+    target = {"kind": "llvm", "mcpu": "native"}
+    compiled = load_backend("tvm").compile_model(base / "tiny.onnx", base / "tvm", tvm_target=target)
+    return write_bundle(
+        base / "a bundle", onnx_path=base / "tiny.onnx", tvm_library=compiled.path, default_runtime="tvm",
+        classes=CLASSES, resolution=RESOLUTION, image_size=12, channels=3, accuracy={}, latency={}, conditions={},
+        architecture={"id": "abc"}, parity={},
+    )  # fmt: skip
+
+
+def run(build: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [str(build / "hwautoml_runner"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd="/")
+
+
+def python_answers(bundle: Path, *images: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, str(bundle / "run.py"), *map(str, images), "--json", "--top", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_it_answers_as_run_py(build: Path, bundle: Path, tmp_path: Path) -> None:
+    rng, images = np.random.default_rng(0), []
+    for number, (height, width) in enumerate([(12, 12), (100, 70), (9, 31), (300, 300)]):
+        images.append(tmp_path / f"{number}.ppm")
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(images[-1])
+    images.append(tmp_path / "grey.pgm")
+    Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(images[-1])
+    done = run(build, bundle, *images, "--json", "--top", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    for ours, theirs in zip(json.loads(done.stdout), python_answers(bundle, *images), strict=True):
+        assert ours["runtime"] == theirs["runtime"] == "tvm" and ours["image"] == theirs["image"]
+        assert [p["class"] for p in ours["predictions"]] == [p["class"] for p in theirs["predictions"]]
+        for mine, other in zip(ours["predictions"], theirs["predictions"], strict=True):
+            assert mine["probability"] == pytest.approx(other["probability"], abs=1e-6)
+    line = run(build, bundle, images[0], "--top", "1").stdout
+    assert line.startswith(f"{images[0]}: ") and line.count("%") == 1
+
+
+@pytest.mark.slow
+def test_raw_bytes(build: Path, bundle: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    (tmp_path / "x.raw").write_bytes(pixels.tobytes())
+    Image.fromarray(pixels).save(tmp_path / "x.ppm")
+    (raw,) = json.loads(run(build, bundle, tmp_path / "x.raw", "--json", "--raw", "12x12x3").stdout)
+    (ppm,) = json.loads(run(build, bundle, tmp_path / "x.ppm", "--json").stdout)
+    assert raw["predictions"] == ppm["predictions"]
+
+
+@pytest.mark.slow
+def test_its_errors_have_the_codes_of_run_py(build: Path, bundle: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((5, 5, 3), np.uint8)).save(tmp_path / "good.ppm")
+    (tmp_path / "cut.ppm").write_bytes((tmp_path / "good.ppm").read_bytes()[:-9])
+    (tmp_path / "huge.ppm").write_bytes(b"P6\n999999 999999\n255\n")
+    (tmp_path / "text.ppm").write_bytes(b"hello")
+    names = [tmp_path / name for name in ("cut.ppm", "huge.ppm", "text.ppm", "none.ppm", "good.ppm")]
+    done = run(build, bundle, *names)
+    assert done.returncode == 3 and len(done.stdout.splitlines()) == 1
+    for name, line in zip(names, done.stderr.splitlines(), strict=False):
+        assert str(name) in line
+    for words in ([], [bundle], [bundle, names[-1], "--top", "0"], [bundle, names[-1], "--nonsense"]):
+        assert run(build, *words).returncode == 2
+    broken = Path(shutil.copytree(bundle, tmp_path / "broken"))
+    (broken / "model_tvm.so").write_bytes(b"short")
+    done = run(build, broken, names[-1])
+    assert done.returncode == 8 and "has 5 bytes, expected" in done.stderr
+    (broken / "manifest.json").write_text("{")
+    assert run(build, broken, names[-1]).returncode == 8
+    assert run(build, tmp_path / "nowhere", names[-1]).returncode == 8
+
+
+EMBEDDED = """
+#include <stdio.h>
+#include "hwautoml.h"
+int main(int argc, char** argv) {
+  char error[256];
+  unsigned char pixels[12 * 12 * 3] = {0};
+  float probabilities[3];
+  hwautoml_model* model = hwautoml_load(argv[argc - 1], 1, error, sizeof(error));
+  if (model == NULL) { printf("%s\\n", error); return 1; }
+  if (hwautoml_classify(model, pixels, 12, 12, 3, probabilities, error, sizeof(error))) return 2;
+  if (hwautoml_classify(model, pixels, 12, 12, 2, probabilities, error, sizeof(error)) == 0) return 3;
+  printf("%d %s %.6f\\n", hwautoml_num_classes(model), hwautoml_class_name(model, 1),
+         probabilities[0] + probabilities[1] + probabilities[2]);
+  hwautoml_free(model);
+  hwautoml_free(NULL);
+  return 0;
+}
+"""
+
+
+@pytest.mark.slow
+def test_the_header_serves_a_c_program(build: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text(EMBEDDED)
+    compile_c = ["gcc", "-std=c99", "-Wall", "-Werror", f"-I{RUNNER / 'cpp'}", "-c", str(tmp_path / "main.c")]
+    subprocess.run([*compile_c, "-o", str(tmp_path / "main.o")], check=True)
+    libraries = [str(path) for path in sorted((build / "lib").glob("*.so"))]
+    link = ["g++", str(tmp_path / "main.o"), str(build / "libhwautoml.a"), "-Wl,--no-as-needed", *libraries]
+    subprocess.run([*link, f"-Wl,-rpath,{build / 'lib'}", "-o", str(tmp_path / "main")], check=True)
+    done = subprocess.run([str(tmp_path / "main"), str(bundle)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "3 cat 1.000000\n")
+    refused = subprocess.run([str(tmp_path / "main"), "/nowhere"], capture_output=True, text=True)
+    assert refused.returncode == 1 and "cannot read /nowhere/manifest.json" in refused.stdout
+
+
