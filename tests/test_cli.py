@@ -25,7 +25,7 @@ from hwautoml.errors import HwAutoMLError, InvalidValueError
 VERBS = tuple(pipeline.__all__)
 # Flags whose name or type differs from the verb's argument: what a person types, and what a program does.
 RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
-CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress"}
+CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress", "on_listening"}
 POSITIONAL = {
     "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "verify": ["bundle"],
     "targets show": ["name"], "targets new": ["name"],
@@ -129,8 +129,10 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
+            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
+            "--device b:1 --tracker t:2 --key k",
             {
+                "device": "b:1", "tracker": "t:2", "key": "k",
                 "source": "photos", "target": "gpu", "latency_ms": 0.5, "out": Path("x"), "budget_sec": 1200.0,
                 "image_size": 48, "channels": 1, "runtime": "tvm", "precision": "int8", "searcher": "random", "seed": 7,
                 "resume": True, "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
@@ -166,8 +168,10 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "compile",
-            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --seed 7 --targets-dir t --profiles-dir p",
+            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --seed 7 --targets-dir t --profiles-dir p "
+            "--device b:1 --tracker t:2 --key k",
             {
+                "device": "b:1", "tracker": "t:2", "key": "k",
                 "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
                 "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
@@ -266,16 +270,11 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
-<<<<<<< HEAD
         ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "search --run RUN --target rpi4 works"),
-=======
-        ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "--target rpi4 works with estimated"),
->>>>>>> bundles
         ("run --resume --out {tmp}/r", 10, "nothing to resume"),
         ("run --resume", 2, "nothing to run"),
         ("targets show rpi44", 4, "unknown target 'rpi44'; known: rpi4"),
         ("profile --image-size 7", 2, "image size 7 must be between 8 and 224"),
-<<<<<<< HEAD
         ("profile --space nasbench101", 2, "unknown space 'nasbench101'; known: nasbench201"),
         ("profile --runtime tensorrt", 2, "unknown runtime of target cpu 'tensorrt'"),
         ("profile --precision fp16", 2, "computes in fp32, int8, not in 'fp16'"),
@@ -289,11 +288,16 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("profile --inspect {tmp}/none.json", 10, "no latency table"),
         ("profile --like nosuch --profiles-dir {tmp}/r", 10, "target 'nosuch' has no measured table of mobile"),
         ("profile --target rpi4 --from-csv {tmp}/m.csv", 10, "networks.json does not exist"),
+        ("run digits --latency-ms 1 --target rpi4 --device a:1 --precision int8 --out {tmp}/r", 2, "run tvm in fp32"),
+        ("run digits --latency-ms 1 --target rpi4 --device nowhere --out {tmp}/r", 2, "an address is host:port"),
+        ("compile {tmp}/none.onnx --target rpi4 --tracker a:1", 8, "none.onnx does not exist"),
+        ("devices", 2, "name one board or one tracker to ask, got neither"),
+        ("devices --device nowhere", 2, "an address is host:port"),
+        ("agent --host 0.0.0.0", 2, "listening on 0.0.0.0 without a key"),
+        ("agent --tracker 127.0.0.1:9190", 2, "a tracker hands boards out by key"),
         ("targets new rpi4 --like rpi5", 2, "target 'rpi4' exists already"),
         ("targets new ../x --like rpi5", 2, "a target's name consists of letters"),
         ("targets new x --like rpi6", 4, "unknown target 'rpi6'; known: rpi"),
-=======
->>>>>>> bundles
         ("profile --target rpi4", 4, "fix: --device host:port or --tracker host:port --key rpi4"),
         ("search --run {tmp}/r", 10, "holds no run"),
         ("export --run {tmp}/r", 10, "holds no run"),

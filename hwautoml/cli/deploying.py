@@ -19,12 +19,19 @@ def compile(
     runtime: Annotated[str, typer.Option(help="tvm or onnxruntime.")] = "tvm",
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: beside the model]")] = None,
     tune: Annotated[str | None, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m. [default: none]")] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
     json: Json = False,
 ) -> None:
-    """Compile any ONNX file for a target, checked against ONNX Runtime."""
+    """Compile any ONNX file for a target, checked against ONNX Runtime.
+
+    For another kind of machine, this one needs a cross-compiler (pip install 'hwautoml[edge]', see hwautoml doctor);
+    --device checks the library on the board itself.
+    """
     with console.session(json) as show:
         from hwautoml.pipeline import compile as verb
 
@@ -34,6 +41,9 @@ def compile(
             runtime=runtime,
             out=out,
             tune_sec=seconds(tune) or 0.0,
+            device=device,
+            tracker=tracker,
+            key=key,
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

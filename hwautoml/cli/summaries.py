@@ -80,6 +80,7 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
                 f"{result['functions']}, {result['tuned']} tuned, {len(result['fallbacks'])} on a fallback schedule",
             ),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
+            *([("kernels", result["device_code"])] if result["device_code"] else []),
             (
                 "parity",
                 parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale",

@@ -16,7 +16,7 @@ from pathlib import Path
 import tvm
 from tvm import relax
 
-from hwautoml.compilers.toolchains import NVCC_FIX, architecture_of, require_compiler, run_compiler
+from hwautoml.compilers._toolchains import NVCC_FIX, architecture_of, require_compiler, run_compiler
 from hwautoml.errors import CompileError
 
 _DRIVER = "libcuda.so.1"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import tvm
 
-from hwautoml.compilers.toolchains import Architecture, architecture_of, link_library, require_compiler
+from hwautoml.compilers._toolchains import Architecture, architecture_of, link_library, require_compiler
 
 Linker = Callable[..., None]
 

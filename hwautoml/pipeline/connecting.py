@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
-from hwautoml.errors import InvalidValueError, TargetUnavailableError
+from hwautoml.errors import InvalidValueError, MeasurementError, TargetUnavailableError
 
 if TYPE_CHECKING:
     from hwautoml.devices.rpc import RpcDevice
@@ -66,6 +67,16 @@ def require_reachable(
             fix=f"--device host:port or --tracker host:port --key {target.name} (docs/devices.md); without a "
             f"connection hwautoml profile --target {target.name} --export-to DIR lets you measure by hand, and "
             f"hwautoml search --run RUN --target {target.name} works with estimated latencies",
+        )
+
+
+def require_real(conditions: Mapping[str, object]) -> None:
+    """Raises MeasurementError for an emulated device: its times must never pass for a device's."""
+    emulator = conditions.get("emulator")
+    if emulator is not None:
+        raise MeasurementError(
+            f"the device is emulated ({emulator}): its times say nothing about the real one and enter no latency table",
+            fix="measure on the device itself, or estimate: hwautoml profile --estimate",
         )
 
 

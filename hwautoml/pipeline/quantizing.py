@@ -85,7 +85,7 @@ def reserve_sec(budget_sec: float, precision: str) -> float:
 def quantize_stage(job: Job, candidates: Sequence[Finalist]) -> list[Int8Form]:
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
     precision = job.settings.precision
-    if precision == "fp32":
+    if precision == "fp32" or job.is_remote:
         return []
     if job.store.stage("quantize") is None:
         with job.timed_stage("quantize") as payload:

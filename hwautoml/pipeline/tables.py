@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 def profile_stage(job: Job) -> None:
     """The table of the run's target, kept in the run folder too; with time enough, one per further runtime."""
-    runtime = choose_runtime(job.target, job.settings.runtime)
+    runtime = job.runtimes[0] if job.is_remote else choose_runtime(job.target, job.settings.runtime)
     if job.store.stage("profile") is None:
         with job.timed_stage("profile") as payload:
             table = ensure_table(
@@ -64,6 +64,7 @@ def profile_stage(job: Job) -> None:
                 seed=job.settings.seed,
                 profiles_dir=job.profiles_dir,
                 on_progress=job.on_progress,
+                **job.board,
             )
             save_table(table, kept_table_path(job, runtime))
             others = [r for r in job.runtimes if r != runtime]

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto
 
-from hwautoml.compilers import toolchains, tvm
-from hwautoml.compilers.toolchains import ARCHITECTURES, architecture_of
+from hwautoml.compilers import _toolchains as toolchains
+from hwautoml.compilers import tvm
+from hwautoml.compilers._toolchains import ARCHITECTURES, architecture_of
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target, target_names
 from hwautoml.errors import CompileError, MissingDependencyError
@@ -168,7 +169,7 @@ def test_a_gpu_that_nvcc_does_not_know_is_named(tmp_path: Path, onnx_path: Path)
 
 def test_asking_for_compilers_imports_no_tvm() -> None:
     code = (
-        "import sys; from hwautoml.compilers.toolchains import ARCHITECTURES, compiler_name; "
+        "import sys; from hwautoml.compilers._toolchains import ARCHITECTURES, compiler_name; "
         "[compiler_name(a) for a in ARCHITECTURES]; assert not {'tvm', 'torch', 'onnx'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
