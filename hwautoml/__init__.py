@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hwautoml.pipeline import (
         agent,
         bench,
+        build,
         compile,
         devices,
         doctor,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     )  # fmt: skip
 
 __all__ = [
-    "__version__", "agent", "bench", "compile", "devices", "doctor", "export", "profile", "report", "run", "search",
-    "targets", "verify",
+    "__version__", "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run",
+    "search", "targets", "verify",
 ]  # fmt: skip
 
 

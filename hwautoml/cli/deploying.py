@@ -114,6 +114,28 @@ def bench(
         require_no_regression(result)
 
 
+@app.command(epilog="Example: hwautoml build --target rpi4 --wheels wheels/ --out runner-rpi4")
+def build(
+    target: Target = "cpu",
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder with TVM's wheels for the target. [default: what is installed here]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: runner-TARGET]")] = None,
+    targets_dir: TargetsDir = None,
+    json: Json = False,
+) -> None:
+    """Build the C++ runner for a target: runs any bundle for it, without Python.
+
+    For another architecture it needs a cross-compiler and TVM's wheels for it; without them, the error says how
+    to get them.
+    """
+    with console.session(json) as show:
+        from hwautoml.pipeline import build as verb
+
+        result = verb(target, wheels=wheels, out=out, targets_dir=targets_dir, on_progress=show.progress)
+        show.result(result, summaries.build_summary)
+
+
 @app.command(epilog="Example: hwautoml verify runs/photos/bundle --tolerance 25%")
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds it.")],

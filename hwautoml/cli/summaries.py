@@ -90,6 +90,17 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
     )
 
 
+def build_summary(out: Console, result: Mapping[str, Any]) -> None:
+    _print_pairs(
+        out,
+        [
+            ("runner", f"{result['path']}   (try: {result['path']} BUNDLE IMAGE)"),
+            ("for", f"{result['target']} ({result['architecture']}), built by {result['compiler']}"),
+            ("size", f"{result['size_mb']:.1f} MB with TVM's runtime; copy the whole folder"),
+        ],
+    )
+
+
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
     first = result["rows"][0]
     out.print(

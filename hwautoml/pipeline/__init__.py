@@ -13,18 +13,20 @@ if TYPE_CHECKING:
     from hwautoml.pipeline.boards import agent, devices
     from hwautoml.pipeline.inspecting import doctor, targets
     from hwautoml.pipeline.profiling import profile
+    from hwautoml.pipeline.runner_building import build
     from hwautoml.pipeline.running import run
     from hwautoml.pipeline.verbs import compile, export, report, search
     from hwautoml.pipeline.verifying import verify
 
 __all__ = [
-    "agent", "bench", "compile", "devices", "doctor", "export", "profile", "report", "run", "search", "targets",
-    "verify",
+    "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run", "search",
+    "targets", "verify",
 ]  # fmt: skip
 
 _MODULE_OF = {
     "agent": "boards",
     "bench": "benching",
+    "build": "runner_building",
     "compile": "verbs",
     "devices": "boards",
     "doctor": "inspecting",

@@ -19,6 +19,7 @@ from hwautoml.store.run_store import RunStore
 if TYPE_CHECKING:
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.datasets import ImageDataset
+    from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
     from hwautoml.pipeline.budget import Plan
     from hwautoml.spaces.mobile import MobileSpace
@@ -42,7 +43,7 @@ class Job:
     plan: Plan = field(init=False)
     profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
-    devices: dict[str, LocalDevice | RpcDevice] = field(default_factory=dict)
+    devices: dict[str, LocalDevice | RpcDevice | BoardPool] = field(default_factory=dict)
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -80,14 +81,14 @@ class Job:
         """Whether networks are measured on a board over the network."""
         return any(self.board.values())
 
-    def device(self, runtime: str) -> LocalDevice | RpcDevice:
+    def device(self, runtime: str) -> LocalDevice | RpcDevice | BoardPool:
         """The target through ``runtime``; stays open for the later stages, because TVM takes seconds to start.
 
         A board is let go of after each stage, for others to use. What boards don't run, this machine does.
         """
         if runtime not in self.devices:
             if self.is_remote and runtime == BOARD_RUNTIME:
-                self.devices[runtime] = device_for(self.target, runtime, **self.board)
+                self.devices[runtime] = device_for(self.target, runtime, all_boards=True, **self.board)
                 require_real(self.devices[runtime].conditions())
             else:
                 num_threads = 1 if self.is_remote else self.target.num_threads  # a board may have more cores

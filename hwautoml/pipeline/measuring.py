@@ -13,6 +13,7 @@ from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
+from hwautoml.devices.board_pool import BoardPool
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.devices.rpc import RpcDevice
@@ -33,7 +34,7 @@ def measure_table(
     target: Target,
     identity: TableIdentity,
     path: Path,
-    device: LocalDevice | RpcDevice,
+    device: LocalDevice | RpcDevice | BoardPool,
     *,
     records: Path,
     budget_sec: float,

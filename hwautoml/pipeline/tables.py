@@ -133,7 +133,11 @@ def ensure_table(
     reason = unavailable_reason(target, device=device, tracker=tracker)
     is_remote = device is not None or tracker is not None
     identity = identity_of(target, runtime, space, batch, precision)
-    way = device_for(target, runtime, device=device, tracker=tracker, key=key) if reason is None else nullcontext()
+    way = (
+        device_for(target, runtime, device=device, tracker=tracker, key=key, all_boards=True)
+        if reason is None
+        else nullcontext()
+    )
     with way as opened:
         machine = None if opened is None or not is_remote else str(opened.conditions()["fingerprint"])
         table = find_table(target, identity, profiles_dir, machine=machine, is_remote=is_remote)

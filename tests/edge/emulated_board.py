@@ -37,7 +37,7 @@ WHEELS = (
     "tornado", "typer", "typing-inspection", "typing_extensions",
 )  # fmt: skip
 GLIBC_OF_WHEELS = ("2_28", "2_27", "2_24", "2_17")
-START_SEC, DOWNLOAD_SEC = 120.0, 300.0
+START_SEC, DOWNLOAD_SEC = 240.0, 300.0  # for a machine that is busy with other things
 
 
 class CannotBuildError(Exception):
@@ -73,18 +73,18 @@ class EmulatedBoard:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
                 self.python("-m", "hwautoml.cli", "agent", "--port", "0", "--key", KEY, "--json"),
-                stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=log, start_new_session=True,
                 env=self.environment(CHECKOUT) | {"TMPDIR": folder},
             )  # fmt: skip
             assert process.stdout is not None
             try:
-                told = ""
-                while select.select([process.stdout], [], [], START_SEC)[0] and "}" not in told:
-                    line = process.stdout.readline()
-                    if not line:
+                told = b""
+                while b"}" not in told and select.select([process.stdout], [], [], START_SEC)[0]:
+                    part = os.read(process.stdout.fileno(), 4096)
+                    if not part:
                         break
-                    told += line
-                if "}" not in told:
+                    told += part
+                if b"}" not in told:
                     log.seek(0)
                     raise AssertionError(f"the agent did not start: {log.read().decode()[-2000:]}")
                 yield json.loads(told)["listening"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hwautoml.bundles.writing import BundleSample, write_bundle
 from hwautoml.devices.rpc import RpcDevice
@@ -150,3 +151,22 @@ def test_the_bundle_runs_on_the_board(board: EmulatedBoard, bundle: Path) -> Non
         command, capture_output=True, text=True, check=False, timeout=200, cwd=bundle, env=board.environment()
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_cpp_runner_runs_the_bundle_on_the_board(
+    hwautoml: Hwautoml, board: EmulatedBoard, bundle: Path, tmp_path: Path
+) -> None:
+    """Built for aarch64 from the bundle's own C++ sources; no Python on the board."""
+    runner = hwautoml("build", "--target", "rpi4", "--wheels", board.wheels, "--out", tmp_path / "runner", "--json")
+    assert runner["architecture"] == "aarch64" and Path(runner["path"]).read_bytes()[18] == 183
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    sample, side = manifest["samples"][0], manifest["input"]["image_size"]
+    pixels = np.asarray(Image.open(bundle / sample["file"]).convert("RGB"))
+    (tmp_path / "x.ppm").write_bytes(f"P6 {side} {side} 255\n".encode() + pixels.tobytes())
+    command = board.program(Path(runner["path"]), bundle, tmp_path / "x.ppm", "--json", "--top", "10")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (answer,) = json.loads(done.stdout)
+    got = {found["class"]: found["probability"] for found in answer["predictions"]}
+    expected = dict(zip(manifest["classes"], sample["probabilities"], strict=True))
+    assert got == pytest.approx(expected, abs=TOLERANCE)
