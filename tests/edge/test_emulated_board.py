@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from hwautoml.bundles.writing import BundleSample, write_bundle
+from hwautoml.core.resources import package_folder
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import MeasurementError, TargetUnavailableError
 from tests.edge.emulated_board import KEY, EmulatedBoard
@@ -37,14 +38,25 @@ def hwautoml() -> Hwautoml:
 
 
 @pytest.fixture(scope="session")
+def pi(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
+    """Options that name the Raspberry Pi 4 with one thread: this machine, and so the board, may have fewer cores."""
+    folder = tmp_path_factory.mktemp("targets")
+    text = (package_folder("targets") / "rpi4.toml").read_text(encoding="utf-8")
+    assert "num_threads = 4" in text
+    (folder / "pi.toml").write_text(text.replace("num_threads = 4", "num_threads = 1"), encoding="utf-8")
+    return "--target", "pi", "--targets-dir", folder
+
+
+@pytest.fixture(scope="session")
 def compiled(
-    hwautoml: Hwautoml, address: str, networks: list[Path], tmp_path_factory: pytest.TempPathFactory
+    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], networks: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
     """Every network compiled for the Raspberry Pi 4 and checked on the board."""
     folder = tmp_path_factory.mktemp("compiled")
     return [
         hwautoml(
-            "compile", path, "--target", "rpi4", "--runtime", "tvm", "--out", folder / path.stem,
+            "compile", path, *pi, "--runtime", "tvm", "--out", folder / path.stem,
             "--device", address, "--key", KEY, "--json",
         )
         for path in networks
@@ -69,7 +81,7 @@ def test_a_board_in_use_is_busy(hwautoml: Hwautoml, address: str) -> None:
 
 def test_cross_compiled_networks_compute_what_onnx_runtime_does(compiled: list[dict[str, Any]]) -> None:
     for result in compiled:
-        assert result["target"] == "rpi4" and result["fallbacks"] == []
+        assert result["target"] == "pi" and result["fallbacks"] == []
         assert result["parity"]["max_relative"] <= TOLERANCE
         assert Path(result["path"]).read_bytes()[18] == 183  # ELF's number of aarch64
 
@@ -91,10 +103,10 @@ def test_predictions_agree_on_many_images(
 
 
 def test_times_are_marked_emulated(
-    hwautoml: Hwautoml, address: str, compiled: list[dict[str, Any]], tmp_path: Path
+    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], compiled: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     result = hwautoml(
-        "bench", *(found["path"] for found in compiled), "--target", "rpi4", "--threads", "1", "--budget", "15s",
+        "bench", *(found["path"] for found in compiled), *pi, "--budget", "15s",
         "--device", address, "--key", KEY, "--csv", tmp_path / "rows.csv", "--json",
     )  # fmt: skip
     assert len(result["rows"]) == len(compiled) and not result["failed"]
@@ -106,19 +118,33 @@ def test_times_are_marked_emulated(
     assert "measured" not in "".join(lines) and all(line.endswith("emulated") for line in lines[1:])
 
 
-def test_times_never_enter_a_table(hwautoml: Hwautoml, address: str, tmp_path: Path) -> None:
+def test_times_never_enter_a_table(
+    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], tmp_path: Path
+) -> None:
     profiles = tmp_path / "profiles"
     error = hwautoml(
-        "profile", "--target", "rpi4", "--runtime", "tvm", "--device", address, "--key", KEY,
+        "profile", *pi, "--runtime", "tvm", "--device", address, "--key", KEY,
         "--profiles-dir", profiles, "--budget", "20s", "--json", exit_code=MeasurementError.exit_code,
     )  # fmt: skip
     assert "the device is emulated (qemu-aarch64" in error and "profile --estimate" in error
     assert not list(profiles.rglob("*.json"))
 
 
-def test_a_wrong_key_is_one_error(hwautoml: Hwautoml, address: str, compiled: list[dict[str, Any]]) -> None:
+def test_a_run_refuses_the_board_before_anything_is_trained(
+    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], tmp_path: Path
+) -> None:
     error = hwautoml(
-        "bench", compiled[0]["path"], "--target", "rpi4", "--device", address, "--key", "wrong",
+        "run", "digits", *pi, "--latency-ms", "5", "--device", address, "--key", KEY, "--out", tmp_path / "run",
+        exit_code=MeasurementError.exit_code,
+    )  # fmt: skip
+    assert "the device is emulated" in error and not (tmp_path / "run").exists()
+
+
+def test_a_wrong_key_is_one_error(
+    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], compiled: list[dict[str, Any]]
+) -> None:
+    error = hwautoml(
+        "bench", compiled[0]["path"], *pi, "--device", address, "--key", "wrong",
         exit_code=TargetUnavailableError.exit_code,
     )  # fmt: skip
     assert "another key" in error and "Traceback" not in error
