@@ -292,7 +292,7 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --target rpi4 --device nowhere --out {tmp}/r", 2, "an address is host:port"),
         ("compile {tmp}/none.onnx --target rpi4 --tracker a:1", 8, "none.onnx does not exist"),
         ("build --target gpu", 2, "the C++ runner runs on processors"),
-        ("build --target rpi4 --wheels {tmp} --out {tmp}/x", 11, "no wheel of apache-tvm for aarch64"),
+        ("build --wheels {tmp} --out {tmp}/x", 11, "no wheel of apache-tvm for"),
         ("build --out {tmp}", 10, "exists already"),
         ("devices", 2, "name one board or one tracker to ask, got neither"),
         ("devices --device nowhere", 2, "an address is host:port"),

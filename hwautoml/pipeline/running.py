@@ -111,8 +111,8 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapp
             f"{settings.precision} was asked for",
             fix=f"--runtime {BOARD_RUNTIME} --precision fp32",
         )
-    require_compiler(architecture_of(str(found.tvm["mtriple"]) if "mtriple" in found.tvm else None))
     with device_for(found, BOARD_RUNTIME, **board) as there:
+        require_compiler(architecture_of(str(found.tvm["mtriple"]) if "mtriple" in found.tvm else None))
         require_real(there.conditions())
     return found
 
