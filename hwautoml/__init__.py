@@ -13,10 +13,25 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hwautoml.pipeline import bench, compile, doctor, export, profile, report, run, search, targets, verify
+    from hwautoml.pipeline import (
+        agent,
+        bench,
+        build,
+        compile,
+        devices,
+        doctor,
+        export,
+        profile,
+        report,
+        run,
+        search,
+        targets,
+        verify,
+    )  # fmt: skip
 
 __all__ = [
-    "__version__", "bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets", "verify",
+    "__version__", "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run",
+    "search", "targets", "verify",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from hwautoml.errors import HwAutoMLError, InvalidValueError
 VERBS = tuple(pipeline.__all__)
 # Flags whose name or type differs from the verb's argument: what a person types, and what a program does.
 RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
-CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress"}
+CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress", "on_listening"}
 POSITIONAL = {
     "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "verify": ["bundle"],
     "targets show": ["name"], "targets new": ["name"],
@@ -129,8 +129,10 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p",
+            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
+            "--device b:1 --tracker t:2 --key k",
             {
+                "device": "b:1", "tracker": "t:2", "key": "k",
                 "source": "photos", "target": "gpu", "latency_ms": 0.5, "out": Path("x"), "budget_sec": 1200.0,
                 "image_size": 48, "channels": 1, "runtime": "tvm", "precision": "int8", "searcher": "random", "seed": 7,
                 "resume": True, "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
@@ -166,8 +168,10 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "compile",
-            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --seed 7 --targets-dir t --profiles-dir p",
+            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --seed 7 --targets-dir t --profiles-dir p "
+            "--device b:1 --tracker t:2 --key k",
             {
+                "device": "b:1", "tracker": "t:2", "key": "k",
                 "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
                 "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
@@ -284,6 +288,16 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("profile --inspect {tmp}/none.json", 10, "no latency table"),
         ("profile --like nosuch --profiles-dir {tmp}/r", 10, "target 'nosuch' has no measured table of mobile"),
         ("profile --target rpi4 --from-csv {tmp}/m.csv", 10, "networks.json does not exist"),
+        ("run digits --latency-ms 1 --target rpi4 --device a:1 --precision int8 --out {tmp}/r", 2, "run tvm in fp32"),
+        ("run digits --latency-ms 1 --target rpi4 --device nowhere --out {tmp}/r", 2, "an address is host:port"),
+        ("compile {tmp}/none.onnx --target rpi4 --tracker a:1", 8, "none.onnx does not exist"),
+        ("build --target gpu", 2, "the C++ runner runs on processors"),
+        ("build --wheels {tmp} --out {tmp}/x", 11, "no wheel of apache-tvm for"),
+        ("build --out {tmp}", 10, "exists already"),
+        ("devices", 2, "name one board or one tracker to ask, got neither"),
+        ("devices --device nowhere", 2, "an address is host:port"),
+        ("agent --host 0.0.0.0", 2, "listening on 0.0.0.0 without a key"),
+        ("agent --tracker 127.0.0.1:9190", 2, "a tracker hands boards out by key"),
         ("targets new rpi4 --like rpi5", 2, "target 'rpi4' exists already"),
         ("targets new ../x --like rpi5", 2, "a target's name consists of letters"),
         ("targets new x --like rpi6", 4, "unknown target 'rpi6'; known: rpi"),

@@ -19,12 +19,19 @@ def compile(
     runtime: Annotated[str, typer.Option(help="tvm or onnxruntime.")] = "tvm",
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: beside the model]")] = None,
     tune: Annotated[str | None, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m. [default: none]")] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
     json: Json = False,
 ) -> None:
-    """Compile any ONNX file for a target, checked against ONNX Runtime."""
+    """Compile any ONNX file for a target, checked against ONNX Runtime.
+
+    For another kind of machine, this one needs a cross-compiler (pip install 'hwautoml[edge]', see hwautoml doctor);
+    --device checks the library on the board itself.
+    """
     with console.session(json) as show:
         from hwautoml.pipeline import compile as verb
 
@@ -34,6 +41,9 @@ def compile(
             runtime=runtime,
             out=out,
             tune_sec=seconds(tune) or 0.0,
+            device=device,
+            tracker=tracker,
+            key=key,
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,
@@ -102,6 +112,28 @@ def bench(
 
         require_all_measured(result)
         require_no_regression(result)
+
+
+@app.command(epilog="Example: hwautoml build --target rpi4 --wheels wheels/ --out runner-rpi4")
+def build(
+    target: Target = "cpu",
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder with TVM's wheels for the target. [default: what is installed here]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: runner-TARGET]")] = None,
+    targets_dir: TargetsDir = None,
+    json: Json = False,
+) -> None:
+    """Build the C++ runner for a target: runs any bundle for it, without Python.
+
+    For another architecture it needs a cross-compiler and TVM's wheels for it; without them, the error says how
+    to get them.
+    """
+    with console.session(json) as show:
+        from hwautoml.pipeline import build as verb
+
+        result = verb(target, wheels=wheels, out=out, targets_dir=targets_dir, on_progress=show.progress)
+        show.result(result, summaries.build_summary)
 
 
 @app.command(epilog="Example: hwautoml verify runs/photos/bundle --tolerance 25%")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Json, ProfilesDir, Runtime, TargetsDir, app, channels_of, seconds
+from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Runtime, TargetsDir, Tracker, app, channels_of, seconds
 from hwautoml.core.duration import parse_duration
 
 
@@ -31,6 +31,9 @@ def run(
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. [default: auto]")
     ] = None,
     searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. [default: surrogate]")] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: 0]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")] = False,
@@ -39,7 +42,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Images and a target in; a trained, exported, compiled, measured, shippable model out."""
-    hint = _resume_hint(source, out=out, targets_dir=targets_dir, profiles_dir=profiles_dir)
+    hint = _resume_hint(
+        source, out=out, device=device, tracker=tracker, key=key, targets_dir=targets_dir, profiles_dir=profiles_dir
+    )
     with console.session(json, resume_hint=hint) as show:
         from hwautoml.pipeline import run as verb
 
@@ -54,6 +59,9 @@ def run(
             runtime=runtime,
             precision=precision,
             searcher=searcher,
+            device=device,
+            tracker=tracker,
+            key=key,
             seed=seed,
             resume=resume,
             overwrite=overwrite,
@@ -120,8 +128,8 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a finished run.")
         show.result(verb(run), summaries.report_summary)
 
 
-def _resume_hint(source: str | None, **folders: Path | None) -> str:
+def _resume_hint(source: str | None, **options: Path | str | None) -> str:
     command = ["hwautoml", "run", *([source] if source else []), "--resume"]
-    for name, folder in folders.items():
-        command += [f"--{name.replace('_', '-')}", str(folder)] if folder is not None else []
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
     return "go on with: " + shlex.join(command)

@@ -80,11 +80,23 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
                 f"{result['functions']}, {result['tuned']} tuned, {len(result['fallbacks'])} on a fallback schedule",
             ),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
+            *([("kernels", result["device_code"])] if result["device_code"] else []),
             (
                 "parity",
                 parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale",
             ),
             ("time", f"compile {seconds['compile']:.1f} s, tune {seconds['tune']:.1f} s"),
+        ],
+    )
+
+
+def build_summary(out: Console, result: Mapping[str, Any]) -> None:
+    _print_pairs(
+        out,
+        [
+            ("runner", f"{result['path']}   (try: {result['path']} BUNDLE IMAGE)"),
+            ("for", f"{result['target']} ({result['architecture']}), built by {result['compiler']}"),
+            ("size", f"{result['size_mb']:.1f} MB with TVM's runtime; copy the whole folder"),
         ],
     )
 

@@ -23,6 +23,7 @@ from hwautoml.errors import (
     CompileError,
     HwAutoMLError,
     InvalidValueError,
+    MissingDependencyError,
     RunFolderError,
     UnsupportedOperatorError,
 )
@@ -33,7 +34,9 @@ _NUM_ERROR_CHARACTERS = 800
 #: Errors that a worker may report, by name.
 _RAISED: dict[str, Callable[..., HwAutoMLError]] = {
     error.__name__: error
-    for error in (CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError)
+    for error in (
+        CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError, MissingDependencyError,
+    )
 }
 
 

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -26,6 +27,7 @@ from hwautoml.errors import CompileError, HwAutoMLError
 if TYPE_CHECKING:
     import tvm
 
+    from hwautoml.compilers._tvm_link import Linker
     from hwautoml.schedules.dispatch import Machine
     from hwautoml.schedules.library import ScheduleReport
     from hwautoml.schedules.records import Records
@@ -78,6 +80,7 @@ def main() -> int:
 
 def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     """Lowers, tunes if asked to, schedules, builds and writes one model."""
+    from hwautoml.compilers._tvm_link import linker
     from hwautoml.schedules.dispatch import Machine
     from hwautoml.schedules.host import resolve_target
     from hwautoml.schedules.library import schedule_module
@@ -87,17 +90,37 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
 
     model = read_onnx(request.onnx_path)
     target = resolve_target(request.target, request.num_threads)
-    records = Records.load(request.records_path)
+    link = linker(target)  # before minutes of work: it may be missing
     imported = import_onnx(model, str(request.onnx_path))
-    description = _describe(imported)
+    description = _describe(imported, target)
+    if target.kind.name == "cuda":
+        return _serve_cuda(request, events, imported, target, description, link)
+    records = Records.load(request.records_path)
     module = lower(imported, target, str(request.onnx_path))
     machine = Machine(vector_unit(target), request.num_threads)
     _record_crashes(request, target, records)
     tune_sec = _tune(request, events, module, target, machine, records)
     module, report = schedule_module(module, machine, records.tilings(str(target)))
     events.send("progress", done=0, total=1, message="building")
-    _build(module, target, description, request.out_path)
+    _build(module, target, description, request.out_path, link)
     return _result(report, tune_sec)
+
+
+def _serve_cuda(
+    request: CompileRequest, events: _Events, module: tvm.IRModule, target: tvm.target.Target,
+    description: Mapping[str, object], link: Linker | None,
+) -> dict[str, object]:
+    """TVM's own GPU schedules; nothing is tuned."""
+    from hwautoml.compilers._tvm_cuda import embed_binaries, lower_for_cuda
+    from hwautoml.schedules.library import functions_of
+
+    device_code = embed_binaries(target)
+    events.send("progress", done=0, total=1, message="building")
+    with _build_errors():
+        lowered = lower_for_cuda(_with_description(module, description), target)
+    _export(lowered, None, target, request.out_path, link)
+    functions = len(functions_of(lowered))
+    return {"functions": functions, "tuned": 0, "fallbacks": [], "tune_sec": 0.0, "device_code": device_code}
 
 
 def _result(report: ScheduleReport, tune_sec: float) -> dict[str, object]:
@@ -106,6 +129,7 @@ def _result(report: ScheduleReport, tune_sec: float) -> dict[str, object]:
         "tuned": len(report.tuned),
         "fallbacks": list(report.fallbacks),
         "tune_sec": tune_sec,
+        "device_code": None,
     }
 
 
@@ -151,8 +175,8 @@ def _tune(
     return time.perf_counter() - started
 
 
-def _describe(module: tvm.IRModule) -> dict[str, object]:
-    """Name, shape and dtype of the input, and shape of the output, of an imported module."""
+def _describe(module: tvm.IRModule, target: tvm.target.Target) -> dict[str, object]:
+    """Name, shape and dtype of the input, shape of the output, and where it runs, of an imported module."""
     function = module["main"]
     (parameter,) = function.params
     return {
@@ -160,6 +184,7 @@ def _describe(module: tvm.IRModule) -> dict[str, object]:
         "input_shape": _shape(parameter.ty),
         "input_dtype": str(parameter.ty.dtype),
         "output_shape": _shape(function.ret_ty),
+        "device": "cuda" if target.kind.name == "cuda" else "cpu",
     }
 
 
@@ -172,31 +197,47 @@ def _shape(tensor_type: tvm.ir.Type) -> list[int]:
     return [int(extent) if isinstance(extent, tirx.IntImm) else -1 for extent in extents]
 
 
-def _build(
-    module: tvm.IRModule,
-    target: tvm.target.Target,
-    description: Mapping[str, object],
-    out_path: Path,
-) -> None:
-    """Compiles a scheduled module and writes the library, description included."""
+def _with_description(module: tvm.IRModule, description: Mapping[str, object]) -> tvm.IRModule:
+    """The module with a function that returns its description as JSON."""
     import tvm
     from tvm import relax
-    from tvm.relax.backend.cpu_generic import pipeline
-
-    from hwautoml.compilers._tvm_link import linker
 
     builder = relax.BlockBuilder(module)
     with builder.function(DESCRIBE, []):
         builder.emit_func_output(tvm.ir.StringImm(json.dumps(description)))
+    return builder.get()
+
+
+def _build(
+    module: tvm.IRModule, target: tvm.target.Target, description: Mapping[str, object], out_path: Path,
+    link: Linker | None,
+) -> None:
+    """Compiles a scheduled module for CPUs and writes the library, description included."""
+    import tvm
+    from tvm.relax.backend.cpu_generic import pipeline
+
     passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
-    triple = target.attrs.get("mtriple")
-    compiler = linker(None if triple is None else str(triple))
-    try:
-        executable = tvm.compile(
-            builder.get(), target=target, relax_pipeline=tvm.transform.Sequential(passes)
-        )
+    _export(_with_description(module, description), tvm.transform.Sequential(passes), target, out_path, link)
+
+
+def _export(
+    module: tvm.IRModule, passes: tvm.transform.Pass | None, target: tvm.target.Target, out_path: Path,
+    link: Linker | None,
+) -> None:
+    import tvm
+
+    with _build_errors(), target:
+        executable = tvm.compile(module, target=target, relax_pipeline=passes)
         with replaced_atomically(out_path) as temporary:
-            executable.export_library(str(temporary), fcompile=compiler)
+            executable.export_library(str(temporary), fcompile=link)
+
+
+@contextmanager
+def _build_errors() -> Iterator[None]:
+    import tvm
+
+    try:
+        yield
     except (tvm.error.InternalError, RuntimeError, ValueError, TypeError) as error:
         raise CompileError(f"TVM could not build the model: {error}") from error
 

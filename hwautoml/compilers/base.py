@@ -21,7 +21,8 @@ class CompiledModel:
 
     ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record;
     ``fallbacks`` names those that no schedule of ours covers (correct, but slow).
-    ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them.
+    ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them. ``device_code``
+    says what a library for a GPU holds: machine code, or source that the device compiles.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class CompiledModel:
     fallbacks: tuple[str, ...]
     compile_sec: float
     tune_sec: float
+    device_code: str | None = None
 
 
 class Model(Protocol):

@@ -161,6 +161,7 @@ class CompilerPool:
             fallbacks=tuple(result["fallbacks"]),
             compile_sec=time.perf_counter() - started - result["tune_sec"],
             tune_sec=result["tune_sec"],
+            device_code=result["device_code"],
         )
 
     def _compile(self, request: CompileRequest, on_progress: ProgressCallback | None) -> dict[str, Any]:
@@ -179,8 +180,11 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
 
     try:
         with _unique_name(path) as unique:
-            machine = relax.VirtualMachine(tvm.runtime.load_module(str(unique)), tvm.cpu())
+            library = tvm.runtime.load_module(str(unique))
+        machine = relax.VirtualMachine(library, tvm.cpu())
         description = json.loads(str(machine["describe"]()))
+        if description.get("device") == "cuda":
+            machine = relax.VirtualMachine(library, tvm.cuda())
     except (tvm.error.InternalError, RuntimeError, ValueError, AttributeError, OSError) as error:
         raise CompileError(
             f"{path} is not a model compiled by hwautoml: {error}", fix="compile the model again"

@@ -33,6 +33,11 @@ class Measurement:
         if not self.samples_ms or not all(math.isfinite(s) and s > 0 for s in self.samples_ms):
             raise InvalidValueError("a measurement needs positive, finite samples in ms")
 
+    @property
+    def origin(self) -> str:
+        """"measured"; "emulated" where an emulator ran, whose times say nothing about the device it stands for."""
+        return "measured" if self.conditions.get("emulator") is None else "emulated"
+
     @cached_property
     def median_ms(self) -> float:
         return float(np.median(self.samples_ms))

@@ -10,6 +10,10 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _PROTOCOL = "m3"  # how a latency is measured; m1: not all runs warm, m2: next to a reference of dense blocks only
+# qemu's user mode shows a program its own /proc/self, and forgets this way to the same file.
+_PROGRAM = Path("/proc/thread-self/exe")
+_EMULATORS = re.compile(r"(qemu|box64|box86|FEX|rosetta)[\w.-]*")
+EMULATED_VARIABLE = "HWAUTOML_EMULATOR"
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 # ARM kernels have no "model name"; boards name themselves in "Model" or "Hardware".
 _MODEL_FIELDS = ("model name", "Model", "Hardware", "CPU part")
@@ -40,12 +44,29 @@ def allowed_cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
+def emulator() -> str | None:
+    """What runs this process in place of the processor it is for; None on a real one.
+
+    Programs that run under qemu's user mode and its like are recognised. A whole emulated machine looks
+    real from inside: whoever starts one says so in the environment variable ``HWAUTOML_EMULATOR``.
+    """
+    told = os.environ.get(EMULATED_VARIABLE)
+    if told:
+        return told
+    try:
+        name = _PROGRAM.readlink().name
+    except OSError:
+        return None
+    return name if _EMULATORS.fullmatch(name) else None
+
+
 def machine_conditions() -> dict[str, object]:
-    """What is true of this machine now; every value is JSON."""
+    """What is true of this machine now; every value is JSON. ``emulator``: its times say nothing about a device."""
     governor = _GOVERNOR.read_text(encoding="utf-8").strip() if _GOVERNOR.is_file() else None
     return {
         "cpu": cpu_model(),
         "machine": platform.machine(),
+        "emulator": emulator(),
         "num_cores": os.cpu_count() or 1,
         "num_allowed_cores": len(allowed_cores()),
         "governor": governor,
@@ -58,5 +79,6 @@ def machine_conditions() -> dict[str, object]:
 
 def fingerprint(runtime: str, runtime_version: str) -> str:
     """Short, stable, fit for a file name: equal where latencies may be compared."""
-    text = f"{cpu_model()}-{platform.machine()}-{runtime}-{runtime_version}-{_PROTOCOL}"
+    emulated = "" if emulator() is None else "-emulated"
+    text = f"{cpu_model()}-{platform.machine()}{emulated}-{runtime}-{runtime_version}-{_PROTOCOL}"
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -202,7 +202,7 @@ class _Session:
             "model_memory_mb": _megabytes(model),
             "size_mb": _megabytes(path.stat().st_size),
             "num_samples": len(result.samples_ms),
-            "origin": "measured",
+            "origin": result.origin,
             "noise_floor_relative": result.conditions.get("noise_floor_relative"),
             "conditions": {**result.conditions, "reference": reference},
         }

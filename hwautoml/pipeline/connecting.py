@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
-from hwautoml.errors import InvalidValueError, TargetUnavailableError
+from hwautoml.errors import InvalidValueError, MeasurementError, TargetUnavailableError
 
 if TYPE_CHECKING:
+    from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
 
 
@@ -20,12 +22,14 @@ def device_for(
     tracker: str | None = None,
     key: str | None = None,
     threads: int | None = None,
-) -> LocalDevice | RpcDevice:
+    all_boards: bool = False,
+) -> LocalDevice | RpcDevice | BoardPool:
     """What measures ``target`` through ``runtime``; both kinds have the same methods (docs/devices.md).
 
     ``device`` is a board's ``host:port`` with its agent's ``key``; ``tracker`` is a tracker's, and ``key`` the name
     that boards registered under. Neither: this machine. ``threads`` is the target's number where it is not given.
-    Nothing is connected before the first measurement.
+    Nothing is connected before the first measurement. ``all_boards``: whatever boards of the tracker are free measure
+    at the same time, for many networks that need not be compared closely.
 
     Raises:
         InvalidValueError: the options contradict each other, an address is malformed, or too many threads.
@@ -35,6 +39,7 @@ def device_for(
     require_reachable(target, device=device, tracker=tracker, key=key)
     if device is None and tracker is None:
         return LocalDevice(runtime, num_threads=num_threads)
+    from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
 
     if runtime != RpcDevice.runtime:
@@ -42,6 +47,8 @@ def device_for(
             f"runtime {runtime!r} cannot be measured on a board over the network: it runs {RpcDevice.runtime!r}",
             fix=f"--runtime {RpcDevice.runtime}",
         )
+    if all_boards and tracker is not None:
+        return BoardPool(tracker, key=key or "", num_threads=num_threads)
     return RpcDevice(
         device or tracker or "", key=key or "", is_tracker=tracker is not None, num_threads=num_threads
     )
@@ -66,6 +73,16 @@ def require_reachable(
             fix=f"--device host:port or --tracker host:port --key {target.name} (docs/devices.md); without a "
             f"connection hwautoml profile --target {target.name} --export-to DIR lets you measure by hand, and "
             f"hwautoml search --run RUN --target {target.name} works with estimated latencies",
+        )
+
+
+def require_real(conditions: Mapping[str, object]) -> None:
+    """Raises MeasurementError for an emulated device: its times must never pass for a device's."""
+    emulator = conditions.get("emulator")
+    if emulator is not None:
+        raise MeasurementError(
+            f"the device is emulated ({emulator}): its times say nothing about the real one and enter no latency table",
+            fix="measure on the device itself, or estimate: hwautoml profile --estimate",
         )
 
 

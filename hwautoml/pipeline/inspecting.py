@@ -13,17 +13,12 @@ from typing import Any
 
 from hwautoml import __version__
 from hwautoml.compilers import backend_names, load_backend
+from hwautoml.compilers._toolchains import ARCHITECTURES, NVCC_FIX, compiler_name
 from hwautoml.core.resources import target_folders, user_config_folder
 from hwautoml.core.target import load_target, parse_target, target_names
 from hwautoml.devices.machine import machine_conditions
 from hwautoml.errors import InvalidValueError
 from hwautoml.store.files import write_text
-
-CROSS_COMPILERS = {
-    "aarch64": ("aarch64-linux-gnu-g++", "apt-get install g++-aarch64-linux-gnu, or pip install 'hwautoml[edge]'"),
-    "armv7": ("arm-linux-gnueabihf-g++", "apt-get install g++-arm-linux-gnueabihf, or pip install 'hwautoml[edge]'"),
-    "riscv64": ("riscv64-linux-gnu-g++", "apt-get install g++-riscv64-linux-gnu, or pip install 'hwautoml[edge]'"),
-}
 
 
 def targets(
@@ -99,9 +94,11 @@ def doctor() -> dict[str, Any]:
         checks.append(_check(f"runtime {name}", reason is None, backend.version() if reason is None else reason))
     if load_backend("tvm").unavailable_reason() is None:
         checks.append(_tvm_targets())
-    for architecture, (program, fix) in CROSS_COMPILERS.items():
-        found = shutil.which(program) or ("ziglang" if importlib.util.find_spec("ziglang") else None)
-        checks.append(_check(f"cross-compiler {architecture}", found is not None, found or fix))
+    for architecture in (known for known in ARCHITECTURES if not known.is_host):
+        found = compiler_name(architecture)
+        checks.append(_check(f"cross-compiler {architecture.name}", found is not None, found or architecture.fix))
+    nvcc = shutil.which("nvcc")
+    checks.append(_check("CUDA machine code", nvcc is not None, nvcc or f"libraries will hold source; {NVCC_FIX}"))
     checks.append(_check("nni", importlib.util.find_spec("nni") is not None, _package_version("nni")))
     return {"hwautoml": __version__, "machine": machine_conditions(), "checks": checks}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 from hwautoml.core.progress import OnProgress, Progress
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
+from hwautoml.pipeline.connecting import device_for, require_real
 from hwautoml.pipeline.settings import RunSettings
 from hwautoml.store.run_store import RunStore
 
 if TYPE_CHECKING:
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.datasets import ImageDataset
+    from hwautoml.devices.board_pool import BoardPool
+    from hwautoml.devices.rpc import RpcDevice
     from hwautoml.pipeline.budget import Plan
     from hwautoml.spaces.mobile import MobileSpace
     from hwautoml.supernets.training_cost import TrainingCost
+
+BOARD_RUNTIME = "tvm"  # what boards over the network run
 
 
 @dataclass
@@ -32,6 +37,7 @@ class Job:
     target: Target
     on_progress: OnProgress
     profiles_dir: Path | None = None
+    board: Mapping[str, str | None] = field(default_factory=dict)  # device, tracker and key, as of ``device_for``
     dataset: ImageDataset = field(init=False)
     space: MobileSpace = field(init=False)
     tables: dict[str, LatencyTable] = field(default_factory=dict)
@@ -40,13 +46,15 @@ class Job:
     affordable_sec_per_image: float = float("inf")  # of training the winner alone, once there is a plan
     profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
-    devices: dict[str, LocalDevice] = field(default_factory=dict)
+    devices: dict[str, LocalDevice | RpcDevice | BoardPool] = field(default_factory=dict)
 
     @property
     def runtimes(self) -> tuple[str, ...]:
         """What the target's networks are compiled for and measured on: the one asked for, or every usable one."""
         from hwautoml.pipeline.tables import usable_runtimes
 
+        if self.is_remote:
+            return (BOARD_RUNTIME,)
         wanted = self.settings.runtime
         return usable_runtimes(self.target) if wanted == "auto" else (wanted,)
 
@@ -71,10 +79,23 @@ class Job:
     def report(self, stage: str, share: float, text: str = "") -> None:
         self.on_progress(Progress(stage, share, text))
 
-    def device(self, runtime: str) -> LocalDevice:
-        """The target through ``runtime``; stays open for the later stages, because TVM takes seconds to start."""
+    @property
+    def is_remote(self) -> bool:
+        """Whether networks are measured on a board over the network."""
+        return any(self.board.values())
+
+    def device(self, runtime: str) -> LocalDevice | RpcDevice | BoardPool:
+        """The target through ``runtime``; stays open for the later stages, because TVM takes seconds to start.
+
+        A board is let go of after each stage, for others to use. What boards don't run, this machine does.
+        """
         if runtime not in self.devices:
-            self.devices[runtime] = LocalDevice(runtime, num_threads=self.target.num_threads)
+            if self.is_remote and runtime == BOARD_RUNTIME:
+                self.devices[runtime] = device_for(self.target, runtime, all_boards=True, **self.board)
+                require_real(self.devices[runtime].conditions())
+            else:
+                num_threads = 1 if self.is_remote else self.target.num_threads  # a board may have more cores
+                self.devices[runtime] = LocalDevice(runtime, num_threads=num_threads)
         return self.devices[runtime]
 
     def close_devices(self) -> None:
@@ -98,5 +119,7 @@ class Job:
             seconds = before + time.monotonic() - began
             self.store.set_setting(f"seconds.{name}", seconds)
             self.save_elapsed()
+            if self.is_remote:
+                self.close_devices()
         self.store.finish_stage(name, seconds, payload)
         self.report(name, 1.0)

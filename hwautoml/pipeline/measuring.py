@@ -13,11 +13,13 @@ from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
+from hwautoml.devices.board_pool import BoardPool
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.artifacts import probe_builders
+from hwautoml.pipeline.connecting import require_real
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
@@ -28,7 +30,7 @@ def measure_table(
     target: Target,
     identity: TableIdentity,
     path: Path,
-    device: LocalDevice | RpcDevice,
+    device: LocalDevice | RpcDevice | BoardPool,
     *,
     records: Path,
     budget_sec: float,
@@ -44,9 +46,10 @@ def measure_table(
 
     Raises:
         RunFolderError: the file at ``path`` is damaged (it stays as it is), or another process is profiling into it.
-        MeasurementError: nothing could be measured.
+        MeasurementError: nothing could be measured, or the device is emulated.
     """
     conditions = device.conditions()
+    require_real(conditions)
     version, machine = str(conditions["runtime_version"]), str(conditions["fingerprint"])
     if prior is not None:
         require_no_less(path, prior)

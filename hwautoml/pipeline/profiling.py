@@ -179,7 +179,8 @@ def _measured(
     """Measures every layer, or with a ``prior`` so many networks."""
     board = wanted.board
     with device_for(
-        wanted.target, wanted.identity.runtime, device=board["device"], tracker=board["tracker"], key=board["key"]
+        wanted.target, wanted.identity.runtime, device=board["device"], tracker=board["tracker"], key=board["key"],
+        all_boards=True,
     ) as device:
         table = measure_table(
             wanted.space, wanted.target, wanted.identity, path, device,

@@ -93,7 +93,7 @@ def _reason_against(budget_sec: float, precision: str) -> str | None:
 def quantize_stage(job: Job, candidates: Sequence[Finalist]) -> list[Int8Form]:
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
     precision = job.settings.precision
-    if _reason_against(job.plan.total, precision):
+    if _reason_against(job.plan.total, precision) or job.is_remote:
         return []
     if job.store.stage("quantize") is None:
         with job.timed_stage("quantize") as payload:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.compilers._toolchains import architecture_of, require_compiler
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline import results
 from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
-from hwautoml.pipeline.connecting import require_reachable
-from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
+from hwautoml.pipeline.job import BOARD_RUNTIME, Job
 from hwautoml.pipeline.settings import RunSettings, require_same
 from hwautoml.pipeline.tables import choose_runtime, profile_stage
 from hwautoml.searchers import load_searcher
@@ -38,6 +40,9 @@ def run(
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     seed: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -51,6 +56,8 @@ def run(
     for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
+    ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries in fp32,
+    compiled here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
 
     Returns:
@@ -71,17 +78,18 @@ def run(
         "searcher": searcher,
         "seed": seed,
     }
+    board = {"device": device, "tracker": tracker, "key": key}
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
         given["source"] = str(Path(source).resolve())  # resuming works from any folder
     if not resume and (overwrite or not (folder / "journal.sqlite").is_file()):
-        _checked_target(_new_settings(given), targets_dir)  # before a folder is made or cleared
+        _checked_target(_new_settings(given), targets_dir, board)  # before a folder is made or cleared
     with _open_store(folder, given, resume=resume, overwrite=overwrite) as store:
         settings = RunSettings.from_json(store.setting("settings"))
         if store.stage("ship") is not None:
             return dict(read_json(folder / "result.json"))
-        found = _checked_target(settings, targets_dir)
-        job = Job(store, settings, found, on_progress, profiles_dir)
+        found = _checked_target(settings, targets_dir, board)
+        job = Job(store, settings, found, on_progress, profiles_dir, board)
         try:
             return _run_stages(job)
         finally:
@@ -89,12 +97,23 @@ def run(
             job.close_devices()
 
 
-def _checked_target(settings: RunSettings, targets_dir: Path | None) -> Target:
+def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapping[str, str | None]) -> Target:
     """The run's target; refuses what would only fail after an hour of training."""
     load_searcher(settings.searcher)
     found = load_target(settings.target, target_folders(targets_dir))
-    require_reachable(found)
-    choose_runtime(found, settings.runtime)
+    require_reachable(found, **board)
+    if not any(board.values()):
+        choose_runtime(found, settings.runtime)
+        return found
+    if settings.runtime not in ("auto", BOARD_RUNTIME) or settings.precision == "int8":
+        raise InvalidValueError(
+            f"boards over the network run {BOARD_RUNTIME} in fp32, and runtime {settings.runtime} with precision "
+            f"{settings.precision} was asked for",
+            fix=f"--runtime {BOARD_RUNTIME} --precision fp32",
+        )
+    with device_for(found, BOARD_RUNTIME, **board) as there:
+        require_compiler(architecture_of(str(found.tvm["mtriple"]) if "mtriple" in found.tvm else None))
+        require_real(there.conditions())
     return found
 
 

@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 def profile_stage(job: Job) -> None:
     """The table of the run's target, kept in the run folder too; with time enough, one per further runtime."""
-    runtime = choose_runtime(job.target, job.settings.runtime)
+    runtime = job.runtimes[0] if job.is_remote else choose_runtime(job.target, job.settings.runtime)
     if job.store.stage("profile") is None:
         with job.timed_stage("profile") as payload:
             table = ensure_table(
@@ -64,6 +64,7 @@ def profile_stage(job: Job) -> None:
                 seed=job.settings.seed,
                 profiles_dir=job.profiles_dir,
                 on_progress=job.on_progress,
+                **job.board,
             )
             save_table(table, kept_table_path(job, runtime))
             others = [r for r in job.runtimes if r != runtime]
@@ -132,7 +133,11 @@ def ensure_table(
     reason = unavailable_reason(target, device=device, tracker=tracker)
     is_remote = device is not None or tracker is not None
     identity = identity_of(target, runtime, space, batch, precision)
-    way = device_for(target, runtime, device=device, tracker=tracker, key=key) if reason is None else nullcontext()
+    way = (
+        device_for(target, runtime, device=device, tracker=tracker, key=key, all_boards=True)
+        if reason is None
+        else nullcontext()
+    )
     with way as opened:
         machine = None if opened is None or not is_remote else str(opened.conditions()["fingerprint"])
         table = find_table(target, identity, profiles_dir, machine=machine, is_remote=is_remote)

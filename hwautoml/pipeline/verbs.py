@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
 from hwautoml.errors import CompileError, InvalidValueError, ParityError, RunFolderError, UnknownNameError
 from hwautoml.pipeline.budget import Plan
+from hwautoml.pipeline.connecting import device_for, require_reachable
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings
 from hwautoml.pipeline.tables import (
@@ -168,12 +170,18 @@ def compile(
     runtime: str = "tvm",
     out: str | Path | None = None,
     tune_sec: float = 0.0,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     seed: int = 0,
     targets_dir: Path | None = None,
     profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Compile any ONNX file for a target, and check it against ONNX Runtime on random inputs.
+
+    A library for another machine is checked on the board that ``device``, or ``tracker`` and ``key``, name;
+    without one ``parity`` in the result says why it was not checked.
 
     Raises:
         CompileError: the file cannot be read or compiled; the message names the operator or the file.
@@ -183,6 +191,9 @@ def compile(
     if not path.is_file():
         raise CompileError(f"{path} does not exist", fix="name an .onnx file, e.g. runs/demo/bundle/model.onnx")
     found = load_target(target, target_folders(targets_dir))
+    board = {"device": device, "tracker": tracker, "key": key}
+    if any(board.values()):
+        require_reachable(found, **board)
     chosen = choose_runtime(found, runtime)
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
 
@@ -199,7 +210,12 @@ def compile(
         on_progress=listen,
         seed=seed,
     )
-    parity = None if unavailable_reason(found) is not None else _random_parity(chosen, path, compiled.path, seed)
+    reason = unavailable_reason(found, device=device, tracker=tracker)
+    parity = None
+    if reason is None:
+        on_progress(Progress("compile", 0.999, f"checking it on {device or tracker or 'this machine'}"))
+        with device_for(found, chosen, **board) as place:
+            parity = _random_parity(chosen, path, compiled.path, seed, place.run_model)
     on_progress(Progress("compile", 1.0))
     return {
         "path": str(compiled.path),
@@ -210,7 +226,8 @@ def compile(
         "fallbacks": list(compiled.fallbacks),
         "sha256": sha256_file(compiled.path),
         "seconds": {"compile": compiled.compile_sec, "tune": compiled.tune_sec},
-        "parity": parity if parity is not None else f"not checked: {unavailable_reason(found)}",
+        "device_code": compiled.device_code,
+        "parity": parity if parity is not None else f"not checked: {reason}",
     }
 
 
@@ -276,12 +293,14 @@ def _run_here(runtime: str, path: Path, images: np.ndarray) -> np.ndarray:
         return device.run_model(path, images)
 
 
-def _random_parity(runtime: str, onnx_path: Path, compiled: Path, seed: int) -> dict[str, Any]:
+def _random_parity(
+    runtime: str, onnx_path: Path, compiled: Path, seed: int, run_model: Callable[[Path, np.ndarray], np.ndarray]
+) -> dict[str, Any]:
     """Largest difference from ONNX Runtime relative to the outputs' scale, over 4 random inputs."""
     if runtime == "onnxruntime":
         return {"max_relative": 0.0, "note": "the compiled model is the ONNX file itself"}
     inputs = _random_inputs(onnx_path, 4, seed)
-    expected, got = _run_here("onnxruntime", onnx_path, inputs), _run_here(runtime, compiled, inputs)
+    expected, got = _run_here("onnxruntime", onnx_path, inputs), run_model(compiled, inputs)
     scale = float(np.abs(expected).max()) or 1.0
     worst = float(np.abs(expected - got).max()) / scale
     if not worst <= COMPILE_PARITY_TOLERANCE:

@@ -19,7 +19,8 @@ def resolve_target(mapping: Mapping[str, Any], num_threads: int) -> tvm.target.T
     Raises CompileError where TVM does not know the target.
     """
     fields = dict(mapping)
-    fields["num-cores"] = num_threads
+    if fields.get("kind") == "llvm":
+        fields["num-cores"] = num_threads
     if fields.get("mcpu") == "native":
         fields["mcpu"] = codegen.llvm_get_system_cpu()
         missing = _masked_features(str(fields["mcpu"]))

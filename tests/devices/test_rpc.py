@@ -16,6 +16,7 @@ import pytest
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.measurement import Measurement
+from hwautoml.devices.board_pool import BoardPool
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.devices.tracker import Boards, list_devices
@@ -328,3 +329,47 @@ def test_neither_side_leaves_processes_behind(tmp_path: Path) -> None:
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(timeout=20) == 0
             assert becomes_true(lambda: not processes_of_group(service.process.pid))
+
+
+def test_all_boards_of_a_tracker_measure_together(libraries: dict[str, Path]) -> None:
+    paths = [libraries[name] for name in ("small", "large", "small", "large", "small")]
+    with (
+        running(TRACKER) as tracker,
+        running(agent(tracker=tracker.address)),
+        running(agent(tracker=tracker.address)),
+        BoardPool(tracker.address, key=KEY) as pool,
+    ):
+        assert becomes_true(lambda: [b.num_free for b in list_devices(tracker.address)] == [2])
+        progress: list[tuple[int, int]] = []
+        results = measured(
+            pool.measure(paths, libraries["large"], QUICK, lambda done, total, _text: progress.append((done, total)))
+        )
+        assert pool.num_boards == 2 and list_devices(tracker.address)[0].num_free == 0
+        small, large = [r.median_ms for r in results[0::2]], [r.median_ms for r in results[1::2]]
+        assert min(large) > 2 * max(small)  # in order, whichever board they were on
+        assert len({r.conditions["reference_median_ms"] for r in results}) == 1  # brought to one speed
+        assert len({r.conditions["board_speed"] for r in results}) == 2
+        assert progress[-1] == (5, 5)
+        pool.close()
+        assert becomes_true(lambda: list_devices(tracker.address)[0].num_free == 2)
+
+
+def test_what_a_lost_board_had_left_the_others_measure(libraries: dict[str, Path]) -> None:
+    paths = [libraries["small"], libraries["large"]] * 2
+    with running(TRACKER) as tracker, running(agent(tracker=tracker.address)) as one:
+        lost = Service(agent(tracker=tracker.address))
+        try:
+            with BoardPool(tracker.address, key=KEY, connect_timeout_sec=2) as pool:
+                assert becomes_true(lambda: [b.num_free for b in list_devices(tracker.address)] == [2])
+                results = measured(
+                    pool.measure(
+                        paths, libraries["large"], QUICK,
+                        lambda done, total, text: lost.kill() if text == "round 1" else None,
+                    )
+                )
+                assert len(results) == len(paths)
+                one.kill()
+                with unavailable("cannot be used"):
+                    pool.measure(paths, libraries["large"], QUICK)
+        finally:
+            lost.kill()

@@ -1,0 +1,109 @@
+"""Verbs on boards: real agents on loopback, which stand for boards of this machine's own kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hwautoml import pipeline
+from hwautoml.core.resources import package_folder
+from hwautoml.devices.tracker import list_devices
+from hwautoml.errors import InvalidValueError, TargetUnavailableError
+from tests.devices.rpc_boards import KEY, TRACKER, Service, agent, becomes_true, running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def board() -> Iterator[Service]:
+    with running(agent()) as service:
+        yield service
+
+
+@pytest.fixture
+def targets_dir(tmp_path: Path) -> Path:
+    """With ``board``: this machine's processor, reached over the network only."""
+    text = (package_folder("targets") / "cpu.toml").read_text(encoding="utf-8")
+    changes = {'kind = "cpu"': 'kind = "edge"', 'connection = "local"': 'connection = "rpc"',
+               'runtimes = ["onnxruntime", "tvm"]': 'runtimes = ["tvm"]'}  # fmt: skip
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "board.toml").write_text(text, encoding="utf-8")
+    return tmp_path / "targets"
+
+
+def test_one_board_tells_about_itself(board: Service) -> None:
+    (row,) = pipeline.devices(device=board.address, key=KEY)
+    (report,) = row["reports"]
+    assert (row["address"], row["state"], row["reason"]) == (board.address, "free", None)
+    assert report["agent"] and report["cpu"] and report["emulator"] is None
+    assert KEY not in json.dumps(row)
+
+
+def test_a_board_that_is_not_there_is_a_row_and_a_missing_tracker_an_error(board: Service) -> None:
+    with running(agent()) as service:
+        address = service.address
+    (row,) = pipeline.devices(device=address, key=KEY)
+    assert (row["state"], row["reports"]) == ("unreachable", [])
+    assert "hwautoml.devices.agent" in row["reason"]
+    with pytest.raises(TargetUnavailableError, match="no tracker answers"):
+        pipeline.devices(tracker=address)
+    with pytest.raises(InvalidValueError, match="got both"):
+        pipeline.devices(device=address, tracker=address)
+
+
+def test_a_tracker_lists_its_kinds_with_a_report_of_each_free_board() -> None:
+    with running(TRACKER) as tracker:
+        assert pipeline.devices(tracker=tracker.address) == []
+        with running(agent(tracker=tracker.address)) as one, running(agent(tracker=tracker.address)) as two:
+            assert becomes_true(lambda: [b.num_free for b in list_devices(tracker.address)] == [2])
+            (row,) = pipeline.devices(tracker=tracker.address)
+            assert (row["key"], row["state"], row["num_boards"], row["num_free"]) == (KEY, "free", 2, 2)
+            assert len(row["reports"]) == 2 and all(report["agent"] for report in row["reports"])
+            assert set(row["address"].split(", ")) == {one.address, two.address}
+            assert pipeline.devices(tracker=tracker.address, key="rpi4") == []
+            assert becomes_true(lambda: list_devices(tracker.address)[0].num_free == 2)  # they were let go of
+
+
+def test_the_agent_command_serves_and_ends_when_told_to() -> None:
+    command = [sys.executable, "-m", "hwautoml.cli", "agent", "--port", "0", "--key", KEY, "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    try:
+        told = b""
+        while b"}" not in told and (part := os.read(process.stdout.fileno(), 4096)):
+            told += part
+        address = json.loads(told)["listening"]
+        assert address.startswith("127.0.0.1:")
+        assert pipeline.devices(device=address, key=KEY)[0]["state"] == "free"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir: Path, tmp_path: Path) -> None:
+    result = pipeline.run(
+        "digits", target="board", latency_ms=5.0, budget_sec=60.0, out=tmp_path / "run", device=board.address, key=KEY,
+        targets_dir=targets_dir, profiles_dir=tmp_path / "profiles",
+    )  # fmt: skip
+    assert result["runtime"] == "tvm" and set(result["latency_ms"]["by_runtime"]) == {"tvm"}
+    assert result["latency_ms"]["measured_interval"][1] <= 5.0
+    manifest = json.loads((Path(result["bundle"]) / "manifest.json").read_text())
+    assert manifest["default_runtime"] == "tvm"
+    text = json.dumps(manifest["conditions"])
+    assert '"connection": "rpc"' in text and board.address in text and KEY not in text
+    (table,) = (tmp_path / "profiles" / "board").glob("tvm-*.json")
+    assert json.loads(table.read_text())["conditions"]["fingerprint"].endswith("-rpc")
+    assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
