@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core import latency_model as model
+from hwautoml.core.active_selection import Criterion, choose_rows
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.layer import Layer
 from hwautoml.errors import InvalidValueError
@@ -26,7 +27,6 @@ SCHEMA = "latency-table/v1"
 EntryOrigin = Literal["measured", "inferred", "estimated"]
 ENTRY_ORIGINS = ("measured", "inferred", "estimated")
 CLASS_DEPENDENT_KINDS = ("head",)  # their out_channels are the number of classes, which a table leaves open
-_MIN_WEIGHED = 0.05  # of the median: near-empty networks don't decide what is measured
 _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 
@@ -291,40 +291,16 @@ class LatencyTable:
         return _Column(index, (1 + ratio) / 2, abs(ratio - 1) / 2 * mean_ms)
 
 
-Criterion = Literal["alc", "variance"]
-
-
 def choose_to_measure(
     table: LatencyTable, candidates: Sequence[Sequence[Layer]], num: int, *, criterion: Criterion = "alc"
 ) -> tuple[int, ...]:
-    """Indices of ``num`` candidates (given by their layers) to measure, most informative first.
-
-    Greedy: "alc" reduces the mean relative predictive variance over all candidates most (Cohn 1996, active
-    learning Cohn), "variance" takes the largest one (MacKay 1992). Relative, because errors are: in ms^2 the
-    largest networks would be chosen, which teach little about small ones (worse than at random, when measured).
-    Variances do not depend on measured values, so the whole sequence is known before anything is measured.
+    """Indices of ``num`` candidates (given by their layers) to measure, most informative first; see ``choose_rows``.
 
     Raises:
         InvalidValueError: more are asked for than there are candidates, or a layer has no entry.
     """
-    if not 0 <= num <= len(candidates):
-        raise InvalidValueError(f"cannot choose {num} of {len(candidates)} candidates")
     counts, doubt = table.design(candidates)
-    means, _ = table.posterior.latent(counts)
-    noise = (table.posterior.spread * means) ** 2 + doubt + 1e-18
-    covariance = table.posterior.covariance(counts)
-    weights = 1 / np.maximum(means, _MIN_WEIGHED * np.median(means)) if len(means) else means
-    chosen: list[int] = []
-    for _ in range(num):
-        variance = np.maximum(np.diag(covariance), 0.0)
-        explained = np.square(weights) @ np.square(covariance) / (variance + noise)
-        gain = explained if criterion == "alc" else variance
-        gain[chosen] = -np.inf
-        best = int(np.argmax(gain))
-        chosen.append(best)
-        column = covariance[:, best].copy()
-        covariance = covariance - np.outer(column, column) / (column[best] + noise[best])
-    return tuple(chosen)
+    return choose_rows(table.posterior, counts, num, doubt=doubt, criterion=criterion)
 
 
 def next_to_measure(
