@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import tvm
-from tvm import relax, te, topi
+from tvm import relax, te, tirx, topi
 
 from hwautoml.schedules import vector_math
 from hwautoml.schedules.simplify import constant_array
@@ -17,6 +17,8 @@ from hwautoml.schedules.vector_unit import VectorUnit
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
+#: Pixels along an axis that a tile may have; see `_roomy`.
+MAX_TILE = 16
 #: TVM's "output may be fused with what is computed element by element from it".
 _OUT_ELEMENTWISE_FUSABLE = {"op_pattern": 4}
 _OPAQUE = {"op_pattern": 8}
@@ -68,6 +70,15 @@ def packing_lanes(outputs: int, unit: VectorUnit) -> int:
     return half if awkward and too_wide else unit.lanes
 
 
+def has_room(outputs: int, unit: VectorUnit) -> bool:
+    """Whether tiles may reach past the last pixel; not where the packed result itself is stored.
+
+    That is where a tile cannot hold all channels and their number is no multiple of a vector.
+    """
+    lanes = packing_lanes(outputs, unit)
+    return outputs % lanes == 0 or -(-outputs // lanes) <= unit.num_accumulators
+
+
 def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
     attrs, weights = call.attrs, constant_array(call.args[1])
     nhwc = str(attrs.data_layout) == "NHWC" and str(attrs.kernel_layout) == "HWIO"
@@ -81,7 +92,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     inputs, outputs = weights.shape[2:]
     if groups == 1:
         packed = relax.const(pack_weights(weights, packing_lanes(outputs, unit)), "float32")
-        arguments = (call.args[0], packed, outputs, strides, padding, dilation)
+        arguments = (call.args[0], packed, outputs, strides, padding, dilation, has_room(outputs, unit))
         return _call(builder, packed_conv2d, *arguments, hint="packed_conv2d")
     if inputs == 1 and outputs == groups:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
@@ -99,7 +110,8 @@ def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     outputs = weights.shape[1]
     packed = pack_weights(weights[None, None], packing_lanes(outputs, unit))
     constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "float32")
-    return _call(builder, packed_dense, call.args[0], constant, outputs, hint="packed_dense")
+    arguments = (call.args[0], constant, outputs, has_room(outputs, unit))
+    return _call(builder, packed_dense, *arguments, hint="packed_dense")
 
 
 def _softmax(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -144,21 +156,25 @@ def packed_conv2d(
     strides: list[int],
     padding: list[int],
     dilation: list[int],
+    has_room: bool,
 ) -> te.Tensor:
     """(n, h, w, inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs)."""
     blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape)
-    height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
+    kernel = (kernel_height, kernel_width)
+    height, width = _output_size(data, kernel, strides, padding, dilation)
+    if kernel == (1, 1) and strides == [1, 1] and not any(padding):
+        return _pointwise_conv2d(data, weights, outputs, has_room)
     data = _padded(data, padding)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
     channel = te.reduce_axis((0, inputs), "input_channel")
     packed = te.compute(
-        (data.shape[0], height, width, blocks, lanes),
+        (data.shape[0], _roomy(height, has_room), _roomy(width, has_room), blocks, lanes),
         lambda n, h, w, block, lane: te.sum(
             data[
                 n,
-                h * strides[0] + row * dilation[0],
-                w * strides[1] + column * dilation[1],
+                _clamped(h, height, has_room) * strides[0] + row * dilation[0],
+                _clamped(w, width, has_room) * strides[1] + column * dilation[1],
                 channel,
             ]
             * weights[block, row, column, channel, lane],
@@ -173,20 +189,64 @@ def packed_conv2d(
     )
 
 
-def packed_dense(data: te.Tensor, weights: te.Tensor, outputs: int) -> te.Tensor:
+def _pointwise_conv2d(
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
+) -> te.Tensor:
+    """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
+    blocks, _, _, inputs, lanes = (int(size) for size in weights.shape)
+    batch, height, width, _ = data.shape
+    num_pixels = height * width
+    channel = te.reduce_axis((0, inputs), "input_channel")
+
+    def element(n: tirx.Var, pixel: tirx.Var, block: tirx.Var, lane: tirx.Var) -> tirx.PrimExpr:
+        place = _clamped(pixel, num_pixels, has_room)
+        value = data[n, place // width, place % width, channel]
+        return te.sum(value * weights[block, 0, 0, channel, lane], axis=channel)
+
+    packed = te.compute(
+        (batch, _roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED
+    )
+    return te.compute(
+        (batch, height, width, outputs),
+        lambda n, h, w, c: packed[n, h * width + w, c // lanes, c % lanes],
+        name="crop",
+    )
+
+
+def packed_dense(
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
+) -> te.Tensor:
     """(rows, inputs) with (blocks, inputs, lanes) to (rows, outputs)."""
     blocks, inputs, lanes = (int(size) for size in weights.shape)
+    rows = data.shape[0]
     channel = te.reduce_axis((0, inputs), "input_channel")
     packed = te.compute(
-        (data.shape[0], blocks, lanes),
+        (_roomy(rows, has_room), blocks, lanes),
         lambda row, block, lane: te.sum(
-            data[row, channel] * weights[block, channel, lane], axis=channel
+            data[_clamped(row, rows, has_room), channel] * weights[block, channel, lane],
+            axis=channel,
         ),
         name=PACKED,
     )
     return te.compute(
-        (data.shape[0], outputs), lambda row, c: packed[row, c // lanes, c % lanes], name="crop"
+        (rows, outputs), lambda row, c: packed[row, c // lanes, c % lanes], name="crop"
     )
+
+
+def _roomy(extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr | int:
+    """The extent and room for tiles that do not divide it: what tiles have too much is never stored."""
+    size = getattr(extent, "value", extent)
+    if not has_room or not isinstance(size, int):
+        return extent
+    return size + min(size, MAX_TILE) - 1
+
+
+def _clamped(index: tirx.PrimExpr, extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr:
+    """Elements in the room beyond an extent read what the last element reads, never past the end."""
+    size = getattr(extent, "value", extent)
+    if not has_room or not isinstance(size, int) or size == 1:
+        return index
+    return tirx.min(index, size - 1)
 
 
 def depthwise_conv2d(

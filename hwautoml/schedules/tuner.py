@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tvm
-from tvm import relax
 
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
@@ -22,6 +20,7 @@ from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.library import function_key, functions_of
 from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
+from hwautoml.schedules.timing import count_calls, random_arguments
 
 _LOGGER = logging.getLogger(__name__)
 #: Multiply-adds per microsecond that an untimed function is taken to run at.
@@ -75,7 +74,7 @@ class Tuner:
     ) -> None:
         self.target, self.machine, self.records = target, machine, records
         self.generator = np.random.default_rng(seed)
-        calls = _count_calls(module)
+        calls = count_calls(module)
         self.tasks: dict[str, _Task] = {}
         for name, function in functions_of(module).items():
             key = function_key(function)
@@ -128,7 +127,7 @@ class Tuner:
         if scheduled is None:
             return
         if not task.arguments:
-            task.arguments = _random_arguments(task.function, self.generator)
+            task.arguments = random_arguments(task.function, self.generator)
         try:
             time_us = self._time_us(scheduled, task)
         except SCHEDULING_ERRORS as error:
@@ -160,34 +159,3 @@ def _explore(candidates: list[Tiling], generator: np.random.Generator) -> list[T
     shuffled = [candidates[index] for index in generator.permutation(len(candidates))]
     by_turns = (tiling for pair in zip(candidates, shuffled, strict=True) for tiling in pair)
     return list(dict.fromkeys(by_turns))
-
-
-def _count_calls(module: tvm.IRModule) -> Counter[str]:
-    """How often each low-level function is called by the module's graph functions."""
-    calls: Counter[str] = Counter()
-
-    def visit(expression: relax.Expr) -> None:
-        if isinstance(expression, relax.Call):
-            arguments: Iterable[relax.Expr] = expression.args
-            calls.update(
-                argument.name_hint
-                for argument in arguments
-                if isinstance(argument, tvm.ir.GlobalVar)
-            )
-
-    for function in module.functions.values():
-        if isinstance(function, relax.Function):
-            relax.analysis.post_order_visit(function, visit)
-    return calls
-
-
-def _random_arguments(
-    function: tvm.tirx.PrimFunc, generator: np.random.Generator
-) -> list[tvm.runtime.Tensor]:
-    """Tensors of the shapes and types of a function's parameters."""
-    arguments = []
-    for parameter in function.params:
-        shape = [int(extent) for extent in parameter.shape]
-        values = generator.random(shape, dtype="float32") - 0.5
-        arguments.append(tvm.runtime.tensor((values * 4).astype(str(parameter.dtype))))
-    return arguments
