@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.legalize import MAX_TILE, PACKED
+from hwautoml.schedules.convolutions import MAX_TILE, PACKED
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
     TileLoops,
@@ -59,7 +59,7 @@ class _Problem:
         if len(pixels) == 3:
             height, width = wanted[1:3]
         elif len(pixels) == 2:
-            width = wanted[1] * wanted[2]
+            width = math.prod(wanted[1:-1])
         return _Problem(
             height,
             width,
@@ -156,7 +156,7 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
         kernel.vectorize_tail(output, unit.lanes)
         schedule.cache_write(reduction, 0, "global")
         (output,) = schedule.get_consumers(reduction)
-    elif len(kernel.spatial_extents(reduction)) == 4:
+    elif len(kernel.spatial_extents(reduction)) == 4 and len(kernel.spatial_extents(output)) == 4:
         width = kernel.spatial_extents(output)[2]
         schedule.transform_block_layout(output, lambda n, h, w, c: (n, h * width + w, c))
     loops = tile_output(kernel, output, tiling, packed=apart)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.legalize import PACKED
+from hwautoml.schedules.convolutions import PACKED
 from hwautoml.schedules.tiling import Tiling, divisors
 from hwautoml.schedules.vector_unit import VectorUnit
 

@@ -77,24 +77,5 @@ def elementwise_silu(data: te.Tensor) -> te.Tensor:
     )
 
 
-def softmax_rows(data: te.Tensor) -> te.Tensor:
-    """Softmax along the last axis of a (rows, columns) float32 tensor."""
-    rows, columns = data.shape
-    axis = te.reduce_axis((0, columns), "column")
-    largest = te.compute(
-        (rows,), lambda row: te.max(data[row, axis], axis=axis), name="softmax_largest"
-    )
-    powers = te.compute(
-        data.shape, lambda row, column: exp(data[row, column] - largest[row]), name="softmax_exp"
-    )
-    axis = te.reduce_axis((0, columns), "column")
-    total = te.compute(
-        (rows,), lambda row: te.sum(powers[row, axis], axis=axis), name="softmax_total"
-    )
-    return te.compute(
-        data.shape, lambda row, column: powers[row, column] / total[row], name="softmax"
-    )
-
-
 def _float(value: float) -> tirx.PrimExpr:
     return tirx.const(value, "float32")
