@@ -202,7 +202,7 @@ def _our_kernels(path: Path, records_path: Path | None) -> Iterator[tuple[str, f
     """(kind, microseconds, multiply-adds) of every call of the network's functions."""
     from hwautoml.compilers._files import read_onnx
     from hwautoml.schedules.dispatch import Machine
-    from hwautoml.schedules.host import resolve_target
+    from hwautoml.schedules.host import record_key, resolve_target
     from hwautoml.schedules.kernel import Kernel
     from hwautoml.schedules.library import functions_of, schedule_module
     from hwautoml.schedules.lowering import import_onnx, lower
@@ -212,7 +212,7 @@ def _our_kernels(path: Path, records_path: Path | None) -> Iterator[tuple[str, f
 
     target = resolve_target(NATIVE, 1)
     module = lower(import_onnx(read_onnx(path), path.name), target, path.name)
-    tilings = Records.load(records_path).tilings(str(target))
+    tilings = Records.load(records_path).tilings(record_key(target))
     scheduled, _ = schedule_module(module, Machine(vector_unit(target)), tilings)
     calls, functions = count_calls(module), functions_of(module)
     for name, function in functions_of(scheduled).items():

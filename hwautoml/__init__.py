@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hwautoml.pipeline import bench, compile, doctor, export, profile, report, run, search, targets
+    from hwautoml.pipeline import bench, compile, doctor, export, profile, report, run, search, targets, tune
 
-__all__ = ["__version__", "bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
+__all__ = [
+    "__version__", "bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets", "tune",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

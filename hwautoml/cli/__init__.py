@@ -14,9 +14,9 @@ from hwautoml.cli import console
 from hwautoml.cli.options import app
 
 # In this order --help lists the commands.
-from hwautoml.cli import running, latency, deploying  # isort: skip
+from hwautoml.cli import running, latency, tuning, deploying  # isort: skip
 
-__all__ = ["app", "deploying", "latency", "main", "running"]
+__all__ = ["app", "deploying", "latency", "main", "running", "tuning"]
 
 
 @app.callback(invoke_without_command=True)

@@ -18,6 +18,9 @@ def compile(
     runtime: Annotated[str, typer.Option(help="tvm or onnxruntime.")] = "tvm",
     out: Annotated[Path | None, typer.Option(help="Folder to write. [default: beside the model]")] = None,
     tune: Annotated[str | None, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m. [default: none]")] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="An .npz with samples (n, ...) to check parity on, besides random ones.")
+    ] = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
@@ -33,6 +36,7 @@ def compile(
             runtime=runtime,
             out=out,
             tune_sec=seconds(tune) or 0.0,
+            inputs=inputs,
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

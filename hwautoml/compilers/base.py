@@ -20,7 +20,8 @@ class CompiledModel:
     """A compiled model on disk.
 
     ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record;
-    ``fallbacks`` names those that no schedule of ours covers (correct, but slow).
+    ``fallbacks`` names those that no schedule of ours covers (correct, but slow), ``slow`` those that were
+    seen to run far below what their work explains.
     ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them.
     """
 
@@ -31,6 +32,7 @@ class CompiledModel:
     fallbacks: tuple[str, ...]
     compile_sec: float
     tune_sec: float
+    slow: tuple[str, ...] = ()
 
 
 class Model(Protocol):

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.benching import bench
+    from hwautoml.pipeline.compiling import compile
     from hwautoml.pipeline.inspecting import doctor, targets
     from hwautoml.pipeline.running import run
     from hwautoml.pipeline.tables import profile
-    from hwautoml.pipeline.verbs import compile, export, report, search
+    from hwautoml.pipeline.tuning import tune
+    from hwautoml.pipeline.verbs import export, report, search
 
-__all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets"]
+__all__ = ["bench", "compile", "doctor", "export", "profile", "report", "run", "search", "targets", "tune"]
 
 _MODULE_OF = {
     "bench": "benching",
-    "compile": "verbs",
+    "compile": "compiling",
     "doctor": "inspecting",
     "export": "verbs",
     "profile": "tables",
@@ -27,6 +29,7 @@ _MODULE_OF = {
     "run": "running",
     "search": "verbs",
     "targets": "inspecting",
+    "tune": "tuning",
 }
 
 

@@ -37,12 +37,14 @@ from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers, reference_architecture
 from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.job import Job
 
 __all__ = ["device_for", "ensure_table", "profile", "profile_stage", "save_table", "usable_runtimes"]
 
+RECORDS_FILE = "tvm_records.json"
 PRECISION, BATCH = "fp32", 1
 NETWORKS_SHARE = 0.4  # of the profiling budget is for whole networks
 MAX_NETWORKS = 24
@@ -240,8 +242,18 @@ def table_path(target: Target, runtime: str, space: MobileSpace, profiles_dir: P
 
 
 def records_path(target: Target, profiles_dir: Path | None) -> Path:
-    """TVM tuning records: they belong to a device, and every later compilation finds them."""
-    return table_folder(profiles_dir) / target.name / "tvm_records.json"
+    """TVM tuning records: they belong to a device, and every later compilation finds them.
+
+    Where there are none yet, those that are shipped are the first.
+    """
+    path = table_folder(profiles_dir) / target.name / RECORDS_FILE
+    for folder in [] if path.exists() else profile_folders(profiles_dir):
+        shipped = folder / target.name / RECORDS_FILE
+        if shipped.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, read_json(shipped))
+            break
+    return path
 
 
 def _file_name(target: Target, runtime: str, space: MobileSpace) -> str:

@@ -36,6 +36,7 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
         "relax.exp": _float_unary(vector_math.elementwise_exp),
         "relax.sigmoid": _float_unary(vector_math.elementwise_sigmoid),
         "relax.nn.silu": _float_unary(vector_math.elementwise_silu),
+        "relax.nn.gelu": _float_unary(vector_math.elementwise_gelu),
         "relax.tanh": _float_unary(topi.fast_tanh),
         "relax.erf": _float_unary(topi.fast_erf),
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.convolutions import MAX_TILE, PACKED
+from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
     TileLoops,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tvm
 from tvm import relax
+
+from hwautoml.schedules.kernel import Kernel
+from hwautoml.schedules.library import functions_of
 
 
 def time_us(function: tvm.tirx.PrimFunc, target: tvm.target.Target) -> float:
@@ -19,6 +25,49 @@ def time_us(function: tvm.tirx.PrimFunc, target: tvm.target.Target) -> float:
     number = max(1, round(2e-3 / min(once.results)))
     timed = library.time_evaluator("main", tvm.cpu(), number=number, repeat=5)(*arguments)
     return float(min(timed.results) * 1e6)
+
+
+#: A scheduled function does several times as many steps per microsecond, a plain loop nest fewer:
+#: with a reduction, and without one (copies that gather single numbers are slow whatever one does).
+_FEWEST_STEPS_PER_US, _FEWEST_COPIES_PER_US = 2_000.0, 100.0
+#: What timing from Python, and a busy machine, may add.
+_SLACK_US = 200.0
+
+
+def slow_functions(
+    library: Path, module: tvm.IRModule, input_shape: Sequence[int], input_dtype: str
+) -> dict[str, float]:
+    """Functions of a built model that take far longer than their work explains, with microseconds.
+
+    ``module`` is what the model was scheduled from. Attributes say what a function was meant to be;
+    this runs the model a few times and looks at what it is.
+    """
+    fastest: dict[str, float] = {}
+    started: list[float] = []
+
+    def instrument(_: object, name: str, before_run: bool, *__: object) -> int:
+        if before_run:
+            started[:] = [time.perf_counter()]
+        elif started:
+            taken_us = (time.perf_counter() - started[0]) * 1e6
+            fastest[name] = min(taken_us, fastest.get(name, math.inf))
+        return 0
+
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    machine.set_instrument(instrument)
+    x = tvm.runtime.tensor(np.zeros(input_shape, input_dtype))
+    for _ in range(3):
+        machine["main"](x)
+    return {
+        name: fastest[name]
+        for name, function in functions_of(module).items()
+        if name in fastest and fastest[name] > _SLACK_US + _allowed_us(function)
+    }
+
+
+def _allowed_us(function: tvm.tirx.PrimFunc) -> float:
+    kernel = Kernel(function)
+    return kernel.num_steps / (_FEWEST_STEPS_PER_US if kernel.reductions else _FEWEST_COPIES_PER_US)
 
 
 def count_calls(module: tvm.IRModule) -> Counter[str]:

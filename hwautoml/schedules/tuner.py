@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import tvm
 
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.host import record_key
 from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.library import function_key, functions_of
 from hwautoml.schedules.records import Record, Records
@@ -62,38 +63,46 @@ class _Task:
 
 
 class Tuner:
-    """Tunes the functions of one lowered module for one target."""
+    """Tunes the distinct functions of lowered modules for one target."""
 
     def __init__(
         self,
-        module: tvm.IRModule,
+        modules: Sequence[tvm.IRModule],
         target: tvm.target.Target,
         machine: Machine,
         records: Records,
         seed: int = 0,
     ) -> None:
         self.target, self.machine, self.records = target, machine, records
+        self.record_key = record_key(target)
         self.generator = np.random.default_rng(seed)
-        calls = count_calls(module)
         self.tasks: dict[str, _Task] = {}
-        for name, function in functions_of(module).items():
-            key = function_key(function)
-            if key in self.tasks:
-                self.tasks[key].num_calls += calls[name]
-                continue
-            task = self._task(key, name, function, calls[name])
-            if task is not None:
-                self.tasks[key] = task
+        for module in modules:
+            calls = count_calls(module)
+            for name, function in functions_of(module).items():
+                key = function_key(function)
+                if key in self.tasks:
+                    self.tasks[key].num_calls += calls[name]
+                    continue
+                task = self._task(key, name, function, calls[name])
+                if task is not None:
+                    self.tasks[key] = task
 
-    def run(self, budget_sec: float, on_trial: TrialCallback | None = None) -> int:
-        """Tries candidates until the budget is spent; returns how many were tried."""
+    def run(
+        self, budget_sec: float, on_trial: TrialCallback | None = None, *, each_first: bool = False
+    ) -> int:
+        """Tries candidates until the budget is spent; returns how many were tried.
+
+        ``each_first``: no function gets a second trial before every one had its first.
+        """
         deadline, num_trials = time.perf_counter() + budget_sec, 0
         saved = time.perf_counter()
         while time.perf_counter() < deadline:
             open_tasks = [task for task in self.tasks.values() if not task.is_done]
             if not open_tasks:
                 break
-            task = max(open_tasks, key=lambda candidate: candidate.priority)
+            untried = [task for task in open_tasks if not task.record.num_tried] if each_first else []
+            task = max(untried or open_tasks, key=lambda candidate: candidate.priority)
             tiling = task.order[task.record.num_tried]
             if tiling not in task.record.crashed:
                 if on_trial is not None:
@@ -101,7 +110,7 @@ class Tuner:
                 self._try(task, tiling)
                 num_trials += 1
             task.record = replace(task.record, num_tried=task.record.num_tried + 1)
-            self.records.put(str(self.target), task.key, task.record)
+            self.records.put(self.record_key, task.key, task.record)
             if time.perf_counter() - saved > _SAVE_INTERVAL_SEC:
                 self.records.save()
                 saved = time.perf_counter()
@@ -116,7 +125,7 @@ class Tuner:
         found = dispatch.candidates(function, self.machine) if kernel.is_static else []
         if len(found) < 2:
             return None
-        record = self.records.get(str(self.target), key) or Record(name)
+        record = self.records.get(self.record_key, key) or Record(name)
         guess_us = kernel.num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
         order = _explore(found, np.random.default_rng(int(key, 16)))
         return _Task(key, name, function, num_calls, order, guess_us, record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import te, tirx
+from tvm import te, tirx, topi
 
 #: Coefficients of Cephes' single-precision expf, highest power first.
 _EXP_POLYNOMIAL = (
@@ -74,6 +74,17 @@ def elementwise_silu(data: te.Tensor) -> te.Tensor:
     """x * sigmoid(x) of every element."""
     return te.compute(
         data.shape, lambda *index: data(*index) * sigmoid(data(*index)), name="vector_silu"
+    )
+
+
+def elementwise_gelu(data: te.Tensor) -> te.Tensor:
+    """x times the normal distribution's cumulative probability of x (Hendrycks & Gimpel 2016)."""
+    scaled = te.compute(data.shape, lambda *index: data(*index) * _float(0.5**0.5), name="scaled")
+    error = topi.fast_erf(scaled)
+    return te.compute(
+        data.shape,
+        lambda *index: data(*index) * _float(0.5) * (_float(1.0) + error(*index)),
+        name="vector_gelu",
     )
 
 
