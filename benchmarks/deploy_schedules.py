@@ -21,7 +21,8 @@ from hwautoml.devices.machine import machine_conditions
 NATIVE = {"kind": "llvm", "mcpu": "native"}
 #: (image side, number of networks drawn from the mobile space at that side).
 SAMPLED = ((32, 10), (224, 5))
-_BLOCK_SEC = 0.02  # a model runs at least this long each time it is its turn
+#: A model runs at least this long each time it is its turn, in so many blocks of which the fastest counts.
+_BLOCK_SEC, _BLOCKS = 0.03, 6
 
 
 def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _compare(path: Path, threads: int, tune_sec: float, records: Path, rounds: i
     outputs = {name: model(x) for name, model in models.items()}
     scale = float(np.abs(outputs["onnxruntime"]).max())
     difference = max(float(np.abs(outputs[name] - outputs["onnxruntime"]).max()) for name in ("untuned", "tuned"))
-    times = interleaved_ms({name: model.bind(x) for name, model in models.items()}, rounds)
+    times = interleaved_ms({name: model.bind(x) for name, model in models.items()}, rounds, threads)
     medians = {name: float(np.median(samples)) for name, samples in times.items()}
     ratios = {name: float(np.median(times[name] / times["onnxruntime"])) for name in ("untuned", "tuned")}
     return {
@@ -113,26 +114,28 @@ def random_input(model: Any) -> np.ndarray:
     return generator.standard_normal(model.input_shape).astype(model.input_dtype)
 
 
-def interleaved_ms(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
-    """(rounds,) milliseconds per run of each; every round visits all, so drift is shared and divides out."""
+def interleaved_ms(runs: dict[str, Callable[[], None]], rounds: int, threads: int) -> dict[str, np.ndarray]:
+    """(rounds,) milliseconds per run of each; every round visits all, so drift is shared and divides out.
+
+    With one thread, time of that thread: what other processes take from it is not the model's.
+    """
+    clock = time.thread_time if threads == 1 else time.perf_counter
     counts = {}
     for name, run in runs.items():
         run()
-        started = time.perf_counter()
-        run()
-        counts[name] = max(1, math.ceil(_BLOCK_SEC / (time.perf_counter() - started) / 4))
+        counts[name] = max(1, math.ceil(_BLOCK_SEC * 1e3 / _BLOCKS / min(_block_ms(run, 1, clock) for _ in range(3))))
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(min(_block_ms(run, counts[name]) for _ in range(4)))
+            times[name].append(min(_block_ms(run, counts[name], clock) for _ in range(_BLOCKS)))
     return {name: np.array(samples) for name, samples in times.items()}
 
 
-def _block_ms(run: Callable[[], None], count: int) -> float:
-    started = time.perf_counter()
+def _block_ms(run: Callable[[], None], count: int, clock: Callable[[], float]) -> float:
+    started = clock()
     for _ in range(count):
         run()
-    return (time.perf_counter() - started) * 1e3 / count
+    return (clock() - started) * 1e3 / count
 
 
 def _geometric_mean(values: list[float]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,8 @@ def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpa
 def _tune(
     target: Target, space: SearchSpace, batch: int, path: Path, budget_sec: float, seed: int, on_progress: OnProgress
 ) -> dict[str, Any]:
-    import torch
-
     from hwautoml.compilers.tvm import CompilerPool
 
-    torch.set_num_threads(1)  # tracing layers is too little work for more
     began = time.monotonic()
 
     def listen(done: int, total: int, text: str) -> None:
@@ -85,10 +83,11 @@ def _tune(
 
     with tempfile.TemporaryDirectory(prefix="hwautoml-tune-") as name:
         sources, layers = [], space.all_layers()
-        for start in range(0, len(layers), LAYERS_PER_PROBE):
-            source = Path(name) / f"layers{start}.onnx"
-            sources.append(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], source, batch=batch))
-            listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
+        with _one_torch_thread():
+            for start in range(0, len(layers), LAYERS_PER_PROBE):
+                source = Path(name) / f"layers{start}.onnx"
+                sources.append(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], source, batch=batch))
+                listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
         # However long writing took, every function gets some time.
         left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
         with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
@@ -107,6 +106,19 @@ def _tune(
         "num_candidates_left": tuned.num_left,
         "seconds": time.monotonic() - began,
     }
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Tracing layers is too little work for more, which would wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _merge(path: Path, files: Sequence[Path]) -> dict[str, Any]:

@@ -41,9 +41,10 @@ def layer_norm(
         data.shape, lambda *index: data(*index) - total(*index[:-1]) / columns, name=f"{PREFIX}centred"
     )
     squares = _reduced(data.shape, lambda *index: centred(*index) * centred(*index), te.sum, lanes, "squares")
+    one, smallest = tirx.const(1.0, "float32"), tirx.const(epsilon, "float32")
     factor = te.compute(
         data.shape[:-1],
-        lambda *index: tirx.const(1.0, "float32") / tirx.sqrt(squares(*index) / columns + tirx.const(epsilon, "float32")),
+        lambda *index: one / tirx.sqrt(squares(*index) / columns + smallest),
         name=f"{PREFIX}factor",
     )
     return te.compute(
