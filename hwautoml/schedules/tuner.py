@@ -33,6 +33,9 @@ _MIN_REPEAT_MS, _NUM_REPEATS = 2, 4
 #: A candidate this many times slower than the best one is not timed any further.
 _HOPELESS_RATIO = 1.5
 
+#: A function's last candidates hardly ever win; the time is better spent on other functions.
+_MAX_TRIALS = 48
+
 #: Called before each trial with (function key, candidate, trials so far).
 TrialCallback = Callable[[str, str, Tiling, int], None]
 
@@ -167,4 +170,4 @@ def _explore(candidates: list[Tiling], generator: np.random.Generator) -> list[T
     """The fixed rule's choice, then by turns its next best and one drawn at random."""
     shuffled = [candidates[index] for index in generator.permutation(len(candidates))]
     by_turns = (tiling for pair in zip(candidates, shuffled, strict=True) for tiling in pair)
-    return list(dict.fromkeys(by_turns))
+    return list(dict.fromkeys(by_turns))[:_MAX_TRIALS]
