@@ -19,7 +19,7 @@ from hwautoml.core.latency_prior import roofline_table
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation, choose_to_measure
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
-from hwautoml.core.resources import profile_folders, target_folders, user_config_folder
+from hwautoml.core.resources import package_folder, profile_folders, target_folders, user_config_folder
 from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
@@ -247,12 +247,10 @@ def records_path(target: Target, profiles_dir: Path | None) -> Path:
     Where there are none yet, those that are shipped are the first.
     """
     path = table_folder(profiles_dir) / target.name / RECORDS_FILE
-    for folder in [] if path.exists() else profile_folders(profiles_dir):
-        shipped = folder / target.name / RECORDS_FILE
-        if shipped.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, read_json(shipped))
-            break
+    shipped = package_folder("profiles") / target.name / RECORDS_FILE
+    if shipped.is_file() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, read_json(shipped))
     return path
 
 

@@ -86,7 +86,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     )
     groups = int(attrs.groups)
     inputs, outputs = weights.shape[2:]
-    if inputs == 1 and outputs == groups:
+    if inputs == 1 and outputs == groups > 1:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
         return _call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
