@@ -2,7 +2,6 @@
 
     python -m benchmarks.deploy schedules --threads 1 --batch 1 --tune 20s
     python -m benchmarks.deploy kernels
-    python -m benchmarks.deploy space --budget 20m
 
 Each part prints one table and writes ``benchmarks/results/deploy_<part>.json``.
 """
@@ -18,7 +17,7 @@ from benchmarks import deploy_schedules
 from hwautoml.core.duration import parse_duration
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels, "space": deploy_schedules.space}
+PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels}
 
 
 def main() -> None:
@@ -27,7 +26,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tune", type=parse_duration, default=20.0, help="per network (part schedules)")
-    parser.add_argument("--budget", type=parse_duration, default=1200.0, help="for tuning the space (part space)")
     parser.add_argument("--records", type=Path, help="tuning records to read and add to [default: none kept]")
     parser.add_argument("--only", default="", help="comma-separated beginnings of network names [default: all]")
     parser.add_argument("--rounds", type=int, default=15)

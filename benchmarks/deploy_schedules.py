@@ -273,7 +273,3 @@ def _their_kind(arguments: dict[str, Any]) -> str:
     if operator in ("Gemm", "FusedGemm", "MatMul"):
         return "dense"
     return "pooling" if "Pool" in operator or "Reduce" in operator else "other"
-
-
-def space(arguments: argparse.Namespace) -> dict[str, Any]:
-    raise NotImplementedError

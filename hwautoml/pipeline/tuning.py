@@ -57,7 +57,7 @@ def tune(
     if inspect:
         return _inspect(path)
     if not budget_sec > 0:
-        raise InvalidValueError(f"the budget must be a positive number of seconds, got {budget_sec}", fix="--budget 10m")
+        raise InvalidValueError(f"the budget must be a positive time, got {budget_sec} s", fix="--budget 10m")
     require_local(found)
     choose_runtime(found, "tvm")
     chosen = _space(space, image_size, channels)
