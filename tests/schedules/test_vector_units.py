@@ -21,6 +21,9 @@ RVV = {
     "kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64",
     "mattr": ["+m", "+f", "+d", "+v", "+zvl256b"],
 }  # fmt: skip
+RVV_UNSUPPORTED = pytest.mark.xfail(
+    raises=tvm.error.InternalError, strict=True, reason="TVM 0.27 cannot lower our vectors for RISC-V's V extension"
+)
 SCALAR = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-u74"}
 
 
@@ -41,8 +44,10 @@ def test_width_and_registers_come_from_the_target(mapping: dict[str, object], ex
 
 @pytest.mark.parametrize(
     ("mapping", "multiply_add"),
-    [(AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"), (RVV, "vfmacc"), (SCALAR, "fmadd")],
-)
+    [
+        (AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"), pytest.param(RVV, "vfmacc", marks=RVV_UNSUPPORTED), (SCALAR, "fmadd"),
+    ],
+)  # fmt: skip
 def test_code_is_vectors_of_the_target(tmp_path: Path, mapping: dict[str, object], multiply_add: str) -> None:
     """Compiled for machines that are not here: the instructions are looked at, not run."""
     graph = GraphBuilder((1, 24, 9, 9))
