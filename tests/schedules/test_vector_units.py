@@ -45,7 +45,8 @@ def test_width_and_registers_come_from_the_target(mapping: dict[str, object], ex
 @pytest.mark.parametrize(
     ("mapping", "multiply_add"),
     [
-        (AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"), pytest.param(RVV, "vfmacc", marks=RVV_UNSUPPORTED), (SCALAR, "fmadd"),
+        (AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"),
+        pytest.param(RVV, "vfmacc", marks=RVV_UNSUPPORTED), (SCALAR, "fmadd"),
     ],
 )  # fmt: skip
 def test_code_is_vectors_of_the_target(tmp_path: Path, mapping: dict[str, object], multiply_add: str) -> None:
