@@ -1,4 +1,4 @@
-"""Two human-designed networks for 32x32 images, to compare with in the same run."""
+"""Human-designed networks to compare with in the same run: two for 32x32 images, two for 224x224."""
 
 from __future__ import annotations
 
@@ -64,6 +64,42 @@ class ResNet20(nn.Module):
         plan = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2
         self.features = nn.Sequential(conv(3, 16, 3), nn.ReLU(), *[Residual(*block) for block in plan])
         self.head = nn.Linear(64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for 224x224 images (He et al. 2015)."""
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        plan = [(64, 64, 1)] * 2 + [(64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+        blocks = [Residual(*block) for block in [*plan, (512, 512, 1)]]
+        self.features = nn.Sequential(conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *blocks)
+        self.head = nn.Linear(512, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+class MobileNetV2ImageNet(nn.Module):
+    """MobileNetV2 at full width for 224x224 images (Sandler et al. 2018, table 2)."""
+
+    SETTING = (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    )  # fmt: skip
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv(3, 32, 3, 2), nn.ReLU6()]
+        width = 32
+        for expansion, outputs, repeats, stride in self.SETTING:
+            for index in range(repeats):
+                layers.append(InvertedResidual(width, outputs, stride if index == 0 else 1, expansion))
+                width = outputs
+        self.features = nn.Sequential(*layers, conv(width, 1280, 1), nn.ReLU6())
+        self.head = nn.Linear(1280, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x).mean((2, 3)))

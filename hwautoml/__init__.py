@@ -26,12 +26,13 @@ if TYPE_CHECKING:
         run,
         search,
         targets,
+        tune,
         verify,
     )  # fmt: skip
 
 __all__ = [
     "__version__", "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run",
-    "search", "targets", "verify",
+    "search", "targets", "tune", "verify",
 ]  # fmt: skip
 
 

@@ -168,12 +168,22 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "compile",
-            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --seed 7 --targets-dir t --profiles-dir p "
-            "--device b:1 --tracker t:2 --key k",
+            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --inputs i.npz --seed 7 --targets-dir t "
+            "--profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1", "tracker": "t:2", "key": "k",
                 "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
-                "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "inputs": Path("i.npz"), "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+            },
+        ),
+        (
+            "tune",
+            "--target gpu --space fbnet --image-size 48 --channels grey --batch 4 --budget 90s --inspect --merge a "
+            "--merge b --records r --seed 7 --targets-dir t --profiles-dir p",
+            {
+                "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "batch": 4, "budget_sec": 90.0,
+                "inspect": True, "merge": [Path("a"), Path("b")], "records": Path("r"), "seed": 7,
+                "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         (

@@ -22,6 +22,9 @@ def compile(
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help="An .npz with samples (n, ...) to check parity on, besides random ones.")
+    ] = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
@@ -44,6 +47,7 @@ def compile(
             device=device,
             tracker=tracker,
             key=key,
+            inputs=inputs,
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

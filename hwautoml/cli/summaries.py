@@ -68,6 +68,24 @@ def export_summary(out: Console, result: Mapping[str, Any]) -> None:
     )
 
 
+def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
+    if "devices" not in result:
+        done = f"{result['num_recorded']} of {result['num_functions']} recorded (measured)"
+        trials = f"{result['num_trials']} in {format_duration(result['seconds'])}, {result['num_candidates_left']} left"
+        rows = [("space", f"{result['space']}, {result['num_layers']} layers"), ("functions", done)]
+        _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"])])
+        return
+    out.print(result["records"])
+    for device in result["devices"]:
+        out.print(f"\n{escape_markup(device['device'])}")
+        counts = [f"{device[f'num_{what}']} {what}" for what in ("functions", "trials", "crashed")]
+        out.print(", ".join(counts))
+        table = _table("slowest functions", "us (measured)", "trials")
+        for row in device["slowest"]:
+            table.add_row(row["function"], f"{row['time_us']:.1f}", str(row["num_tried"]))
+        out.print(table)
+
+
 def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
     parity = result["parity"]
     seconds = result["seconds"]
@@ -81,6 +99,7 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             ),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
             *([("kernels", result["device_code"])] if result["device_code"] else []),
+            ("far too slow", ", ".join(result["slow"]) or "none (measured)"),
             (
                 "parity",
                 parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale",

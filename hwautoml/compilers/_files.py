@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,25 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def unique_name(path: Path) -> Iterator[Path]:
+    """A second name of the file, while it is being loaded.
+
+    The system's loader knows libraries by their path, and at one from which another was loaded before, it
+    returns that other one. Where the folder cannot be written to, files are not replaced either.
+    """
+    link = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        link.hardlink_to(path)
+    except OSError:
+        yield path
+        return
+    try:
+        yield link
+    finally:
+        link.unlink()
 
 
 def missing_packages(modules: dict[str, str]) -> str | None:

@@ -29,7 +29,8 @@ from hwautoml.errors import (
 )
 
 _LOGGER = logging.getLogger(__name__)
-_MAX_RESTARTS = 3
+#: After as many crashes a network is given up; the functions of a whole space have more candidates to crash.
+_MAX_RESTARTS, _MAX_RESTARTS_OF_A_SPACE = 3, 30
 _NUM_ERROR_CHARACTERS = 800
 #: Errors that a worker may report, by name.
 _RAISED: dict[str, Callable[..., HwAutoMLError]] = {
@@ -63,7 +64,8 @@ class CompilerProcess:
         ``request.silence_sec``), and what the worker reports; the next request gets a new worker.
         """
         deadline = time.perf_counter() + request.tune_budget_sec
-        for _ in range(_MAX_RESTARTS + 1):
+        max_restarts = _MAX_RESTARTS if request.out_path is not None else _MAX_RESTARTS_OF_A_SPACE
+        for _ in range(max_restarts + 1):
             life = self._ask(request, on_progress)
             if life.error is not None:
                 raise life.error

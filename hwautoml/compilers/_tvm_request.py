@@ -21,11 +21,13 @@ class CrashedTrial:
 class CompileRequest:
     """Paths are absolute. ``crashed`` candidates are recorded and not tried again.
 
+    With no ``out_path`` nothing is built: the functions of ``onnx_path`` and ``further_paths`` are tuned together.
+
     A worker that says nothing for ``silence_sec`` is stuck, and ends itself.
     """
 
     onnx_path: Path
-    out_path: Path
+    out_path: Path | None
     target: dict[str, object]
     num_threads: int
     tune_budget_sec: float
@@ -33,6 +35,7 @@ class CompileRequest:
     seed: int
     silence_sec: float
     crashed: tuple[CrashedTrial, ...] = ()
+    further_paths: tuple[Path, ...] = ()
 
     def after_crash(self, trial: CrashedTrial, tune_budget_sec: float) -> CompileRequest:
         """The request for the next worker: without ``trial``, with the time that is left."""
@@ -45,7 +48,9 @@ class CompileRequest:
     @staticmethod
     def from_json(text: str) -> CompileRequest:
         data: dict[str, Any] = json.loads(text)
-        for name in ("onnx_path", "out_path", "records_path"):
+        for name in ("onnx_path", "records_path"):
             data[name] = Path(data[name])
+        data["out_path"] = None if data["out_path"] is None else Path(data["out_path"])
+        data["further_paths"] = tuple(map(Path, data["further_paths"]))
         crashed = tuple(CrashedTrial(**trial) for trial in data.pop("crashed"))
         return CompileRequest(**data, crashed=crashed)

@@ -15,16 +15,17 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
-from hwautoml.compilers._files import read_onnx, replaced_atomically
+from hwautoml.compilers._files import read_onnx, replaced_atomically, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_request import CompileRequest
 from hwautoml.errors import CompileError, HwAutoMLError
 
 if TYPE_CHECKING:
+    import onnx
     import tvm
 
     from hwautoml.compilers._tvm_link import Linker
@@ -82,7 +83,7 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     """Lowers, tunes if asked to, schedules, builds and writes one model."""
     from hwautoml.compilers._tvm_link import linker
     from hwautoml.schedules.dispatch import Machine
-    from hwautoml.schedules.host import resolve_target
+    from hwautoml.schedules.host import record_key, resolve_target
     from hwautoml.schedules.library import schedule_module
     from hwautoml.schedules.lowering import import_onnx, lower
     from hwautoml.schedules.records import Records
@@ -90,89 +91,155 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
 
     model = read_onnx(request.onnx_path)
     target = resolve_target(request.target, request.num_threads)
+    if target.kind.name == "cuda":
+        return _serve_cuda(request, events, model, target)
+    records = Records.load(request.records_path)
+    machine = Machine(vector_unit(target), request.num_threads)
+    _record_crashes(request, target, records)
+    if request.out_path is None:
+        return _tune_functions(request, events, target, machine, records)
     link = linker(target)  # before minutes of work: it may be missing
     imported = import_onnx(model, str(request.onnx_path))
     description = _describe(imported, target)
-    if target.kind.name == "cuda":
-        return _serve_cuda(request, events, imported, target, description, link)
-    records = Records.load(request.records_path)
     module = lower(imported, target, str(request.onnx_path))
-    machine = Machine(vector_unit(target), request.num_threads)
-    _record_crashes(request, target, records)
-    tune_sec = _tune(request, events, module, target, machine, records)
-    module, report = schedule_module(module, machine, records.tilings(str(target)))
+    tuned = _tune(request, events, [module], target, machine, records)
+    scheduled, report = schedule_module(module, machine, records.tilings(record_key(target)))
     events.send("progress", done=0, total=1, message="building")
-    _build(module, target, description, request.out_path, link)
-    return _result(report, tune_sec)
+    _build(scheduled, target, description, request.out_path, link)
+    slow = _slow_functions(request, module, target, description)
+    return _result(report, slow, tuned.seconds)
 
 
 def _serve_cuda(
-    request: CompileRequest, events: _Events, module: tvm.IRModule, target: tvm.target.Target,
-    description: Mapping[str, object], link: Linker | None,
+    request: CompileRequest, events: _Events, model: onnx.ModelProto, target: tvm.target.Target
 ) -> dict[str, object]:
     """TVM's own GPU schedules; nothing is tuned."""
     from hwautoml.compilers._tvm_cuda import embed_binaries, lower_for_cuda
+    from hwautoml.compilers._tvm_link import linker
     from hwautoml.schedules.library import functions_of
+    from hwautoml.schedules.lowering import import_onnx
 
+    if request.out_path is None:
+        raise CompileError("our schedules are for CPUs: there is nothing to tune for a GPU")
+    link = linker(target)
+    imported = import_onnx(model, str(request.onnx_path))
     device_code = embed_binaries(target)
     events.send("progress", done=0, total=1, message="building")
     with _build_errors():
-        lowered = lower_for_cuda(_with_description(module, description), target)
+        lowered = lower_for_cuda(_with_description(imported, _describe(imported, target)), target)
     _export(lowered, None, target, request.out_path, link)
-    functions = len(functions_of(lowered))
-    return {"functions": functions, "tuned": 0, "fallbacks": [], "tune_sec": 0.0, "device_code": device_code}
+    return {
+        "functions": len(functions_of(lowered)), "tuned": 0, "fallbacks": [], "slow": [], "tune_sec": 0.0,
+        "device_code": device_code,
+    }  # fmt: skip
 
 
-def _result(report: ScheduleReport, tune_sec: float) -> dict[str, object]:
+def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> dict[str, object]:
     return {
         "functions": len(report.tuned) + len(report.by_rule) + len(report.fallbacks),
         "tuned": len(report.tuned),
         "fallbacks": list(report.fallbacks),
+        "slow": list(slow),
         "tune_sec": tune_sec,
         "device_code": None,
     }
 
 
+def _tune_functions(
+    request: CompileRequest, events: _Events, target: tvm.target.Target, machine: Machine, records: Records
+) -> dict[str, object]:
+    """Tunes the distinct functions of all the request's models, which are only ever read."""
+    from hwautoml.schedules.lowering import import_onnx, lower
+
+    started = time.perf_counter()
+    paths = (request.onnx_path, *request.further_paths)
+    modules = []
+    for index, path in enumerate(paths):
+        events.send("progress", done=index, total=len(paths), message="reading functions")
+        modules.append(lower(import_onnx(read_onnx(path), str(path)), target, str(path)))
+    left_sec = max(request.tune_budget_sec - (time.perf_counter() - started), 0.0)
+    tuned = _tune(replace(request, tune_budget_sec=left_sec), events, modules, target, machine, records)
+    return {**asdict(tuned)}
+
+
+def _slow_functions(
+    request: CompileRequest, module: tvm.IRModule, target: tvm.target.Target, description: Mapping[str, object]
+) -> tuple[str, ...]:
+    """Functions that run far below what any schedule of ours reaches; none where the target is another machine."""
+    from hwautoml.schedules.host import is_host
+    from hwautoml.schedules.timing import slow_functions
+
+    assert request.out_path is not None
+    if not is_host(target):
+        return ()
+    shape = [max(1, int(extent)) for extent in cast("list[int]", description["input_shape"])]
+    with unique_name(request.out_path) as library:
+        slow = slow_functions(library, module, shape, str(description["input_dtype"]))
+    for name, time_us in slow.items():
+        _LOGGER.warning("%s takes %.0f us, far more than its work explains", name, time_us)
+    return tuple(slow)
+
+
 def _record_crashes(request: CompileRequest, target: tvm.target.Target, records: Records) -> None:
     """Marks what ended earlier workers, so that no later tuning tries it either."""
+    from hwautoml.schedules.host import record_key
     from hwautoml.schedules.records import Record
     from hwautoml.schedules.tiling import Tiling
 
     for trial in request.crashed:
-        known = records.get(str(target), trial.key) or Record(trial.name)
+        known = records.get(record_key(target), trial.key) or Record(trial.name)
         crashed = dict.fromkeys((*known.crashed, Tiling.from_json(trial.tiling)))
-        records.put(str(target), trial.key, replace(known, crashed=tuple(crashed)))
+        records.put(record_key(target), trial.key, replace(known, crashed=tuple(crashed)))
     if request.crashed:
         records.save()
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """``num_functions`` have something to choose, ``num_recorded`` of them a record; trials are those of this call."""
+
+    num_functions: int = 0
+    num_recorded: int = 0
+    num_trials: int = 0
+    num_left: int = 0
+    seconds: float = 0.0
 
 
 def _tune(
     request: CompileRequest,
     events: _Events,
-    module: tvm.IRModule,
+    modules: list[tvm.IRModule],
     target: tvm.target.Target,
     machine: Machine,
     records: Records,
-) -> float:
-    """Tunes for the requested time where the target can run here; returns the seconds spent."""
+) -> _Tuned:
+    """Tunes for the requested time where the target can run here."""
     from hwautoml.schedules.host import is_host
     from hwautoml.schedules.tiling import Tiling
     from hwautoml.schedules.tuner import Tuner
 
     if request.tune_budget_sec <= 0:
-        return 0.0
+        return _Tuned()
     if not is_host(target):
         _LOGGER.warning("%s cannot be timed on this machine: fixed rule, no tuning", target)
-        return 0.0
+        return _Tuned()
     started = time.perf_counter()
-    tuner = Tuner(module, target, machine, records, request.seed)
+    tuner = Tuner(modules, target, machine, records, request.seed)
     total = sum(len(task.order) for task in tuner.tasks.values())
 
     def on_trial(key: str, name: str, tiling: Tiling, done: int) -> None:
         events.send("trial", key=key, name=name, tiling=tiling.to_json(), done=done, total=total)
 
-    tuner.run(request.tune_budget_sec, on_trial)
-    return time.perf_counter() - started
+    each_first = request.out_path is None
+    num_trials = tuner.run(request.tune_budget_sec, on_trial, each_first=each_first)
+    records_of = [task.record for task in tuner.tasks.values()]
+    return _Tuned(
+        num_functions=len(records_of),
+        num_recorded=sum(record.tiling is not None for record in records_of),
+        num_trials=num_trials,
+        num_left=total - sum(record.num_tried for record in records_of),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _describe(module: tvm.IRModule, target: tvm.target.Target) -> dict[str, object]:

@@ -20,7 +20,8 @@ class CompiledModel:
     """A compiled model on disk.
 
     ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record;
-    ``fallbacks`` names those that no schedule of ours covers (correct, but slow).
+    ``fallbacks`` names those that no schedule of ours covers (correct, but slow), ``slow`` those that were
+    seen to run far below what their work explains.
     ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them. ``device_code``
     says what a library for a GPU holds: machine code, or source that the device compiles.
     """
@@ -33,6 +34,7 @@ class CompiledModel:
     compile_sec: float
     tune_sec: float
     device_code: str | None = None
+    slow: tuple[str, ...] = ()
 
 
 class Model(Protocol):

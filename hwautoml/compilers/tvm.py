@@ -12,16 +12,14 @@ import json
 import queue
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwautoml.compilers._files import missing_packages
+from hwautoml.compilers._files import missing_packages, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_process import CompilerProcess
 from hwautoml.compilers._tvm_request import CompileRequest
@@ -159,10 +157,41 @@ class CompilerPool:
             functions=result["functions"],
             tuned=result["tuned"],
             fallbacks=tuple(result["fallbacks"]),
+            slow=tuple(result["slow"]),
             compile_sec=time.perf_counter() - started - result["tune_sec"],
             tune_sec=result["tune_sec"],
             device_code=result["device_code"],
         )
+
+    def tune(
+        self,
+        sources: Sequence[Path],
+        *,
+        tvm_target: Mapping[str, object],
+        budget_sec: float,
+        records_path: Path,
+        on_progress: ProgressCallback | None = None,
+        seed: int = 0,
+    ) -> Tuned:
+        """Tunes the distinct functions of many models together, each at least once, then the heaviest first.
+
+        ``records_path`` is written as they are found, so that whatever ends this loses a second of work.
+        """
+        if not sources or not budget_sec > 0:
+            raise InvalidValueError(f"at least one model and budget_sec > 0 must be given, but got {budget_sec}")
+        first, *others = (source.absolute() for source in sources)
+        request = CompileRequest(
+            onnx_path=first,
+            out_path=None,
+            target=dict(tvm_target),
+            num_threads=self._num_threads,
+            tune_budget_sec=budget_sec,
+            records_path=records_path.absolute(),
+            seed=seed,
+            silence_sec=self._silence_sec,
+            further_paths=tuple(others),
+        )
+        return Tuned(**self._compile(request, on_progress))
 
     def _compile(self, request: CompileRequest, on_progress: ProgressCallback | None) -> dict[str, Any]:
         worker = self._idle.get()
@@ -172,6 +201,20 @@ class CompilerPool:
             self._idle.put(worker)
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """What `CompilerPool.tune` did: ``num_functions`` have something to choose, ``num_recorded`` now have a record.
+
+    ``num_trials`` candidates were tried in ``seconds``, ``num_left`` never were.
+    """
+
+    num_functions: int
+    num_recorded: int
+    num_trials: int
+    num_left: int
+    seconds: float
+
+
 def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
     """The library in a virtual machine of this process; CompileError when it does not load."""
     import_tvm(num_threads)
@@ -179,7 +222,7 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
     from tvm import relax
 
     try:
-        with _unique_name(path) as unique:
+        with unique_name(path) as unique:
             library = tvm.runtime.load_module(str(unique))
         machine = relax.VirtualMachine(library, tvm.cpu())
         description = json.loads(str(machine["describe"]()))
@@ -197,25 +240,6 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
         input_dtype=description["input_dtype"],
         output_shape=tuple(description["output_shape"]),
     )
-
-
-@contextmanager
-def _unique_name(path: Path) -> Iterator[Path]:
-    """A second name of the file, while it is being loaded.
-
-    The system's loader knows libraries by their path, and at one from which another was loaded before, it
-    returns that other one. Where the folder cannot be written to, files are not replaced either.
-    """
-    link = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        link.hardlink_to(path)
-    except OSError:
-        yield path
-        return
-    try:
-        yield link
-    finally:
-        link.unlink()
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwautoml.pipeline.benching import bench
     from hwautoml.pipeline.boards import agent, devices
+    from hwautoml.pipeline.compiling import compile
     from hwautoml.pipeline.inspecting import doctor, targets
     from hwautoml.pipeline.profiling import profile
     from hwautoml.pipeline.runner_building import build
     from hwautoml.pipeline.running import run
-    from hwautoml.pipeline.verbs import compile, export, report, search
+    from hwautoml.pipeline.tuning import tune
+    from hwautoml.pipeline.verbs import export, report, search
     from hwautoml.pipeline.verifying import verify
 
 __all__ = [
     "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run", "search",
-    "targets", "verify",
+    "targets", "tune", "verify",
 ]  # fmt: skip
 
 _MODULE_OF = {
     "agent": "boards",
     "bench": "benching",
     "build": "runner_building",
-    "compile": "verbs",
+    "compile": "compiling",
     "devices": "boards",
     "doctor": "inspecting",
     "export": "verbs",
@@ -36,6 +38,7 @@ _MODULE_OF = {
     "run": "running",
     "search": "verbs",
     "targets": "inspecting",
+    "tune": "tuning",
     "verify": "verifying",
 }
 

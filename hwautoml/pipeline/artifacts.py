@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,11 @@ def layer_probe(space: SearchSpace, layer: Layer, path: Path) -> Path:
 def deployable_probe(space: SearchSpace, architecture: Architecture, path: Path, *, batch: int = 1) -> Path:
     """A whole network with random weights, normalisation and softmax included, as it would ship: uint8 in."""
     return _network(space, architecture, batch).write_onnx(path)
+
+
+def functions_probe(space: SearchSpace, layers: Sequence[Layer], path: Path, *, batch: int = 1) -> Path:
+    """Many layers side by side in one network: compiled, it has every function of the networks made of them."""
+    return _functions(space, layers, batch).write_onnx(path)
 
 
 def overhead_probe(path: Path) -> Path:
@@ -132,6 +138,31 @@ class _Probe:
 def _layer(space: SearchSpace, layer: Layer) -> _Probe:
     shape = (layer.batch, layer.in_channels, layer.height, layer.width)
     return _Probe(lambda: space.layer_module(layer), shape)
+
+
+def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Probe:
+    """One flat input that each layer takes its share of; means over pixels keep the layers' own layout."""
+    shapes = [(layer.in_channels, layer.height, layer.width) for layer in layers]
+
+    def make() -> nn.Module:
+        import torch
+        from torch import Tensor, nn
+
+        class SideBySide(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.layers = nn.ModuleList(space.layer_module(layer) for layer in layers)
+
+            def forward(self, x: Tensor) -> Tensor:
+                results = []
+                for shape, layer in zip(shapes, self.layers, strict=True):
+                    y = layer(x[:, : math.prod(shape)].reshape(batch, *shape))
+                    results.append(y.mean((2, 3)) if y.ndim == 4 else y)
+                return torch.cat(results, 1)
+
+        return SideBySide()
+
+    return _Probe(make, (batch, max(math.prod(shape) for shape in shapes)))
 
 
 def _network(space: SearchSpace, architecture: Architecture, batch: int) -> _Probe:

@@ -37,6 +37,7 @@ from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
 from hwautoml.pipeline.measuring import measure_table
 from hwautoml.profilers.layer_profiler import reference_architecture
+from hwautoml.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.job import Job
@@ -221,8 +222,16 @@ def table_path(
 
 
 def records_path(target: Target, profiles_dir: Path | None) -> Path:
-    """TVM tuning records: they belong to a device, and every later compilation finds them."""
-    return table_folder(profiles_dir) / target.name / RECORDS_FILE
+    """TVM tuning records: they belong to a device, and every later compilation finds them.
+
+    Where there are none yet, those that are shipped are the first.
+    """
+    path = table_folder(profiles_dir) / target.name / RECORDS_FILE
+    shipped = package_folder("profiles") / target.name / RECORDS_FILE
+    if shipped.is_file() and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, read_json(shipped))
+    return path
 
 
 def identity_of(

@@ -1,37 +1,31 @@
-"""Verbs on a finished run or on files: search again, export, compile, bench, report."""
+"""Verbs on a finished run: search again, export, report."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwautoml.compilers import load_backend
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
-from hwautoml.errors import CompileError, InvalidValueError, ParityError, RunFolderError, UnknownNameError
+from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 from hwautoml.pipeline.budget import Plan
-from hwautoml.pipeline.connecting import device_for, require_reachable
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings
 from hwautoml.pipeline.tables import (
     choose_runtime,
     ensure_table,
     profile_stage,
-    records_path,
-    unavailable_reason,
 )
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
 
 SEARCH_SEC = 7.0
 SEARCH_EVALUATIONS = 24
-COMPILE_PARITY_TOLERANCE = 1e-3  # relative to the outputs' scale, on random inputs
 FORMATS = ("onnx",)
 
 
@@ -163,74 +157,6 @@ def export(
         }
 
 
-def compile(
-    model: str | Path,
-    *,
-    target: str = "cpu",
-    runtime: str = "tvm",
-    out: str | Path | None = None,
-    tune_sec: float = 0.0,
-    device: str | None = None,
-    tracker: str | None = None,
-    key: str | None = None,
-    seed: int = 0,
-    targets_dir: Path | None = None,
-    profiles_dir: Path | None = None,
-    on_progress: OnProgress = silent,
-) -> dict[str, Any]:
-    """Compile any ONNX file for a target, and check it against ONNX Runtime on random inputs.
-
-    A library for another machine is checked on the board that ``device``, or ``tracker`` and ``key``, name;
-    without one ``parity`` in the result says why it was not checked.
-
-    Raises:
-        CompileError: the file cannot be read or compiled; the message names the operator or the file.
-        ParityError: the compiled model gives other results than ONNX Runtime.
-    """
-    path = Path(model)
-    if not path.is_file():
-        raise CompileError(f"{path} does not exist", fix="name an .onnx file, e.g. runs/demo/bundle/model.onnx")
-    found = load_target(target, target_folders(targets_dir))
-    board = {"device": device, "tracker": tracker, "key": key}
-    if any(board.values()):
-        require_reachable(found, **board)
-    chosen = choose_runtime(found, runtime)
-    folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
-
-    def listen(done: int, total: int, text: str) -> None:
-        on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
-
-    compiled = load_backend(chosen).compile_model(
-        path,
-        folder,
-        tvm_target=found.tvm,
-        num_threads=found.num_threads,
-        tune_budget_sec=tune_sec,
-        records_path=records_path(found, profiles_dir),
-        on_progress=listen,
-        seed=seed,
-    )
-    reason = unavailable_reason(found, device=device, tracker=tracker)
-    parity = None
-    if reason is None:
-        on_progress(Progress("compile", 0.999, f"checking it on {device or tracker or 'this machine'}"))
-        with device_for(found, chosen, **board) as place:
-            parity = _random_parity(chosen, path, compiled.path, seed, place.run_model)
-    on_progress(Progress("compile", 1.0))
-    return {
-        "path": str(compiled.path),
-        "runtime": chosen,
-        "target": found.name,
-        "functions": compiled.functions,
-        "tuned": compiled.tuned,
-        "fallbacks": list(compiled.fallbacks),
-        "sha256": sha256_file(compiled.path),
-        "seconds": {"compile": compiled.compile_sec, "tune": compiled.tune_sec},
-        "device_code": compiled.device_code,
-        "parity": parity if parity is not None else f"not checked: {reason}",
-    }
-
-
 def report(run: str | Path) -> dict[str, Any]:
     """Write report.html, front.png and candidates.csv of a finished run anew.
 
@@ -291,31 +217,3 @@ def _run_here(runtime: str, path: Path, images: np.ndarray) -> np.ndarray:
 
     with LocalDevice(runtime) as device:
         return device.run_model(path, images)
-
-
-def _random_parity(
-    runtime: str, onnx_path: Path, compiled: Path, seed: int, run_model: Callable[[Path, np.ndarray], np.ndarray]
-) -> dict[str, Any]:
-    """Largest difference from ONNX Runtime relative to the outputs' scale, over 4 random inputs."""
-    if runtime == "onnxruntime":
-        return {"max_relative": 0.0, "note": "the compiled model is the ONNX file itself"}
-    inputs = _random_inputs(onnx_path, 4, seed)
-    expected, got = _run_here("onnxruntime", onnx_path, inputs), run_model(compiled, inputs)
-    scale = float(np.abs(expected).max()) or 1.0
-    worst = float(np.abs(expected - got).max()) / scale
-    if not worst <= COMPILE_PARITY_TOLERANCE:
-        raise ParityError(
-            f"{compiled} differs from ONNX Runtime by {worst:.3g} of the outputs' scale "
-            f"(tolerance {COMPILE_PARITY_TOLERANCE:g})",
-            fix="use --runtime onnxruntime for this model",
-        )
-    return {"max_relative": worst, "tolerance": COMPILE_PARITY_TOLERANCE, "num_inputs": len(inputs)}
-
-
-def _random_inputs(onnx_path: Path, number: int, seed: int) -> np.ndarray:
-    opened = load_backend("onnxruntime").open_model(onnx_path)
-    shape = tuple(extent if extent > 0 else 1 for extent in opened.input_shape)
-    generator = np.random.default_rng(seed)
-    if opened.input_dtype == "uint8":
-        return generator.integers(0, 256, (number * shape[0], *shape[1:]), dtype=np.uint8)
-    return generator.standard_normal((number * shape[0], *shape[1:])).astype(opened.input_dtype)

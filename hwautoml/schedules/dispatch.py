@@ -9,7 +9,7 @@ from typing import Protocol
 
 import tvm
 
-from hwautoml.schedules import elementwise, packed, reduction, softmax, windowed
+from hwautoml.schedules import elementwise, matmul, packed, reduction, row_reductions, windowed
 from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.tiling import Tiling
 from hwautoml.schedules.vector_unit import VectorUnit
@@ -29,7 +29,7 @@ class Family(Protocol):
     def apply(self, kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None: ...
 
 
-FAMILIES: Sequence[Family] = (packed, windowed, reduction, softmax, elementwise)
+FAMILIES: Sequence[Family] = (packed, matmul, windowed, reduction, row_reductions, elementwise)
 
 
 @dataclass(frozen=True)

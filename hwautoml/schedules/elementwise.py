@@ -26,10 +26,10 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     kernel.inline(kernel.blocks[:-1])
     output = kernel.blocks[-1]
     loops = kernel.schedule.get_loops(output)
-    # Rows that fill no vectors are joined. Others are not: constants repeat along rows, and
-    # an index modulo the row length is no vector load.
-    if len(loops) > 1 and kernel.loop_extent(loops[-1]) % max(1, unit.lanes // 2):
-        kernel.schedule.fuse(*loops)
+    # Axes are joined until they fill vectors, and no further: constants repeat along rows, and an
+    # index modulo the row length is no vector load.
+    while len(loops) > 1 and kernel.loop_extent(loops[-1]) % max(1, unit.lanes // 2):
+        loops[-2:] = [kernel.schedule.fuse(*loops[-2:])]
     if not kernel.has_condition(output):
         kernel.vectorize_tail(output, unit.lanes)
     if num_threads > 1 and kernel.num_steps >= _PARALLEL_STEPS:

@@ -39,6 +39,16 @@ def resolve_target(mapping: Mapping[str, Any], num_threads: int) -> tvm.target.T
     return target
 
 
+def record_key(target: tvm.target.Target, device: str | None = None) -> str:
+    """What records of a target are filed under: they belong to one kind of device.
+
+    ``device`` names a device that is not this machine; without it, a target that runs here is this machine's.
+    """
+    if device is None and is_host(target):
+        device = _processor_name()
+    return str(target) if device is None else f"{target} on {device}"
+
+
 def is_host(target: tvm.target.Target) -> bool:
     """Whether code for the target can be run (and so timed) in this process."""
     triple = target.attrs.get("mtriple")
@@ -63,6 +73,16 @@ def _masked_features(mcpu: str) -> tuple[str, ...]:
             if name.startswith(("avx", "fma")) and name.replace("-", "") not in flags
         )
     )
+
+
+@functools.cache
+def _processor_name() -> str:
+    """As the operating system names it; the architecture where it does not."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model = " ".join(fields[name] for name in ("model name", "cpu family", "model", "Model") if fields.get(name))
+    return model or fields.get("CPU part") or _host_architecture()
 
 
 def _processor_flags() -> frozenset[str]:

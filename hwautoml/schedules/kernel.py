@@ -38,6 +38,10 @@ class Kernel:
             position = self.blocks.index(self.reductions[0])
             self.before = self.blocks[:position]
             self.near, self.far = self._split_consumers(self.blocks[position + 1 :])
+            if self.near:  # a reduction may have room past its last pixel that is never computed
+                wanted = math.prod(self.spatial_extents(self.near[0]))
+                steps = wanted * math.prod(self.reduction_extents(self.reductions[0]))
+                self.num_steps = min(self.num_steps, steps)
 
     @property
     def reduction(self) -> SBlockRV:
@@ -93,7 +97,7 @@ class Kernel:
         if 0 < extent <= 4 * lanes:
             self.schedule.vectorize(loops[-1])
             return
-        for width in (4 * lanes, 3 * lanes, 2 * lanes, lanes, lanes // 2):
+        for width in (4 * lanes, 2 * lanes, lanes, lanes // 2):
             if extent and extent % width == 0:
                 self.schedule.vectorize(self.schedule.split(loops[-1], [None, width])[1])
                 return

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import tvm
 from tvm import relax, te, topi
 
-from hwautoml.schedules import vector_math
+from hwautoml.schedules import row_math, vector_math
+from hwautoml.schedules.convolutions import depthwise_conv2d, packed_conv2d, packed_dense
 from hwautoml.schedules.simplify import constant_array
 from hwautoml.schedules.vector_unit import VectorUnit
 
-#: Names of the blocks that `hwautoml.schedules.kernel` looks for.
-PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
 #: TVM's "output may be fused with what is computed element by element from it".
 _OUT_ELEMENTWISE_FUSABLE = {"op_pattern": 4}
 _OPAQUE = {"op_pattern": 8}
@@ -27,20 +25,20 @@ Legalizer = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
     """What ``relax.transform.LegalizeOps`` should do differently for this vector unit."""
 
-    def conv2d(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        return _conv2d(builder, call, unit)
-
-    def matmul(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        return _matmul(builder, call, unit)
+    def for_unit(legalize: Callable[..., relax.Expr]) -> Legalizer:
+        return lambda builder, call: legalize(builder, call, unit)
 
     return {
-        "relax.nn.conv2d": conv2d,
-        "relax.matmul": matmul,
-        "relax.nn.softmax": _softmax,
+        "relax.nn.conv2d": for_unit(_conv2d),
+        "relax.matmul": for_unit(_matmul),
+        "relax.nn.softmax": for_unit(_softmax),
+        "relax.nn.layer_norm": for_unit(_layer_norm),
         "relax.exp": _float_unary(vector_math.elementwise_exp),
         "relax.sigmoid": _float_unary(vector_math.elementwise_sigmoid),
         "relax.nn.silu": _float_unary(vector_math.elementwise_silu),
+        "relax.nn.gelu": _float_unary(vector_math.elementwise_gelu),
         "relax.tanh": _float_unary(topi.fast_tanh),
+        "relax.erf": _float_unary(topi.fast_erf),
     }
 
 
@@ -68,6 +66,15 @@ def packing_lanes(outputs: int, unit: VectorUnit) -> int:
     return half if awkward and too_wide else unit.lanes
 
 
+def has_room(outputs: int, unit: VectorUnit) -> bool:
+    """Whether tiles may reach past the last pixel; not where the packed result itself is stored.
+
+    That is where a tile cannot hold all channels and their number is no multiple of a vector.
+    """
+    lanes = packing_lanes(outputs, unit)
+    return outputs % lanes == 0 or -(-outputs // lanes) <= unit.num_accumulators
+
+
 def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
     attrs, weights = call.attrs, constant_array(call.args[1])
     nhwc = str(attrs.data_layout) == "NHWC" and str(attrs.kernel_layout) == "HWIO"
@@ -79,39 +86,54 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     )
     groups = int(attrs.groups)
     inputs, outputs = weights.shape[2:]
-    if groups == 1:
-        packed = relax.const(pack_weights(weights, packing_lanes(outputs, unit)), "float32")
-        arguments = (call.args[0], packed, outputs, strides, padding, dilation)
-        return _call(builder, packed_conv2d, *arguments, hint="packed_conv2d")
-    if inputs == 1 and outputs == groups:
+    if inputs == 1 and outputs == groups > 1:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
         return _call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
-    return _default(builder, call)
+    lanes = packing_lanes(outputs, unit) if groups == 1 else _group_lanes(outputs // groups, unit)
+    packed = relax.const(pack_weights(weights, lanes), "float32")
+    room = groups > 1 or has_room(outputs, unit)
+    arguments = (call.args[0], packed, outputs, strides, padding, dilation, groups, room)
+    hint = "packed_conv2d" if groups == 1 else "grouped_conv2d"
+    return _call(builder, packed_conv2d, *arguments, hint=hint)
+
+
+def _group_lanes(outputs: int, unit: VectorUnit) -> int:
+    """Numbers per packed vector, so that whole vectors make up a group's outputs."""
+    return max(size for size in range(1, unit.lanes + 1) if outputs % size == 0)
 
 
 def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
     weights = constant_array(call.args[1])
-    if weights is None or weights.ndim != 2 or int(call.args[0].ty.ndim) != 2:
+    if weights is None or weights.ndim != 2 or int(call.args[0].ty.ndim) not in (2, 3):
         return _default(builder, call)
     if str(call.ty.dtype) != "float32":
         return _default(builder, call)
     outputs = weights.shape[1]
     packed = pack_weights(weights[None, None], packing_lanes(outputs, unit))
     constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "float32")
-    return _call(builder, packed_dense, call.args[0], constant, outputs, hint="packed_dense")
+    arguments = (call.args[0], constant, outputs, has_room(outputs, unit))
+    return _call(builder, packed_dense, *arguments, hint="packed_dense")
 
 
-def _softmax(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+def _softmax(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
     rank = int(call.args[0].ty.ndim)
-    last = int(call.attrs.axis) % rank == rank - 1
-    if rank != 2 or not last or str(call.ty.dtype) != "float32":
+    if int(call.attrs.axis) % rank != rank - 1 or str(call.ty.dtype) != "float32":
         return _default(builder, call)
+    arguments = (call.args[0], unit.lanes)
     return builder.call_te(
-        vector_math.softmax_rows,
-        call.args[0],
-        primfunc_name_hint="softmax_rows",
-        primfunc_attrs=_OPAQUE,
+        row_math.softmax, *arguments, primfunc_name_hint="softmax", primfunc_attrs=_OPAQUE
+    )
+
+
+def _layer_norm(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
+    attrs, rank = call.attrs, int(call.args[0].ty.ndim)
+    over_rows = [int(axis) % rank for axis in attrs.axes] == [rank - 1]
+    if not over_rows or not attrs.center or not attrs.scale or str(call.ty.dtype) != "float32":
+        return _default(builder, call)
+    arguments = (*call.args, float(attrs.epsilon), unit.lanes)
+    return builder.call_te(
+        row_math.layer_norm, *arguments, primfunc_name_hint="layer_norm", primfunc_attrs=_OPAQUE
     )
 
 
@@ -134,106 +156,4 @@ def _call(
 ) -> relax.Expr:
     return builder.call_te(
         compute, *arguments, primfunc_name_hint=hint, primfunc_attrs=_OUT_ELEMENTWISE_FUSABLE
-    )
-
-
-def packed_conv2d(
-    data: te.Tensor,
-    weights: te.Tensor,
-    outputs: int,
-    strides: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> te.Tensor:
-    """(n, h, w, inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs)."""
-    blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape)
-    height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
-    data = _padded(data, padding)
-    row = te.reduce_axis((0, kernel_height), "kernel_row")
-    column = te.reduce_axis((0, kernel_width), "kernel_column")
-    channel = te.reduce_axis((0, inputs), "input_channel")
-    packed = te.compute(
-        (data.shape[0], height, width, blocks, lanes),
-        lambda n, h, w, block, lane: te.sum(
-            data[
-                n,
-                h * strides[0] + row * dilation[0],
-                w * strides[1] + column * dilation[1],
-                channel,
-            ]
-            * weights[block, row, column, channel, lane],
-            axis=[row, column, channel],
-        ),
-        name=PACKED,
-    )
-    return te.compute(
-        (data.shape[0], height, width, outputs),
-        lambda n, h, w, c: packed[n, h, w, c // lanes, c % lanes],
-        name="crop",
-    )
-
-
-def packed_dense(data: te.Tensor, weights: te.Tensor, outputs: int) -> te.Tensor:
-    """(rows, inputs) with (blocks, inputs, lanes) to (rows, outputs)."""
-    blocks, inputs, lanes = (int(size) for size in weights.shape)
-    channel = te.reduce_axis((0, inputs), "input_channel")
-    packed = te.compute(
-        (data.shape[0], blocks, lanes),
-        lambda row, block, lane: te.sum(
-            data[row, channel] * weights[block, channel, lane], axis=channel
-        ),
-        name=PACKED,
-    )
-    return te.compute(
-        (data.shape[0], outputs), lambda row, c: packed[row, c // lanes, c % lanes], name="crop"
-    )
-
-
-def depthwise_conv2d(
-    data: te.Tensor,
-    filters: te.Tensor,
-    strides: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> te.Tensor:
-    """(n, h, w, channels) with (kh, kw, channels) to (n, oh, ow, channels)."""
-    kernel_height, kernel_width, channels = (int(size) for size in filters.shape)
-    height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
-    data = _padded(data, padding)
-    row = te.reduce_axis((0, kernel_height), "kernel_row")
-    column = te.reduce_axis((0, kernel_width), "kernel_column")
-    return te.compute(
-        (data.shape[0], height, width, channels),
-        lambda n, h, w, c: te.sum(
-            data[n, h * strides[0] + row * dilation[0], w * strides[1] + column * dilation[1], c]
-            * filters[row, column, c],
-            axis=[row, column],
-        ),
-        name=DEPTHWISE,
-    )
-
-
-def _padded(data: te.Tensor, padding: list[int]) -> te.Tensor:
-    top, left, bottom, right = padding
-    if not any(padding):
-        return data
-    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
-
-
-def _output_size(
-    data: te.Tensor,
-    kernel: tuple[int, int],
-    strides: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> tuple[tvm.tirx.PrimExpr, tvm.tirx.PrimExpr]:
-    """(height, width) of a convolution's output; integers where the input's are."""
-    top, left, bottom, right = padding
-    height, width = (
-        int(extent) if isinstance(extent, tvm.tirx.IntImm) else extent
-        for extent in (data.shape[1], data.shape[2])
-    )
-    return (
-        (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // strides[0] + 1,
-        (width + left + right - dilation[1] * (kernel[1] - 1) - 1) // strides[1] + 1,
     )

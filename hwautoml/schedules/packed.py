@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from hwautoml.schedules.convolutions import MAX_TILE, PACKED
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.legalize import PACKED
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
     TileLoops,
@@ -19,9 +19,13 @@ from hwautoml.schedules.tiling import (
 from hwautoml.schedules.vector_unit import VectorUnit
 
 NAME = "packed"
-#: Vector accumulators a tile should have: enough to hide the latency of a multiply-add.
-_BEST_ACCUMULATORS, _FEWEST_ACCUMULATORS = 20, 12
-_MAX_ROWS = 8
+_MAX_ROWS = 4
+_FEW_INPUTS = 4
+#: What `_cycles` takes a core to be: two multiply-adds and not quite two loads a cycle, results
+#: after four; a tile costs its stores and about this many cycles besides its steps.
+_FMA_CYCLES, _LOAD_CYCLES, _FMA_LATENCY, _TILE_CYCLES = 0.5, 0.58, 4.0, 20.0
+#: Weights larger than this are read once per channel tile, not once per pixel tile.
+_NEAR_CACHE_BYTES = 1 << 19
 
 
 def fits(kernel: Kernel) -> bool:
@@ -31,47 +35,88 @@ def fits(kernel: Kernel) -> bool:
     return kernel.name(kernel.reduction) == PACKED and 0 not in kernel.extents(kernel.reduction)[1:]
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What decides which tiling is best; a matrix product, as a 1 x 1 convolution is one, has one row of pixels.
+
+    ``has_room``: tiles may reach past the last pixel (see `legalize`), so that they need not divide.
+    """
+
+    height: int
+    width: int
+    channels: int
+    num_blocks: int
+    vector: int
+    reduced: tuple[int, ...]
+    has_room: bool
+    has_padding: bool
+
+    @staticmethod
+    def of(kernel: Kernel) -> _Problem:
+        *pixels, num_blocks, vector = kernel.spatial_extents(kernel.reduction)
+        wanted = kernel.spatial_extents(kernel.near[0])
+        height, width = 1, max(1, wanted[0])
+        if len(pixels) == 3:
+            height, width = wanted[1:3]
+        elif len(pixels) == 2:
+            width = math.prod(wanted[1:-1])
+        return _Problem(
+            height,
+            width,
+            kernel.num_channels,
+            num_blocks,
+            vector,
+            tuple(kernel.reduction_extents(kernel.reduction)),
+            has_room=pixels[-1] > width or (len(pixels) == 3 and pixels[1] > height),
+            has_padding=bool(kernel.paddings()),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Multiply-adds per output."""
+        return math.prod(self.reduced)
+
+
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
     """Tilings to try, the most promising first; the first one is the fixed rule."""
-    shape = kernel.spatial_extents(kernel.reduction)
-    height, width = (shape[1], shape[2]) if len(shape) == 5 else (1, max(1, shape[0]))
-    num_blocks, vector = shape[-2:]
-    limit = unit.num_accumulators
+    problem = _Problem.of(kernel)
+    limit = unit.num_registers - 2  # one for a weight, one for an input
     found = []
-    for channels, lanes in _channel_splits(kernel, num_blocks, vector, limit):
-        blocks = -(-channels // vector)
-        for rows in divisors(height, _MAX_ROWS):
-            for columns in divisors(width, limit):
-                too_many = rows * columns * blocks > limit and rows * columns > 1
-                if too_many or (rows > 2 and columns < min(width, 4)):
-                    continue
-                found += _variants(kernel, Tiling(rows, columns, channels, lanes))
-    found.sort(key=lambda tiling: _penalty(tiling, vector))
+    for channels, lanes in _channel_splits(problem, unit.num_accumulators):
+        blocks = -(-channels // problem.vector)
+        for rows, columns in _pixel_tiles(problem, max(1, limit // blocks)):
+            found += _variants(problem, Tiling(rows, columns, channels, lanes))
+    found.sort(key=lambda tiling: _cycles(problem, tiling, unit))
     return found
 
 
-def _channel_splits(
-    kernel: Kernel, num_blocks: int, vector: int, limit: int
-) -> list[tuple[int, int]]:
+def _pixel_tiles(problem: _Problem, limit: int) -> list[tuple[int, int]]:
+    """(rows, columns) of at most ``limit`` pixels; where there is no room past the end, they divide."""
+    if problem.has_room:
+        rows = list(range(1, min(problem.height, _MAX_ROWS) + 1))
+        columns = list(range(1, min(problem.width, MAX_TILE) + 1))
+    else:
+        rows, columns = divisors(problem.height, _MAX_ROWS), divisors(problem.width, MAX_TILE)
+    return [(row, column) for row in rows for column in columns if row * column <= limit]
+
+
+def _channel_splits(problem: _Problem, limit: int) -> list[tuple[int, int]]:
     """(channels per tile, numbers per store) to choose from."""
-    channels = kernel.num_channels
-    if channels % vector == 0:
-        return [(blocks * vector, vector) for blocks in divisors(num_blocks, limit)]
-    if num_blocks <= limit:
+    channels, vector = problem.channels, problem.vector
+    if channels % vector and problem.num_blocks <= limit:
         # The tile has more channels than are wanted; all of them must be in one tile.
         half = vector // 2
         return [(channels, half if half and channels % half == 0 else channels)]
-    # Too many for one tile: the packed result is stored as it is, and cropped afterwards.
-    return [(blocks * vector, vector) for blocks in divisors(num_blocks, limit)]
+    # Where whole vectors do not make up the channels, the packed result is stored as it is, and cropped afterwards.
+    return [(blocks * vector, vector) for blocks in divisors(problem.num_blocks, limit)]
 
 
-def _variants(kernel: Kernel, tile: Tiling) -> list[Tiling]:
+def _variants(problem: _Problem, tile: Tiling) -> list[Tiling]:
     """One tile with each order of loops, way of unrolling and of padding."""
-    extents = kernel.spatial_extents(kernel.reduction)
-    pixels = math.prod(extents[1:-2])
-    whole = tile.channels >= kernel.num_channels or pixels == 1
-    unrolls = (4, 1) if kernel.reduction_extents(kernel.reduction)[-1] % 4 == 0 else (1,)
-    paddings = ("apart", "tile", "inline") if kernel.paddings() else ("apart",)
+    whole = tile.channels >= problem.channels or problem.height * problem.width == 1
+    inputs = problem.reduced[-1]
+    unrolls = (inputs,) if inputs <= _FEW_INPUTS else (4, 1) if inputs % 4 == 0 else (1,)
+    paddings = ("apart", "tile", "inline") if problem.has_padding else ("apart",)
     return [
         replace(tile, channels_outside=outside, unroll=unroll, padding=padding)
         for outside in ((False,) if whole else (False, True))
@@ -80,18 +125,22 @@ def _variants(kernel: Kernel, tile: Tiling) -> list[Tiling]:
     ]
 
 
-def _penalty(tiling: Tiling, vector: int) -> float:
-    """How far a tiling is from the shape that ran fastest on most layers (lower is better)."""
-    blocks = -(-tiling.channels // vector)
-    accumulators = tiling.rows * tiling.columns * blocks
-    penalty = float(abs(accumulators - _BEST_ACCUMULATORS))
-    if accumulators < _FEWEST_ACCUMULATORS:
-        penalty += 8
-    penalty += 0 if tiling.columns >= tiling.rows else 1
-    penalty += 3 if blocks > 5 and accumulators > blocks else 0
-    penalty += 0.5 if tiling.channels_outside else 0
-    penalty += 0.25 if tiling.unroll == 1 else 0
-    return penalty + {"apart": 0.0, "tile": 0.6, "inline": 1.5}[tiling.padding]
+def _cycles(problem: _Problem, tiling: Tiling, unit: VectorUnit) -> float:
+    """Estimated cycles per useful vector multiply-add: what the fixed rule minimises."""
+    blocks, pixels = -(-tiling.channels // problem.vector), tiling.rows * tiling.columns
+    accumulators = pixels * blocks
+    tiles = -(-problem.height // tiling.rows) * -(-problem.width // tiling.columns)
+    step = max(_FMA_CYCLES * accumulators, _LOAD_CYCLES * (pixels + blocks), _FMA_LATENCY)
+    weights_in_registers = blocks if pixels > 1 else 0
+    spilled = accumulators + weights_in_registers + 1 - unit.num_registers
+    step += 2 * _LOAD_CYCLES * max(0, spilled)
+    per_tile = problem.num_steps * step + 2 * accumulators + _TILE_CYCLES
+    cycles = per_tile * tiles / (problem.height * problem.width * blocks * problem.num_steps)
+    weights_bytes = 4 * problem.num_steps * problem.channels
+    cycles *= 1.0 if tiling.channels_outside == (weights_bytes > _NEAR_CACHE_BYTES) else 1.02
+    cycles *= 1.0 if tiling.unroll > 1 else 1.01
+    cycles *= 1.0 if tiling.columns >= tiling.rows else 1.005
+    return cycles * {"apart": 1.0, "tile": 1.01, "inline": 1.1}[tiling.padding]
 
 
 def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None:
@@ -107,6 +156,9 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
         kernel.vectorize_tail(output, unit.lanes)
         schedule.cache_write(reduction, 0, "global")
         (output,) = schedule.get_consumers(reduction)
+    elif len(kernel.spatial_extents(reduction)) == 4 and len(kernel.spatial_extents(output)) == 4:
+        width = kernel.spatial_extents(output)[2]
+        schedule.transform_block_layout(output, lambda n, h, w, c: (n, h * width + w, c))
     loops = tile_output(kernel, output, tiling, packed=apart)
     schedule.compute_at(reduction, loops.outer[-1], preserve_unit_loops=True)
     place_paddings(kernel, loops, tiling, unit.lanes)
@@ -122,11 +174,14 @@ def _tile_reduction(kernel: Kernel, loops: TileLoops, tiling: Tiling) -> None:
     num_reduced = len(kernel.reduction_extents(reduction))
     inside = schedule.get_loops(reduction)[-(num_spatial + num_reduced) :]
     spatial, reduced = inside[:num_spatial], inside[num_spatial:]
-    if tiling.unroll > 1:
+    few_inputs = kernel.loop_extent(reduced[-1]) <= _FEW_INPUTS
+    if tiling.unroll > 1 and not few_inputs:
         reduced[-1:] = schedule.split(reduced[-1], [None, tiling.unroll])
     schedule.reorder(*reduced, *spatial)
     if tiling.unroll > 1:
-        schedule.unroll(reduced[-1])
+        # With few inputs (a stem), a whole row of the kernel, so that loops are no large part of the work.
+        for loop in reduced[-2:] if few_inputs and num_reduced > 1 else reduced[-1:]:
+            schedule.unroll(loop)
     schedule.vectorize(spatial[-1])
     schedule.vectorize(loops.vector)
     for loop in [*spatial[:-1], *loops.inner]:

@@ -101,15 +101,19 @@ class Records:
             if record.tiling is not None
         }
 
+    def add(self, other: Records) -> None:
+        """Takes over what is only in ``other``, or has more trials there, or as many and a faster result."""
+        for target, entries in other.by_target.items():
+            for key, record in entries.items():
+                mine = self.get(target, key)
+                if mine is None or (record.num_tried, -record.time_us) > (mine.num_tried, -mine.time_us):
+                    self.put(target, key, record)
+
     def save(self) -> None:
         """Writes the file atomically, keeping what another tuner added to it meanwhile."""
         if self.path is None:
             return
-        for target, entries in Records.load(self.path).by_target.items():
-            for key, record in entries.items():
-                mine = self.get(target, key)
-                if mine is None or (record.num_tried > mine.num_tried):
-                    self.put(target, key, record)
+        self.add(Records.load(self.path))
         data = {
             "format": FORMAT,
             "records": {

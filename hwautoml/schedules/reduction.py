@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hwautoml.schedules.convolutions import PACKED
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.legalize import PACKED
 from hwautoml.schedules.tiling import Tiling, divisors
 from hwautoml.schedules.vector_unit import VectorUnit
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
-
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from typing import TYPE_CHECKING, Any
 
 from hwautoml.errors import InvalidValueError
-from hwautoml.schedules.kernel import Kernel
+
+if TYPE_CHECKING:
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+    from hwautoml.schedules.kernel import Kernel
 
 #: Where the padded input is made: once beforehand, per row of tiles, or nowhere (the
 #: condition is evaluated at every read).

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tvm
-from tvm import relax
 
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.host import record_key
 from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.library import function_key, functions_of
 from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
+from hwautoml.schedules.timing import count_calls, random_arguments
 
 _LOGGER = logging.getLogger(__name__)
 #: Multiply-adds per microsecond that an untimed function is taken to run at.
@@ -32,6 +32,9 @@ _SAVE_INTERVAL_SEC = 1.0
 _MIN_REPEAT_MS, _NUM_REPEATS = 2, 4
 #: A candidate this many times slower than the best one is not timed any further.
 _HOPELESS_RATIO = 1.5
+
+#: A function's last candidates hardly ever win; the time is better spent on other functions.
+_MAX_TRIALS = 48
 
 #: Called before each trial with (function key, candidate, trials so far).
 TrialCallback = Callable[[str, str, Tiling, int], None]
@@ -63,38 +66,46 @@ class _Task:
 
 
 class Tuner:
-    """Tunes the functions of one lowered module for one target."""
+    """Tunes the distinct functions of lowered modules for one target."""
 
     def __init__(
         self,
-        module: tvm.IRModule,
+        modules: Sequence[tvm.IRModule],
         target: tvm.target.Target,
         machine: Machine,
         records: Records,
         seed: int = 0,
     ) -> None:
         self.target, self.machine, self.records = target, machine, records
+        self.record_key = record_key(target)
         self.generator = np.random.default_rng(seed)
-        calls = _count_calls(module)
         self.tasks: dict[str, _Task] = {}
-        for name, function in functions_of(module).items():
-            key = function_key(function)
-            if key in self.tasks:
-                self.tasks[key].num_calls += calls[name]
-                continue
-            task = self._task(key, name, function, calls[name])
-            if task is not None:
-                self.tasks[key] = task
+        for module in modules:
+            calls = count_calls(module)
+            for name, function in functions_of(module).items():
+                key = function_key(function)
+                if key in self.tasks:
+                    self.tasks[key].num_calls += calls[name]
+                    continue
+                task = self._task(key, name, function, calls[name])
+                if task is not None:
+                    self.tasks[key] = task
 
-    def run(self, budget_sec: float, on_trial: TrialCallback | None = None) -> int:
-        """Tries candidates until the budget is spent; returns how many were tried."""
+    def run(
+        self, budget_sec: float, on_trial: TrialCallback | None = None, *, each_first: bool = False
+    ) -> int:
+        """Tries candidates until the budget is spent; returns how many were tried.
+
+        ``each_first``: no function gets a second trial before every one had its first.
+        """
         deadline, num_trials = time.perf_counter() + budget_sec, 0
         saved = time.perf_counter()
         while time.perf_counter() < deadline:
             open_tasks = [task for task in self.tasks.values() if not task.is_done]
             if not open_tasks:
                 break
-            task = max(open_tasks, key=lambda candidate: candidate.priority)
+            untried = [task for task in open_tasks if not task.record.num_tried] if each_first else []
+            task = max(untried or open_tasks, key=lambda candidate: candidate.priority)
             tiling = task.order[task.record.num_tried]
             if tiling not in task.record.crashed:
                 if on_trial is not None:
@@ -102,7 +113,7 @@ class Tuner:
                 self._try(task, tiling)
                 num_trials += 1
             task.record = replace(task.record, num_tried=task.record.num_tried + 1)
-            self.records.put(str(self.target), task.key, task.record)
+            self.records.put(self.record_key, task.key, task.record)
             if time.perf_counter() - saved > _SAVE_INTERVAL_SEC:
                 self.records.save()
                 saved = time.perf_counter()
@@ -117,7 +128,7 @@ class Tuner:
         found = dispatch.candidates(function, self.machine) if kernel.is_static else []
         if len(found) < 2:
             return None
-        record = self.records.get(str(self.target), key) or Record(name)
+        record = self.records.get(self.record_key, key) or Record(name)
         guess_us = kernel.num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
         order = _explore(found, np.random.default_rng(int(key, 16)))
         return _Task(key, name, function, num_calls, order, guess_us, record)
@@ -128,7 +139,7 @@ class Tuner:
         if scheduled is None:
             return
         if not task.arguments:
-            task.arguments = _random_arguments(task.function, self.generator)
+            task.arguments = random_arguments(task.function, self.generator)
         try:
             time_us = self._time_us(scheduled, task)
         except SCHEDULING_ERRORS as error:
@@ -159,35 +170,4 @@ def _explore(candidates: list[Tiling], generator: np.random.Generator) -> list[T
     """The fixed rule's choice, then by turns its next best and one drawn at random."""
     shuffled = [candidates[index] for index in generator.permutation(len(candidates))]
     by_turns = (tiling for pair in zip(candidates, shuffled, strict=True) for tiling in pair)
-    return list(dict.fromkeys(by_turns))
-
-
-def _count_calls(module: tvm.IRModule) -> Counter[str]:
-    """How often each low-level function is called by the module's graph functions."""
-    calls: Counter[str] = Counter()
-
-    def visit(expression: relax.Expr) -> None:
-        if isinstance(expression, relax.Call):
-            arguments: Iterable[relax.Expr] = expression.args
-            calls.update(
-                argument.name_hint
-                for argument in arguments
-                if isinstance(argument, tvm.ir.GlobalVar)
-            )
-
-    for function in module.functions.values():
-        if isinstance(function, relax.Function):
-            relax.analysis.post_order_visit(function, visit)
-    return calls
-
-
-def _random_arguments(
-    function: tvm.tirx.PrimFunc, generator: np.random.Generator
-) -> list[tvm.runtime.Tensor]:
-    """Tensors of the shapes and types of a function's parameters."""
-    arguments = []
-    for parameter in function.params:
-        shape = [int(extent) for extent in parameter.shape]
-        values = generator.random(shape, dtype="float32") - 0.5
-        arguments.append(tvm.runtime.tensor((values * 4).astype(str(parameter.dtype))))
-    return arguments
+    return list(dict.fromkeys(by_turns))[:_MAX_TRIALS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import te, tirx
+from tvm import te, tirx, topi
 
 #: Coefficients of Cephes' single-precision expf, highest power first.
 _EXP_POLYNOMIAL = (
@@ -77,22 +77,14 @@ def elementwise_silu(data: te.Tensor) -> te.Tensor:
     )
 
 
-def softmax_rows(data: te.Tensor) -> te.Tensor:
-    """Softmax along the last axis of a (rows, columns) float32 tensor."""
-    rows, columns = data.shape
-    axis = te.reduce_axis((0, columns), "column")
-    largest = te.compute(
-        (rows,), lambda row: te.max(data[row, axis], axis=axis), name="softmax_largest"
-    )
-    powers = te.compute(
-        data.shape, lambda row, column: exp(data[row, column] - largest[row]), name="softmax_exp"
-    )
-    axis = te.reduce_axis((0, columns), "column")
-    total = te.compute(
-        (rows,), lambda row: te.sum(powers[row, axis], axis=axis), name="softmax_total"
-    )
+def elementwise_gelu(data: te.Tensor) -> te.Tensor:
+    """x times the normal distribution's cumulative probability of x (Hendrycks & Gimpel 2016)."""
+    scaled = te.compute(data.shape, lambda *index: data(*index) * _float(0.5**0.5), name="scaled")
+    error = topi.fast_erf(scaled)
     return te.compute(
-        data.shape, lambda row, column: powers[row, column] / total[row], name="softmax"
+        data.shape,
+        lambda *index: data(*index) * _float(0.5) * (_float(1.0) + error(*index)),
+        name="vector_gelu",
     )
 
 

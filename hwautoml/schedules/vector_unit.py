@@ -23,15 +23,34 @@ class VectorUnit:
 
 def vector_unit(target: tvm.target.Target) -> VectorUnit:
     """The vector unit of an LLVM target, read from its features, never from a list of names."""
-    if _is_x86(target):
+    architecture = _architecture(target)
+    if architecture in ("x86_64", "i386", "i686"):
         if codegen.target_has_features("avx512f", target):
             return VectorUnit(lanes=16, num_registers=32)
         if codegen.target_has_features("avx2", target):
             return VectorUnit(lanes=8, num_registers=16)
         return VectorUnit(lanes=4, num_registers=16)
+    if architecture.startswith("riscv"):
+        return _riscv_unit(target)
+    if architecture.startswith("arm"):  # 32 bit: sixteen quad registers
+        has_vectors = codegen.target_has_features("neon", target)
+        return VectorUnit(lanes=4, num_registers=16 if has_vectors else _SCALAR_REGISTERS)
     return VectorUnit(lanes=4, num_registers=32)
 
 
-def _is_x86(target: tvm.target.Target) -> bool:
+#: Four scalar registers stand for one vector where there are none.
+_SCALAR_REGISTERS = 8
+
+
+def _riscv_unit(target: tvm.target.Target) -> VectorUnit:
+    """The V extension promises 128 bits a register, or as many as a ``zvl...b`` extension says."""
+    if not codegen.target_has_features("v", target):
+        return VectorUnit(lanes=4, num_registers=_SCALAR_REGISTERS)
+    bits = (512, 256)
+    width = next((size for size in bits if codegen.target_has_features(f"zvl{size}b", target)), 128)
+    return VectorUnit(lanes=width // 32, num_registers=32)
+
+
+def _architecture(target: tvm.target.Target) -> str:
     triple = str(target.attrs.get("mtriple") or codegen.llvm_get_system_triple())
-    return triple.startswith(("x86_64", "i386", "i686"))
+    return triple.split("-")[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from hwautoml.schedules.convolutions import PACKED
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.legalize import PACKED
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
     Tiling,

@@ -1,0 +1,155 @@
+"""Verb: tune the functions that the networks of a space are made of, once per target."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hwautoml.core.progress import OnProgress, Progress, silent
+from hwautoml.core.resources import target_folders
+from hwautoml.core.space import SearchSpace
+from hwautoml.core.target import Target, load_target
+from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.pipeline.artifacts import functions_probe
+from hwautoml.pipeline.connecting import require_reachable
+from hwautoml.pipeline.tables import choose_runtime, records_path
+from hwautoml.schedules.records import Records
+from hwautoml.spaces import load_space
+
+LAYERS_PER_PROBE = 40
+#: A candidate that runs (or compiles) longer than this hangs.
+SILENCE_SEC = 120.0
+NUM_CLASSES = 10
+
+
+def tune(
+    target: str = "cpu",
+    *,
+    space: str = "mobile",
+    image_size: int | None = None,
+    channels: int | None = None,
+    batch: int = 1,
+    budget_sec: float = 1800.0,
+    inspect: bool = False,
+    merge: Sequence[str | Path] | None = None,
+    records: Path | None = None,
+    seed: int = 0,
+    targets_dir: Path | None = None,
+    profiles_dir: Path | None = None,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Tune each function of a space's networks once for a target; then any of them compiles by look-up.
+
+    Records are kept beside the target's latency tables (or in ``records``), every second: whatever ends this,
+    the same command goes on. ``inspect`` only says what is recorded, ``merge`` adds what other files recorded.
+
+    Raises:
+        TargetUnavailableError: code for the target cannot be timed from this machine.
+        RunFolderError: a file of records is damaged or does not exist.
+    """
+    found = load_target(target, target_folders(targets_dir))
+    path = records if records is not None else records_path(found, profiles_dir)
+    if merge:
+        return _merge(path, [Path(file) for file in merge])
+    if inspect:
+        return _inspect(path)
+    if not budget_sec > 0:
+        raise InvalidValueError(f"the budget must be a positive time, got {budget_sec} s", fix="--budget 10m")
+    require_reachable(found)
+    choose_runtime(found, "tvm")
+    chosen = _space(space, image_size, channels)
+    return _tune(found, chosen, batch, path, budget_sec, seed, on_progress)
+
+
+def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpace:
+    if name == "mobile":
+        return load_space(name, image_size=image_size or 32, channels=channels or 3, num_classes=NUM_CLASSES)
+    return load_space(name, image_size=image_size, channels=channels)
+
+
+def _tune(
+    target: Target, space: SearchSpace, batch: int, path: Path, budget_sec: float, seed: int, on_progress: OnProgress
+) -> dict[str, Any]:
+    from hwautoml.compilers.tvm import CompilerPool
+
+    began = time.monotonic()
+
+    def listen(done: int, total: int, text: str) -> None:
+        share = max(done / max(total, 1) if text.startswith("tuning") else 0.0, (time.monotonic() - began) / budget_sec)
+        on_progress(Progress("tune", min(share, 0.999), f"{text}: {done} of {total}"))
+
+    with tempfile.TemporaryDirectory(prefix="hwautoml-tune-") as name:
+        sources, layers = [], space.all_layers()
+        with _one_torch_thread():
+            for start in range(0, len(layers), LAYERS_PER_PROBE):
+                source = Path(name) / f"layers{start}.onnx"
+                sources.append(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], source, batch=batch))
+                listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
+        # However long writing took, every function gets some time.
+        left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
+        with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
+            tuned = pool.tune(
+                sources, tvm_target=target.tvm, budget_sec=left_sec, records_path=path, on_progress=listen, seed=seed
+            )
+    on_progress(Progress("tune", 1.0))
+    return {
+        "records": str(path),
+        "target": target.name,
+        "space": space.name,
+        "num_layers": len(layers),
+        "num_functions": tuned.num_functions,
+        "num_recorded": tuned.num_recorded,
+        "num_trials": tuned.num_trials,
+        "num_candidates_left": tuned.num_left,
+        "seconds": time.monotonic() - began,
+    }
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Tracing layers is too little work for more, which would wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _merge(path: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """What each file knows better or alone is added; a record of more trials wins, then the faster one."""
+    merged = Records.load(path)
+    before = sum(map(len, merged.by_target.values()))
+    for file in files:
+        if not file.is_file():
+            raise RunFolderError(f"{file} does not exist", fix="name files that hwautoml tune wrote")
+        merged.add(Records.load(file))
+    merged.save()
+    return {**_inspect(path), "merged": [str(file) for file in files], "num_before": before}
+
+
+def _inspect(path: Path) -> dict[str, Any]:
+    """Per device: how many functions, how many trials, and the ten slowest."""
+    if not path.is_file():
+        raise RunFolderError(f"{path} does not exist: nothing is tuned yet", fix="hwautoml tune --target TARGET")
+    devices = []
+    for device, entries in sorted(Records.load(path).by_target.items()):
+        timed = [record for record in entries.values() if record.tiling is not None]
+        slowest = sorted(timed, key=lambda record: -record.time_us)[:10]
+        devices.append({
+            "device": device,
+            "num_functions": len(timed),
+            "num_trials": sum(record.num_tried for record in entries.values()),
+            "num_crashed": sum(len(record.crashed) for record in entries.values()),
+            "slowest": [
+                {"function": record.name, "time_us": record.time_us, "num_tried": record.num_tried}
+                for record in slowest
+            ],
+        })  # fmt: skip
+    return {"records": str(path), "devices": devices}

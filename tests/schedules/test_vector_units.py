@@ -1,0 +1,64 @@
+"""What the schedules take each processor to be, and that its vectors end up in the code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tvm
+
+from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.library import functions_of, schedule_module
+from hwautoml.schedules.vector_unit import VectorUnit, vector_unit
+from tests.compilers.graphs import GraphBuilder
+from tests.schedules.single import functions
+
+AVX2 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver3"}
+AVX512 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"}
+NEON = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "mattr": ["+neon"]}
+NEON32 = {"kind": "llvm", "mtriple": "armv7a-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon"]}
+RVV = {
+    "kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64",
+    "mattr": ["+m", "+f", "+d", "+v", "+zvl256b"],
+}  # fmt: skip
+RVV_UNSUPPORTED = pytest.mark.xfail(
+    raises=tvm.error.InternalError, strict=True, reason="TVM 0.27 cannot lower our vectors for RISC-V's V extension"
+)
+SCALAR = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-u74"}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        (AVX2, VectorUnit(8, 16)),
+        (AVX512, VectorUnit(16, 32)),
+        (NEON, VectorUnit(4, 32)),
+        (NEON32, VectorUnit(4, 16)),
+        (RVV, VectorUnit(8, 32)),
+        (SCALAR, VectorUnit(4, 8)),
+    ],
+)
+def test_width_and_registers_come_from_the_target(mapping: dict[str, object], expected: VectorUnit) -> None:
+    assert vector_unit(tvm.target.Target(mapping)) == expected
+
+
+@pytest.mark.parametrize(
+    ("mapping", "multiply_add"),
+    [
+        (AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"),
+        pytest.param(RVV, "vfmacc", marks=RVV_UNSUPPORTED), (SCALAR, "fmadd"),
+    ],
+)  # fmt: skip
+def test_code_is_vectors_of_the_target(tmp_path: Path, mapping: dict[str, object], multiply_add: str) -> None:
+    """Compiled for machines that are not here: the instructions are looked at, not run."""
+    graph = GraphBuilder((1, 24, 9, 9))
+    x = graph.activation(graph.conv("images", 24, 32, 3), "relu")
+    path = graph.save(tmp_path / "net.onnx", graph.conv(x, 32, 32, 5, groups=32), rank=4)
+    target = tvm.target.Target(mapping)
+    machine = Machine(vector_unit(target))
+    module, report = schedule_module(functions(path, target), machine, {})
+    assert not report.fallbacks
+    for name, function in functions_of(module).items():
+        if "conv2d" in name:
+            built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=target)
+            assert multiply_add in built.mod.inspect_source("asm"), name
