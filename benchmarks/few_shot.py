@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
+from threadpoolctl import threadpool_limits
 
 from benchmarks.few_shot_peers import predictions
 from benchmarks.help_peer import POOL_SIZE, TRAINING_DEVICES, run_help
@@ -213,7 +214,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     try:
-        rows = list(Bench(options).rows())
+        with threadpool_limits(1):  # the matrices are small: more threads would wait for each other
+            rows = list(Bench(options).rows())
     except HwAutoMLError as error:
         sys.exit(f"error: {error}")
     data = json.dumps({"rows": rows})

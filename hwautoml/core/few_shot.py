@@ -64,7 +64,7 @@ class Sibling:
 
 @dataclass(frozen=True)
 class Regime:
-    """Variances at level 1: of each component by name, and of an average network's measurement."""
+    """At level 1: each component's variance by name, and the squared Student-t scale of an average network's noise."""
 
     amplitudes: Mapping[str, float]
     noise: float

@@ -36,18 +36,12 @@ class Task:
     noise: Array
 
 
-@dataclass(frozen=True)
-class Amplitudes:
-    """Variances: ``components`` (J,), and ``noise`` of the results whose relative variance is 1."""
-
-    components: Array
-    noise: float
-
-
 def fit(
     tasks: Sequence[Task], weights: Array, *, num_steps: int, start: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
-    """Component variances (J,) and noise variances (num_tasks,), robust against outliers.
+    """Component variances (J,) and noises (num_tasks,): squared scales of Student-t noise, robust against outliers.
+
+    Of normal noise that is about 0.7 times its variance.
 
     ``weights`` (num_tasks,) say how much each task counts for the components. Deterministic.
     """
