@@ -40,6 +40,7 @@ Array = NDArray[np.float64]
 DIAGONAL = ("entry", "entry_count")  # components that move each term on its own
 _NETWORKS_PER_TASK = 150
 _MIN_FAMILIES = 3
+_MIN_NETWORKS = 10  # of a sibling that others are compared with
 _SHARED_STEPS, _OWN_STEPS, _DEVICE_STEPS = 60, 30, 30
 _OTHERS_WEIGHT = 0.05  # of every other sibling in one sibling's regime
 _NOISE_FACTORS = (0.3, 1.0, 3.0)
@@ -120,7 +121,7 @@ def fit_terms(components: Mapping[str, Array], counts: Array, latency_ms: Array)
 
 
 def learn(components: Mapping[str, Array], siblings: Sequence[Sibling], *, seed: int = 0) -> FewShotPrior:
-    """The prior that the siblings make; with fewer than three families its amplitudes are ``TYPICAL``.
+    """The prior that the siblings make; with fewer than three well-measured families its amplitudes are ``TYPICAL``.
 
     Raises:
         InvalidValueError: no sibling.
@@ -131,11 +132,12 @@ def learn(components: Mapping[str, Array], siblings: Sequence[Sibling], *, seed:
     shares = np.array([s.terms_ms / level for s, level in zip(siblings, levels, strict=True)])
     level_ms = float(np.exp(np.log(levels).mean()))
     families = [sibling.family for sibling in siblings]
-    if len(set(families)) < _MIN_FAMILIES:
+    teachers = [(number, s) for number, s in enumerate(siblings) if len(s.counts) >= _MIN_NETWORKS]
+    if len({sibling.family for _, sibling in teachers}) < _MIN_FAMILIES:
         return FewShotPrior(components, shares, level_ms, (TYPICAL,))
     unrelated, others = np.random.default_rng(seed), np.random.default_rng(seed)
-    far = [_task(components, shares[[f != s.family for f in families]], s, unrelated) for s in siblings]
-    near = [_task(components, np.delete(shares, number, axis=0), s, others) for number, s in enumerate(siblings)]
+    far = [_task(components, shares[[f != s.family for f in families]], s, unrelated) for _, s in teachers]
+    near = [_task(components, np.delete(shares, number, axis=0), s, others) for number, s in teachers]
     names = ["scale", "sibling", *components]
     return FewShotPrior(components, shares, level_ms, (*_regimes(names, far), _shared_regime(names, near)[0]))
 

@@ -13,6 +13,7 @@ from typing import Any
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.latency_table import SCHEMA, Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer
+from hwautoml.core.learned_prior import LearnedPrior
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 
@@ -40,6 +41,7 @@ def dumps(table: LatencyTable) -> str:
             for o in table.observations
         ],
         "hyperparameters": None if table.hyperparameters is None else table.hyperparameters.as_dict(),
+        "learned": None if table.learned is None else table.learned.to_json(),
         "conditions": table.conditions,
     }
     return json.dumps(_rounded(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -151,6 +153,7 @@ def _table(data: Mapping[str, Any]) -> LatencyTable:
             for o in data["observations"]
         ),
         hyperparameters=None if hyperparameters is None else Hyperparameters(**hyperparameters),
+        learned=None if data.get("learned") is None else LearnedPrior.from_json(data["learned"]),
         conditions=_typed(data, "conditions", dict),
     )
     for observation in table.observations:

@@ -17,10 +17,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hwautoml.core import few_shot
 from hwautoml.core import latency_model as model
 from hwautoml.core.active_selection import Criterion, choose_rows
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.layer import Layer
+from hwautoml.core.learned_prior import LearnedPrior
 from hwautoml.errors import InvalidValueError
 
 SCHEMA = "latency-table/v1"
@@ -105,6 +107,7 @@ class LatencyTable:
     """Latencies of one family of spaces on one target, runtime, thread count, batch and precision.
 
     ``space`` is the family (``mobile/v1/32x32x3``), which leaves the number of classes open.
+    With a ``learned`` prior (few-shot, from siblings) predictions come from that, and the entries are for people.
     Layers are looked up by shape; precision and batch are the table's, whatever the layer says.
     """
 
@@ -119,6 +122,7 @@ class LatencyTable:
     observations: tuple[Observation, ...] = ()
     hyperparameters: Hyperparameters | None = None
     conditions: Mapping[str, object] = field(default_factory=dict)
+    learned: LearnedPrior | None = None
     schema: str = SCHEMA
 
     @property
@@ -191,7 +195,7 @@ class LatencyTable:
             InvalidValueError: an observation contains a layer without an entry.
         """
         table = replace(self, observations=self.observations + tuple(observations))
-        if not refit:
+        if not refit or self.learned is not None:  # a learned prior chooses its own
             _ = table.posterior
             return table
         fitted = model.fit_hyperparameters(table._structure, table._data, table._defaults)
@@ -211,6 +215,9 @@ class LatencyTable:
     @cached_property
     def posterior(self) -> model.Posterior:
         """Of the layers' times and the overhead (last), given the observations."""
+        if self.learned is not None:
+            data = self._data
+            return few_shot.posterior(self.learned.few_shot, data.counts, data.latency_ms, data.variance)
         return model.posterior(self._structure, self.hyperparameters or self._defaults, self._data)
 
     @cached_property

@@ -6,36 +6,38 @@ layer costs relative to others. That profile is alike on siblings, the level is 
     mean_k      = exp(mean over siblings of log(t_ks / level_s)) * common level
     deviation_k = mean_k * sqrt(relative spread over siblings^2 + the siblings' own deviations^2)
 
-and the level is left to the first measurements (``at_level_of``): until then it is as uncertain as
-the siblings' levels differ.
+and the level is left to the first measurements (``at_level_of``). These entries are what people see; the
+table predicts with the few-shot model (``few_shot``), which knows in which ways devices differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.latency_model import MEASURED_DEFAULTS
+from hwautoml.core.few_shot import Sibling
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation
-from hwautoml.core.layer import Layer
+from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.learned_prior import learned_prior
 from hwautoml.errors import InvalidValueError
 
 #: Relative deviation of one layer between two devices at the same level, before any sibling was compared ...
 ASSUMED_SPREAD = 0.2
 #: ... which counts as much as so many siblings.
 _ASSUMED_WEIGHT = 2.0
-_MIN_LEVEL_SPREAD = 0.5  # one sibling says nothing about how far levels lie apart
 _MIN_SHARE = 0.05  # of an entry's own mean that a posterior mean is not allowed to fall below
 
 
 def sibling_prior_table(
-    siblings: Sequence[LatencyTable], *, target: str, runtime: str, num_threads: int, batch: int, precision: str
+    siblings: Sequence[LatencyTable], *, cost: Callable[[Layer], LayerCost], target: str, runtime: str,
+    num_threads: int, batch: int, precision: str,
 ) -> LatencyTable:
     """A table without observations whose entries are "inferred" from the siblings', at their common level.
 
+    ``cost`` is the space's: what the few-shot model learns from the siblings is stated in terms of work.
     A layer that only some siblings have is inferred from those. Siblings may differ from the table in target,
     runtime, threads, batch and precision; the closer they are, the better the prior.
 
@@ -56,21 +58,43 @@ def sibling_prior_table(
         for key in sorted(set().union(*times))
     }
     overheads = [(table.overhead.mean_ms, table.overhead.deviation_ms) for table in siblings]
-    spread = float(np.std(levels, ddof=1)) if len(levels) > 1 else 0.0
     return replace(
         shape,
         entries=entries,
         overhead=_combined(list(zip(overheads, levels, strict=True)), common),
-        hyperparameters=replace(MEASURED_DEFAULTS, scale=max(spread, _MIN_LEVEL_SPREAD)),
+        learned=learned_prior(
+            [Layer.from_key(key) for key in entries], cost,
+            [_sibling(table, known, np.exp(level - common), entries, shape)
+             for table, (known, level) in zip(siblings, leveled, strict=True)],
+        ),
         conditions={"prior": "siblings", "siblings": [_named(table) for table in siblings]},
-    )
+    )  # fmt: skip
+
+
+def _sibling(
+    table: LatencyTable, known: Mapping[str, tuple[float, float]], level: float, entries: Mapping[str, Entry],
+    shape: LatencyTable,
+) -> Sibling:
+    """A layer that it lacks takes what it takes on the others, at its ``level`` relative to theirs."""
+    times = [known[key][0] if key in known else level * entry.mean_ms for key, entry in entries.items()]
+    terms_ms = np.append(times, max(float(table.posterior.mean[-1]), 0.0))
+    columns = {key: column for column, key in enumerate(entries)}
+    counts = np.zeros((len(table.observations), len(terms_ms)))
+    counts[:, -1] = 1.0
+    for row, observation in zip(counts, table.observations, strict=True):
+        for key, count in observation.counts:
+            row[columns[shape.key(Layer.from_key(key))]] += count
+    latency_ms = np.array([observation.measured_ms for observation in table.observations])
+    if not len(counts):  # nothing but layers was measured: a network that has each of them
+        counts = np.ones((1, len(terms_ms)))
+        latency_ms = counts @ terms_ms
+    return Sibling(table.target, f"{table.target}/{table.runtime}/{table.precision}", terms_ms, counts, latency_ms)
 
 
 def at_level_of(prior: LatencyTable, observations: Sequence[Observation]) -> LatencyTable:
     """``prior`` with all its times multiplied by what the observed networks take relative to its predictions.
 
-    The median of the ratios is taken. The level is known from then on, so the hyper-parameters are left to be
-    fitted. Without observations it is ``prior`` itself.
+    The median of the ratios is taken. Without observations it is ``prior`` itself.
     """
     if not observations:
         return prior
@@ -80,6 +104,7 @@ def at_level_of(prior: LatencyTable, observations: Sequence[Observation]) -> Lat
     return replace(
         prior,
         hyperparameters=None,
+        learned=prior.learned and replace(prior.learned, level_ms=ratio * prior.learned.level_ms),
         overhead=_scaled(prior.overhead, ratio),
         entries={key: _scaled(entry, ratio) for key, entry in prior.entries.items()},
         conditions={**prior.conditions, "level": ratio},

@@ -40,7 +40,7 @@ def prior_table(
         return estimated_table(target, space, identity)
     siblings = [_sibling(name, identity, profiles_dir, leaving_out) for name in like]
     shape = {name: value for name, value in asdict(identity).items() if name != "space"}
-    return sibling_prior_table(siblings, **shape)
+    return sibling_prior_table(siblings, cost=space.cost, **shape)
 
 
 def _sibling(name: str | Path, identity: TableIdentity, profiles_dir: Path | None, leaving_out: Path) -> LatencyTable:

@@ -84,8 +84,8 @@ def kept_table_path(job: Job, runtime: str) -> Path:
 def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
     """A table for another runtime of the same device from a few whole networks, with ``known`` as its sibling."""
     prior = sibling_prior_table(
-        [known], target=known.target, runtime=runtime, num_threads=known.num_threads, batch=known.batch,
-        precision=known.precision,
+        [known], cost=job.space.cost, target=known.target, runtime=runtime, num_threads=known.num_threads,
+        batch=known.batch, precision=known.precision,
     )  # fmt: skip
     candidates = [job.space.sample(np.random.default_rng(job.settings.seed + i)) for i in range(64)]
     layers = [job.space.layers(a) for a in candidates]

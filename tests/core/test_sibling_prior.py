@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hwautoml.core.latency_file import load, save
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation
-from hwautoml.core.layer import Layer
+from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.sibling_prior import ASSUMED_SPREAD, at_level_of, sibling_prior_table
-from hwautoml.errors import InvalidValueError
+from hwautoml.errors import InvalidValueError, RunFolderError
 
 LAYERS = tuple(Layer("conv", width, side, side, width) for side in (8, 16) for width in (8, 16, 32))
 TRUE_MS = np.array([0.1, 0.2, 0.5, 0.3, 0.8, 2.0])
-SHAPE = {"target": "new", "runtime": "tvm", "num_threads": 1, "batch": 1, "precision": "fp32"}
+
+
+def cost(layer: Layer) -> LayerCost:
+    macs, moved = 9 * layer.in_channels * layer.out_channels * layer.height**2, 4 * layer.in_channels * layer.height**2
+    return LayerCost(macs, 9 * layer.in_channels * layer.out_channels, moved, moved, 1)
+
+
+SHAPE = {"cost": cost, "target": "new", "runtime": "tvm", "num_threads": 1, "batch": 1, "precision": "fp32"}
 
 
 def device(level: float, factors: np.ndarray | float = 1.0, **changes: object) -> LatencyTable:
@@ -97,3 +107,24 @@ def test_siblings_must_be_of_one_space() -> None:
         sibling_prior_table([device(1.0), device(1.0, space="other/v1/8x8x3")], **SHAPE)
     with pytest.raises(InvalidValueError, match="got no table"):
         sibling_prior_table([], **SHAPE)
+
+
+def test_a_file_keeps_what_was_learned(tmp_path: Path) -> None:
+    siblings = [device(1.0), device(2.0, observations=tuple(observed(device(1.0), 2.0, 12)))]
+    prior = sibling_prior_table(siblings, **SHAPE)
+    table = at_level_of(prior, observed(prior, 7.0, 6)).with_observations(observed(prior, 7.0, 6))
+    save(table, tmp_path / "table.json")
+    again = load(tmp_path / "table.json")
+    assert again.learned is not None and load(tmp_path / "table.json") == again
+    expected, found = table.predict(LAYERS), again.predict(LAYERS)
+    assert (found.mean_ms, found.std_ms) == pytest.approx((expected.mean_ms, expected.std_ms), rel=1e-4)
+    assert found.mean_ms == pytest.approx(7.0 * (0.02 + TRUE_MS.sum()), rel=0.03)
+
+
+def test_a_damaged_learned_prior_is_named(tmp_path: Path) -> None:
+    save(sibling_prior_table([device(1.0)], **SHAPE), tmp_path / "table.json")
+    data = json.loads((tmp_path / "table.json").read_text())
+    data["learned"]["shares"][0].pop()
+    (tmp_path / "table.json").write_text(json.dumps(data))
+    with pytest.raises(RunFolderError, match="damaged: a learned prior of 6 layers"):
+        load(tmp_path / "table.json")

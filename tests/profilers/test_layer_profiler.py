@@ -250,20 +250,21 @@ def test_options_are_validated() -> None:
         ProfileOptions(layer_budget_sec=0)
 
 
-def sibling_of(table: LatencyTable, factor: float) -> LatencyTable:
+def sibling_of(table: LatencyTable, factor: float, tiny: ModuleType) -> LatencyTable:
     """What a sibling device's table gives as a prior for this one, at another level."""
     entries = {key: replace(e, mean_ms=factor * e.mean_ms) for key, e in table.entries.items()}
     sibling = replace(table, target="other", entries=entries, observations=(), hyperparameters=None)
     return sibling_prior_table(
-        [sibling], target="cpu", runtime="onnxruntime", num_threads=1, batch=1, precision="fp32"
-    )
+        [sibling], cost=tiny.TinySpace().cost, target="cpu", runtime="onnxruntime", num_threads=1, batch=1,
+        precision="fp32",
+    )  # fmt: skip
 
 
 def test_with_a_prior_only_networks_are_measured_and_none_twice(
     tmp_path: Path, device: LocalDevice, tiny: ModuleType
 ) -> None:
     full = tiny.profile(tmp_path / "full.json", device)
-    prior, path = sibling_of(full, 10.0), tmp_path / "t.json"
+    prior, path = sibling_of(full, 10.0, tiny), tmp_path / "t.json"
     options = replace(tiny.OPTIONS, num_networks=3, num_holdout=0)
     first = tiny.profile(path, device, options, prior=prior)
     assert [line["record"] for line in journal_lines(path)] == ["header", "network", "network", "network"]
@@ -284,7 +285,7 @@ def test_with_a_prior_only_networks_are_measured_and_none_twice(
 def test_with_a_prior_a_device_that_measures_nothing_is_an_error(
     tmp_path: Path, device: LocalDevice, tiny: ModuleType
 ) -> None:
-    prior = sibling_of(tiny.profile(tmp_path / "full.json", device), 1.0)
+    prior = sibling_of(tiny.profile(tmp_path / "full.json", device), 1.0, tiny)
 
     def build(architecture: object, path: Path) -> Path:
         if path.name == "reference":
