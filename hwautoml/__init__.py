@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         bench,
         build,
         compile,
-        devices,
         doctor,
         export,
         profile,
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
         verify,
     )  # fmt: skip
 
+# ``devices`` is only in ``hwautoml.pipeline``: here the name is the room's.
 __all__ = [
-    "__version__", "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run",
+    "__version__", "agent", "bench", "build", "compile", "doctor", "export", "profile", "report", "run",
     "search", "targets", "tune", "verify",
 ]  # fmt: skip
 

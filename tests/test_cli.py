@@ -66,7 +66,8 @@ def sigterm() -> Iterator[None]:
 
 def test_every_verb_is_a_command_and_every_command_a_verb() -> None:
     assert {name.split()[0] for name in commands()} == set(VERBS)
-    assert set(VERBS) == set(hwautoml.__all__) - {"__version__"}
+    # The room of that name hides the verb in the package itself.
+    assert set(VERBS) - {"devices"} == set(hwautoml.__all__) - {"__version__"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -22,7 +22,7 @@ _DIGITS = 6  # significant; a millionth of a latency is far below any noise floo
 
 def dumps(table: LatencyTable) -> str:
     """Keys sorted, floats at 6 significant digits: equal tables give equal bytes."""
-    data = {
+    data: dict[str, object] = {
         "schema": table.schema,
         "target": table.target,
         "runtime": table.runtime,
@@ -41,9 +41,10 @@ def dumps(table: LatencyTable) -> str:
             for o in table.observations
         ],
         "hyperparameters": None if table.hyperparameters is None else table.hyperparameters.as_dict(),
-        "learned": None if table.learned is None else table.learned.to_json(),
         "conditions": table.conditions,
     }
+    if table.learned is not None:
+        data["learned"] = table.learned.to_json()
     return json.dumps(_rounded(data), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -150,7 +150,7 @@ def test_targets_say_what_works_here() -> None:
 
 
 def test_every_verb_is_at_hand_in_both_packages() -> None:
-    for name in pipeline.__all__:
+    for name in set(pipeline.__all__) - {"devices"}:  # in the package itself that is the room
         assert getattr(hwautoml, name) is getattr(pipeline, name)
     for package in (hwautoml, pipeline):
         with pytest.raises(AttributeError, match="has no attribute 'runn'"):
