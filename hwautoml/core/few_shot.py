@@ -94,7 +94,7 @@ class FewShotPrior:
         return _with_siblings(self.components, self.shares)
 
 
-# Learnt on the nine devices of each published space (docs/latency_model.md): for siblings too few to learn from.
+# For siblings too few to learn from: set by hand, of the size learnt on published devices (docs/latency_model.md).
 TYPICAL = Regime(
     amplitudes={
         "scale": 0.2**2, "sibling": 0.5**2, "overhead": 0.15**2, "work": 0.1**2, "operator": 0.05**2,

@@ -194,10 +194,7 @@ class SearchSpace(ABC):
         Raises:
             InvalidValueError: see ``checked_encodings``.
         """
-        indices, width = self.layer_indices(encodings), len(self.all_layers()) + 1
-        flat = indices + width * np.arange(len(indices))[:, None]
-        counts = np.bincount(flat.ravel(), minlength=len(indices) * width)
-        return counts.reshape(len(indices), width)[:, :-1]
+        return counts_of(self.layer_indices(encodings), len(self.all_layers()))
 
     def checked_encodings(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
         """``encodings`` (n, num_choices) as int64.
@@ -218,3 +215,10 @@ class SearchSpace(ABC):
                 value = column[(column < 0) | (column >= len(choice.options))][0]
                 raise InvalidValueError(f"option {value} of {choice.name} must be in 0..{len(choice.options) - 1}")
         return array.astype(np.int64, copy=False)
+
+
+def counts_of(indices: NDArray[np.int64], num_layers: int) -> NDArray[np.int64]:
+    """(n, num_layers): how often each position occurs in a row of ``indices`` (n, slots); num_layers is a free slot."""
+    width = num_layers + 1
+    flat = indices + width * np.arange(len(indices))[:, None]
+    return np.bincount(flat.ravel(), minlength=len(indices) * width).reshape(len(indices), width)[:, :-1]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hwautoml.core.latency_components import DEAD, Work, work_of
 from hwautoml.core.layer import Layer, LayerCost
-from hwautoml.core.space import SearchSpace
+from hwautoml.core.space import SearchSpace, counts_of
 from hwautoml.spaces.nasbench201 import NUM_CELLS, OPERATIONS, WIDTHS, NasBench201Space
 
 Array = NDArray[np.float64]
@@ -35,7 +35,7 @@ def published_terms(space: SearchSpace, encodings: NDArray[np.integer]) -> Publi
     layers, costs = space.all_layers(), [space.cost(layer) for layer in space.all_layers()]
     counts = space.layer_counts(encodings)
     if isinstance(space, NasBench201Space):
-        dead = _counts(space.dead_layer_indices(encodings), len(layers))
+        dead = counts_of(space.dead_layer_indices(encodings), len(layers))
         idle, idle_counts = _idle_steps(space, encodings)
         counts = np.hstack([counts, dead, idle_counts])
         layers += tuple(replace(layer, kind=DEAD + layer.kind) for layer in layers) + idle
@@ -58,10 +58,3 @@ def _idle_steps(space: NasBench201Space, encodings: NDArray[np.integer]) -> tupl
             layers.append(Layer(operation, width, side, side, width, activation="none"))
             columns.append(NUM_CELLS * in_cell)
     return tuple(layers), np.stack(columns, axis=1)
-
-
-def _counts(indices: NDArray[np.int64], num_layers: int) -> NDArray[np.int64]:
-    """(n, num_layers) from positions (n, slots), free slots being ``num_layers``."""
-    width = num_layers + 1
-    flat = indices + width * np.arange(len(indices))[:, None]
-    return np.bincount(flat.ravel(), minlength=len(indices) * width).reshape(len(indices), width)[:, :-1]
