@@ -213,7 +213,7 @@ def _line(result: object) -> dict[str, object]:
 def _reference(case: Case) -> Path:
     """The network that profiling uses as well, built the same way."""
     from hwautoml.pipeline.artifacts import probe_builders
-    from hwautoml.profilers.layer_profiler import reference_architecture
+    from hwautoml.profilers.reference import reference_architecture
 
     found = [path for path in case.own_folder.glob("reference*") if path.is_file()]
     if found:

@@ -192,7 +192,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from hwautoml.exporters import export_onnx
     from hwautoml.pipeline.artifacts import deployable_probe
     from hwautoml.pipeline.profiling import profile
-    from hwautoml.profilers.layer_profiler import reference_architecture
+    from hwautoml.profilers.reference import reference_architecture
     from hwautoml.spaces.mobile import MobileSpace
 
     began = time.monotonic()

@@ -35,7 +35,7 @@ from hwautoml.pipeline.searching import (
 from hwautoml.pipeline.tables import kept_table_path, records_path, save_table
 from hwautoml.pipeline.training import checkpoint, restore, training_batches, training_listener
 from hwautoml.pipeline.utilisation import batch_size, lowest_utilisation, utilisation
-from hwautoml.profilers.layer_profiler import reference_architecture
+from hwautoml.profilers.reference import reference_architecture
 from hwautoml.searchers.surrogate import smoothed
 from hwautoml.store.files import read_tensors, write_tensors
 from hwautoml.store.run_store import Evaluation

@@ -36,7 +36,7 @@ from hwautoml.errors import (
 from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
 from hwautoml.pipeline.measuring import measure_table
-from hwautoml.profilers.layer_profiler import reference_architecture
+from hwautoml.profilers.reference import reference_architecture
 from hwautoml.store.files import read_json, write_json
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from hwautoml.core.latency_table import Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.sibling_prior import at_level_of
 from hwautoml.errors import MeasurementError
+from hwautoml.profilers.disturbance import Line, at_usual_speed, least_disturbed, usual_reference_ms
 from hwautoml.profilers.journal import Journal
 
 _PER_MODEL_CONDITIONS = ("load_ms", "peak_memory_bytes", "num_inner", "preempted_share", "reference_median_ms")
@@ -41,7 +41,7 @@ class ProfileSetting:
         return replace(layer, precision=self.precision, batch=self.batch).key
 
 
-def is_usable(line: Mapping[str, Any], max_relative_deviation: float) -> bool:
+def is_usable(line: Line, max_relative_deviation: float) -> bool:
     """Measured, and not too noisy to be written into a table."""
     return "median_ms" in line and bool(line["deviation_ms"] <= max_relative_deviation * line["median_ms"])
 
@@ -58,8 +58,8 @@ def assemble_table(
         MeasurementError: no layer has a usable measurement.
     """
     records = [line for line in journal.records if "median_ms" in line]
-    speed = _reference_ms(records)
-    quiet = [line for line in records if is_usable(line, max_relative_deviation)]
+    speed = usual_reference_ms(records)
+    quiet = least_disturbed([line for line in records if is_usable(line, max_relative_deviation)], speed)
     overhead = _overhead(quiet, speed)
     measured = {line["key"]: _layer_entry(line, speed, overhead) for line in quiet if line["record"] == "layer"}
     if not measured:
@@ -83,8 +83,8 @@ def assemble_from_prior(
 ) -> LatencyTable:
     """``prior`` at the level of the networks measured so far, and corrected by them; no layer was measured."""
     records = [line for line in journal.records if "median_ms" in line]
-    quiet = [line for line in records if is_usable(line, max_relative_deviation)]
-    speed = _reference_ms(records)
+    speed = usual_reference_ms(records)
+    quiet = least_disturbed([line for line in records if is_usable(line, max_relative_deviation)], speed)
     observations = [_observation(line, speed) for line in quiet if line["record"] == "network"]
     if not observations:
         return prior
@@ -118,68 +118,55 @@ def checked_by_leaving_out(table: LatencyTable, prior: LatencyTable) -> LatencyT
     return replace(table, conditions={**table.conditions, "holdout": check})
 
 
-def _reference_ms(records: list[dict[str, Any]]) -> float | None:
-    """Median over the measuring calls; None where there was no reference."""
-    known = [line["conditions"].get("reference_median_ms") for line in records]
-    values = [value for value in known if value is not None]
-    return float(np.median(values)) if values else None
-
-
-def _to_speed(line: Mapping[str, Any], speed: float | None) -> tuple[float, float]:
-    """Median and deviation in ms at the reference speed."""
-    reference = line["conditions"].get("reference_median_ms")
-    scale = 1.0 if speed is None or reference is None else speed / reference
-    return scale * line["median_ms"], scale * line["deviation_ms"]
-
-
-def _overhead(records: list[dict[str, Any]], speed: float | None) -> Entry:
-    measured = [_to_speed(line, speed) for line in records if line["record"] == "overhead"]
+def _overhead(records: Sequence[Line], speed: float | None) -> Entry:
+    measured = [at_usual_speed(line, speed) for line in records if line["record"] == "overhead"]
     if measured:
         return Entry(*measured[-1], "measured")
-    fastest = min((_to_speed(line, speed)[0] for line in records if line["record"] == "layer"), default=0.01)
+    fastest = min((at_usual_speed(line, speed)[0] for line in records if line["record"] == "layer"), default=0.01)
     return Entry(fastest / 2, fastest / 2, "inferred")
 
 
-def _layer_entry(line: Mapping[str, Any], speed: float | None, overhead: Entry) -> Entry:
-    median_ms, deviation_ms = _to_speed(line, speed)
+def _layer_entry(line: Line, speed: float | None, overhead: Entry) -> Entry:
+    median_ms, deviation_ms = at_usual_speed(line, speed)
     mean_ms = max(median_ms - overhead.mean_ms, _MIN_SHARE * median_ms)
     return Entry(mean_ms, float(np.hypot(deviation_ms, overhead.deviation_ms)), "measured")
 
 
-def _observation(line: Mapping[str, Any], speed: float | None) -> Observation:
-    median_ms, deviation_ms = _to_speed(line, speed)
+def _observation(line: Line, speed: float | None) -> Observation:
+    median_ms, deviation_ms = at_usual_speed(line, speed)
     counts = tuple(sorted(line["counts"].items()))
     session = str(line["conditions"].get("date", ""))  # when its measuring call began
     return Observation(line["architecture_id"], counts, median_ms, deviation_ms, session)
 
 
 def _conditions(
-    setting: ProfileSetting, journal: Journal, records: list[dict[str, Any]], quiet: list[dict[str, Any]],
+    setting: ProfileSetting, journal: Journal, records: Sequence[Line], quiet: Sequence[Line],
     num_measured: int, num_inferred: int,
 ) -> dict[str, object]:
     """The latest call's, with counts of what was measured and the check on held-out networks."""
     latest = {k: v for k, v in records[-1]["conditions"].items() if k not in _PER_MODEL_CONDITIONS}
     floors = [line["conditions"].get("noise_floor_relative") for line in records]
+    speed = usual_reference_ms(records)
     known = [floor for floor in floors if floor is not None]
     return latest | {
         "runtime_version": setting.runtime_version,
         "noise_floor_relative": float(np.median(known)) if known else None,
-        "reference_median_ms": _reference_ms(records),
+        "reference_median_ms": speed,
         "num_layers_measured": num_measured,
         "num_layers_inferred": num_inferred,
         "num_failed": sum("failure" in line for line in journal.records),
-        "num_too_noisy": len(records) - len(quiet),
+        "num_too_noisy": len(least_disturbed(records, speed)) - len(quiet),
         "seconds": float(sum(line.get("seconds", 0.0) for line in journal.records)),
-        "holdout": _holdout(quiet, _reference_ms(records)),
+        "holdout": _holdout(quiet, speed),
     }
 
 
-def _holdout(records: list[dict[str, Any]], speed: float | None) -> dict[str, object] | None:
+def _holdout(records: Sequence[Line], speed: float | None) -> dict[str, object] | None:
     """Predicted before measured: mean and largest relative error, share within the 95 % interval."""
     held_out = [line for line in records if line["record"] == "network" and line["is_holdout"]]
     if not held_out:
         return None
-    measured = np.array([_to_speed(line, speed)[0] for line in held_out])
+    measured = np.array([at_usual_speed(line, speed)[0] for line in held_out])
     predicted = np.array([line["predicted_ms"] for line in held_out])
     deviation = np.array([line["predicted_std_ms"] for line in held_out])
     return _errors([line["architecture_id"] for line in held_out], predicted, deviation, measured)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,9 @@ from hwautoml.profilers.assembly import (
     checked_by_leaving_out,
     is_usable,
 )
+from hwautoml.profilers.disturbance import Line, disturbed, items
 from hwautoml.profilers.journal import Journal, exclusive_lock
+from hwautoml.profilers.reference import reference_architecture
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ Job = tuple[str, dict[str, Any], Callable[[Path], Path]]  # its name, the journa
 _LAYERS_PER_CALL = 16  # what a crash of this process can lose
 _NETWORKS_PER_CALL = 8
 _POOL_SIZE = 512  # random architectures among which the ones to measure are chosen
-_REFERENCE_POOL = 512  # random architectures of which the most average one is the reference
+_ITEM_FIELDS = ("key", "architecture_id", "counts", "is_holdout", "predicted_ms", "predicted_std_ms")
 LAYERS_SHARE = 0.7  # of a budget at most; the rest is for whole networks
 MAX_NETWORKS, NUM_HOLDOUT = 112, 12
 
@@ -76,6 +78,8 @@ class ProfileOptions:
     enough for what was built to be measured.
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
+    What is left of the budget in the end goes to what was measured while the machine's speed differed from the usual
+    by more than ``max_disturbance`` (relative).
     """
 
     layer_budget_sec: float = 120.0
@@ -83,6 +87,7 @@ class ProfileOptions:
     num_networks: int = 12
     num_holdout: int = 3
     max_relative_deviation: float = 0.1
+    max_disturbance: float = 0.03
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -90,7 +95,7 @@ class ProfileOptions:
             raise InvalidValueError(
                 f"0 <= num_holdout <= num_networks must hold, got {self.num_holdout} and {self.num_networks}"
             )
-        for name in ("layer_budget_sec", "network_budget_sec", "max_relative_deviation"):
+        for name in ("layer_budget_sec", "network_budget_sec", "max_relative_deviation", "max_disturbance"):
             if not getattr(self, name) > 0:
                 raise InvalidValueError(f"{name} must be positive, got {getattr(self, name)!r}")
 
@@ -142,6 +147,7 @@ def profile_layers(
         run.measure_networks()
         if prior is None:
             run.measure_remaining_layers()
+        run.measure_disturbed()
         table = run.table() if prior is None else checked_by_leaving_out(run.table(), prior)
         save(table, table_path)
     return table
@@ -229,15 +235,42 @@ class _Profile:
         return architecture.id, fields, lambda path: self._builders.network(architecture, path)
 
     def measure_remaining_layers(self) -> None:
-        """With what is left of the whole budget once all networks that were wanted are measured.
+        """With what is left of the whole budget once all networks that were wanted are measured."""
+        if len(self._usable("network")) >= self._options.num_networks:
+            self.measure_layers(self._spent_sec("layer", "overhead") + max(self._spare_sec(), 0.0))
 
-        What this run spent on starting and fitting is subtracted, twice, because the last fit is to come.
-        """
-        if len(self._usable("network")) < self._options.num_networks:
-            return
+    def measure_disturbed(self) -> None:
+        """Measure again what a busy machine disturbed, most disturbed first, while there is time."""
+        networks = {architecture.id: architecture for architecture in self._pool()}
+        while (spare_sec := self._spare_sec()) > 0:
+            records = [line for line in self._journal.records if "conditions" in line]
+            lines = [
+                line for line in disturbed(records, self._options.max_disturbance)
+                if line["record"] != "network" or line["architecture_id"] in networks
+            ]  # fmt: skip
+            lines = [line for line in lines if line["record"] == lines[0]["record"]][:_LAYERS_PER_CALL]
+            if not lines:
+                return
+            jobs = [self._again(line, networks) for line in lines]
+            self._measure_chunk(lines[0]["record"], jobs, monotonic(), monotonic() + spare_sec)
+            self._report("disturbed ones again")
+
+    def _again(self, line: Line, networks: Mapping[str, Architecture]) -> Job:
+        """What was predicted before the first time stays the prediction."""
+        fields = {name: line[name] for name in _ITEM_FIELDS if name in line}
+        if line["record"] == "overhead":
+            assert self._builders.overhead is not None  # it was measured
+            return "overhead", fields, self._builders.overhead
+        if line["record"] == "layer":
+            return line["key"], fields, self._layer_builder(line["key"])
+        architecture = networks[line["architecture_id"]]
+        return architecture.id, fields, lambda path: self._builders.network(architecture, path)
+
+    def _spare_sec(self) -> float:
+        """What this run spent on starting and fitting is subtracted, twice, because the last fit is to come."""
         measuring = sum(line.get("seconds", 0.0) for line in self._journal.records[self._num_earlier :])
         around = monotonic() - self._began - measuring
-        self.measure_layers(self._spent_sec("layer", "overhead") + max(self._left_sec() - 2 * around, 0.0))
+        return self._left_sec() - 2 * around
 
     def _left_sec(self) -> float:
         """Of both budgets together, so that networks may use what layers left."""
@@ -318,8 +351,9 @@ class _Profile:
         finally:
             threads.shutdown(cancel_futures=True)  # Ctrl-C waits for what is being built, not for the rest
 
-    def _usable(self, record: str) -> list[dict[str, Any]]:
-        return [line for line in self._journal.of(record) if is_usable(line, self._options.max_relative_deviation)]
+    def _usable(self, record: str) -> list[Line]:
+        lines = self._journal.of(record)
+        return items([line for line in lines if is_usable(line, self._options.max_relative_deviation)])
 
     def _spent_sec(self, *records: str) -> float:
         """Of this run, and of what earlier ones got out of theirs: a failed run must not use up the next one's."""
@@ -333,33 +367,9 @@ class _Profile:
 
     def _report(self, text: str) -> None:
         if self._on_progress is not None:
-            num_done = len(self._journal.of("layer")) + len(self._journal.of("network"))
+            num_done = len(items(self._journal.of("layer"))) + len(items(self._journal.of("network")))
             num_layers = len(self._layers) if self._prior is None else 0
             self._on_progress(num_done, num_layers + self._options.num_networks, text)
-
-
-def reference_architecture(space: SearchSpace) -> Architecture:
-    """Of many random members the most average one, in its work and in the kinds of layers that do it.
-
-    What slows a machine down (neighbours in its last cache, its clock) slows networks of different kinds and
-    sizes to different degrees; dividing by an extreme one's time would put its peculiarities into every result.
-    """
-    rng = np.random.default_rng(0)
-    drawn = [space.sample(rng) for _ in range(_REFERENCE_POOL)]
-    kinds = sorted({layer.kind for layer in space.all_layers()})
-    features = np.array([_work(space, architecture, kinds) for architecture in drawn])
-    scaled = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-9)
-    return drawn[int(np.square(scaled).sum(axis=1).argmin())]
-
-
-def _work(space: SearchSpace, architecture: Architecture, kinds: Sequence[str]) -> list[float]:
-    """Logarithms of what it computes, holds and moves, and each kind's share of what is moved."""
-    layers, total = space.layers(architecture), space.total_cost(architecture)
-    moved = dict.fromkeys(kinds, 0.0)
-    for layer in layers:
-        moved[layer.kind] += space.cost(layer).bytes_moved / max(total.bytes_moved, 1)
-    amounts = (total.macs, total.parameters, total.bytes_moved, total.num_kernels)
-    return [*(math.log(max(amount, 1)) for amount in amounts), *moved.values()]
 
 
 def coverage_order(layers: dict[str, Layer], seed: int) -> list[str]:
