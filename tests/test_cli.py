@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -221,6 +222,15 @@ def test_help_shows_an_example(name: str) -> None:
     assert result.exit_code == 0 and result.stderr == ""
     text = " ".join(result.stdout.split())
     assert f"hwautoml {name}".strip() in text.partition("Example: " if name else "Start with: ")[2]
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_help_shows_every_default_that_is_written_in_words(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Square brackets are markup unless they are escaped, and vanish."""
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = " ".join(invoke(*name.split(), "--help").stdout.replace("\u2502", " ").split())
+    written = [text for p in commands()[name].params for text in re.findall(r"\[default[^\]]*\]", p.help or "")]
+    assert all(text in shown for text in written), written
 
 
 @pytest.mark.parametrize("name", sorted(commands()))

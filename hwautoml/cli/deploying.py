@@ -17,8 +17,8 @@ def compile(
     model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
     target: Target = "cpu",
     runtime: Annotated[str, typer.Option(help="tvm or onnxruntime.")] = "tvm",
-    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: beside the model]")] = None,
-    tune: Annotated[str | None, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m. [default: none]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. \\[default: beside the model]")] = None,
+    tune: Annotated[str | None, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m. \\[default: none]")] = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -65,9 +65,9 @@ def bench(
     target: Target = "cpu",
     runtime: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where need be. [default: each file's own]"),
+        typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where need be. \\[default: each file's own]"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="[default: the target's]")] = None,
+    threads: Annotated[int | None, typer.Option(help="\\[default: the target's]")] = None,
     batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
     budget: Annotated[str, typer.Option(help="At most this long in rounds of measuring, e.g. 30s, 5m.")] = "60s",
     against: Annotated[Path | None, typer.Option(help="Stored --json output to compare with.")] = None,
@@ -122,9 +122,9 @@ def bench(
 def build(
     target: Target = "cpu",
     wheels: Annotated[
-        Path | None, typer.Option(help="Folder with TVM's wheels for the target. [default: what is installed here]")
+        Path | None, typer.Option(help="Folder with TVM's wheels for the target. \\[default: what is installed here]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write. [default: runner-TARGET]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write. \\[default: runner-TARGET]")] = None,
     targets_dir: TargetsDir = None,
     json: Json = False,
 ) -> None:

@@ -18,23 +18,23 @@ def run(
     source: Annotated[
         str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Name of a target; see: hwautoml targets. [default: cpu]")] = None,
+    target: Annotated[str | None, typer.Option(help="Name of a target; see: hwautoml targets. \\[default: cpu]")] = None,
     latency_ms: Annotated[
         float | None, typer.Option(help="Limit for one image on the target, met by measurement.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/NAME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
     channels: Annotated[str | None, typer.Option(help="rgb or grey; needed where the files are mixed.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime of the latency table: auto, onnxruntime or tvm.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. [default: auto]")
+        str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
     ] = None,
-    searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. [default: surrogate]")] = None,
+    searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. \\[default: surrogate]")] = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. \\[default: 0]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out and start anew.")] = False,
     targets_dir: TargetsDir = None,
@@ -75,11 +75,11 @@ def run(
 @app.command(epilog="Example: hwautoml search --run runs/photos --target cpu --latency-ms 0.5")
 def search(
     run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
-    target: Annotated[str | None, typer.Option(help="Another target. [default: the run's]")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="Another limit. [default: the run's]")] = None,
+    target: Annotated[str | None, typer.Option(help="Another target. \\[default: the run's]")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Another limit. \\[default: the run's]")] = None,
     runtime: Runtime = "auto",
     budget: Annotated[str, typer.Option(help="Time for all of it; most goes into scoring more.")] = "7s",
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. [default: the run's]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same choices. \\[default: the run's]")] = None,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
     json: Json = False,
@@ -107,7 +107,7 @@ def export(
     run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
     arch: Annotated[str, typer.Option(help="best, or the id of any scored architecture.")] = "best",
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="File to write. [default: RUN/exports/ID.onnx]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write. \\[default: RUN/exports/ID.onnx]")] = None,
     targets_dir: TargetsDir = None,
     json: Json = False,
 ) -> None:

@@ -17,9 +17,9 @@ def tune(
     target: Target = "cpu",
     space: Annotated[str, typer.Option(help="mobile, nasbench201, fbnet or ofa-mobilenetv3.")] = "mobile",
     image_size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels. [default: 32, or the published space's]")
+        int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the published space's]")
     ] = None,
-    channels: Annotated[str | None, typer.Option(help="rgb or grey. [default: rgb]")] = None,
+    channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     budget: Annotated[str, typer.Option(help="At most about this long; the same command goes on later.")] = "30m",
     inspect: Annotated[bool, typer.Option("--inspect", help="Only show what is recorded for the target.")] = False,
@@ -27,7 +27,7 @@ def tune(
         list[Path] | None, typer.Option(help="Only add what this file of records knows better; may be repeated.")
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="File of records. [default: beside the target's latency tables]")
+        Path | None, typer.Option(help="File of records. \\[default: beside the target's latency tables]")
     ] = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
