@@ -23,6 +23,7 @@ from hwautoml.pipeline.connecting import require_real
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
+from hwautoml.schedules import SCHEDULES_VERSION
 
 
 def measure_table(
@@ -50,7 +51,8 @@ def measure_table(
     """
     conditions = device.conditions()
     require_real(conditions)
-    version, machine = str(conditions["runtime_version"]), str(conditions["fingerprint"])
+    version = with_code_version(identity.runtime, str(conditions["runtime_version"]))
+    machine = str(conditions["fingerprint"])
     if prior is not None:
         require_no_less(path, prior)
     _keep_other(path, identity, version, machine)
@@ -74,6 +76,11 @@ def measure_table(
         measure=lambda paths, reference=None: device.measure(paths, reference, quick),
         measure_networks=lambda paths, reference=None: device.measure(paths, reference, full),
     )
+
+
+def with_code_version(runtime: str, runtime_version: str) -> str:
+    """What a table says its runtime's version is: TVM runs code that is ours, and that has a version too."""
+    return f"{runtime_version}+schedules{SCHEDULES_VERSION}" if runtime == "tvm" else runtime_version
 
 
 def require_no_less(path: Path, table: LatencyTable) -> None:

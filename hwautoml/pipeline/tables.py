@@ -35,7 +35,7 @@ from hwautoml.errors import (
 )
 from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
-from hwautoml.pipeline.measuring import measure_table
+from hwautoml.pipeline.measuring import measure_table, with_code_version
 from hwautoml.profilers.reference import reference_architecture
 from hwautoml.store.files import read_json, write_json
 
@@ -273,12 +273,16 @@ def find_table(
     is_here = target.connection == "local" and not is_remote
     version = load_backend(identity.runtime).version() if is_here else None
     machine = fingerprint(identity.runtime, version or "") if is_here else machine
+    version = None if version is None else with_code_version(identity.runtime, version)
     for path in _candidates(target, _file_name(target, identity, is_remote), profiles_dir):
         try:
             table = load_table(path)
             check_matches(table, **vars(identity), runtime_version=version)
         except RunFolderError as error:
             _log.warning("%s is not used: %s", path, error)
+            continue
+        if table.runtime_version is not None and with_code_version(identity.runtime, "") not in table.runtime_version:
+            _log.warning("%s is not used: it was measured with other schedules than this version's", path)
             continue
         if machine is not None and table.conditions.get("fingerprint") != machine:
             # Tables that ship are of one machine, and that it is not this one is nothing to warn of.
