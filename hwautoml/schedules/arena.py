@@ -178,7 +178,7 @@ def _is_static(tensor_type: tvm.ir.Type) -> bool:
 
 
 def _bytes_inside(function: tirx.PrimFunc) -> int:
-    """Room for all buffers that a kernel allocates outside of its loops; lowering may make them smaller, or registers."""
+    """Room for all buffers that a kernel allocates outside of its loops; lowering may make them smaller."""
     return sum(_room(buffer) for buffer in function.body.block.alloc_buffers if buffer.scope() == "global")
 
 
