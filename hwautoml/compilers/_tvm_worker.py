@@ -108,7 +108,7 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     events.send("progress", done=0, total=1, message="building")
     with _build_errors():
         whole, names = in_one_arena(scheduled, target)
-    _build(whole, target, description, request.out_path, link)
+    _build(whole, target, description, request.out_path, link, is_whole=bool(names))
     slow = _slow_functions(request, module, names, target, description)
     return _result(report, slow, tuned.seconds)
 
@@ -281,16 +281,12 @@ def _with_description(module: tvm.IRModule, description: Mapping[str, object]) -
 
 def _build(
     module: tvm.IRModule, target: tvm.target.Target, description: Mapping[str, object], out_path: Path,
-    link: Linker | None,
+    link: Linker | None, *, is_whole: bool,
 ) -> None:
     """Compiles a scheduled module for CPUs and writes the library, description included."""
-    import tvm
-    from tvm.relax.backend.cpu_generic import pipeline
-
     from hwautoml.schedules import arena
 
-    passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
-    passes = tvm.transform.Sequential(passes)
+    passes = arena.graph_passes(target, is_whole=is_whole)
     _export(_with_description(module, description), passes, target, out_path, link, tir_pipeline=arena.PIPELINE)
 
 

@@ -81,6 +81,17 @@ def in_one_arena(module: tvm.IRModule, target: tvm.target.Target) -> tuple[tvm.I
     return _with_entries(whole, network, planned["main"]), names
 
 
+def graph_passes(target: tvm.target.Target, *, is_whole: bool) -> tvm.transform.Pass:
+    """What lowers the graph functions; ``is_whole`` after `in_one_arena` named something.
+
+    Then there is no reshape left to look for, and TVM 0.27 would trip over a network that returns as much as it takes.
+    """
+    passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
+    return tvm.transform.Sequential(
+        [step for step in passes if not (is_whole and step.info.name == "RewriteDataflowReshape")]
+    )
+
+
 def _planned(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
     """With its buffers assigned to storages that are used again once free."""
     passes = [*pipeline.dataflow_lower_passes(target), relax.transform.StaticPlanBlockMemory()]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tvm
 from tvm import relax
-from tvm.relax.backend.cpu_generic import pipeline
 
 from hwautoml.compilers import load_backend
 from hwautoml.schedules import arena
@@ -30,10 +29,11 @@ def network(path: Path) -> Path:
     return path
 
 
-def built(module: tvm.IRModule, target: tvm.target.Target, tir_pipeline: str) -> relax.VirtualMachine:
-    passes = tvm.transform.Sequential([*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)])
-    executable = tvm.compile(module, target=target, relax_pipeline=passes, tir_pipeline=tir_pipeline)
-    return relax.VirtualMachine(executable, tvm.cpu())
+def built(module: tvm.IRModule, target: tvm.target.Target, *, is_whole: bool) -> relax.VirtualMachine:
+    passes, tir = arena.graph_passes(target, is_whole=is_whole), arena.PIPELINE if is_whole else "default"
+    return relax.VirtualMachine(
+        tvm.compile(module, target=target, relax_pipeline=passes, tir_pipeline=tir), tvm.cpu()
+    )
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
@@ -43,7 +43,7 @@ def test_it_computes_what_its_functions_do(tmp_path: Path, num_threads: int) -> 
     whole, names = arena.in_one_arena(scheduled, target)
     assert len(names) >= 4
     x = tvm.runtime.tensor(np.random.default_rng(0).standard_normal((1, 8, 10, 10)).astype("float32"))
-    one, many = built(whole, target, arena.PIPELINE), built(scheduled, target, "default")
+    one, many = built(whole, target, is_whole=True), built(scheduled, target, is_whole=False)
     for _ in range(3):  # what a run leaves in the workspace is nothing to the next
         np.testing.assert_array_equal(one["main"](x).numpy(), many["main"](x).numpy())
     times = one[arena.TIMED](x).numpy()
@@ -73,3 +73,13 @@ def test_models_in_one_process_share_nothing(tmp_path: Path) -> None:
         expected.append(load_backend("onnxruntime").open_model(path)(x))
     for model, wanted in zip(models * 2, expected * 2, strict=True):
         np.testing.assert_allclose(model(x), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_returns_as_much_as_it_takes(tmp_path: Path) -> None:
+    path = tmp_path / "n.onnx"
+    graph = GraphBuilder((1, 8, 1, 1))
+    graph.save(path, graph.node("Relu", "images"), rank=4)
+    backend = load_backend("tvm")
+    model = backend.open_model(backend.compile_model(path, tmp_path / "out", tvm_target=HOST).path)
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8, 1, 1)
+    np.testing.assert_array_equal(model(x), np.maximum(x, 0))
