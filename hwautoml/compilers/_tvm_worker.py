@@ -129,7 +129,7 @@ def _serve_cuda(
         lowered = lower_for_cuda(_with_description(imported, _describe(imported, target)), target)
     _export(lowered, None, target, request.out_path, link)
     return {
-        "functions": len(functions_of(lowered)), "tuned": 0, "fallbacks": [], "slow": [], "tune_sec": 0.0,
+        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": [], "tune_sec": 0.0,
         "device_code": device_code,
     }  # fmt: skip
 
@@ -138,6 +138,7 @@ def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> d
     return {
         "functions": len(report.tuned) + len(report.by_rule) + len(report.fallbacks),
         "tuned": len(report.tuned),
+        "untuned": list(report.untuned),
         "fallbacks": list(report.fallbacks),
         "slow": list(slow),
         "tune_sec": tune_sec,

@@ -156,6 +156,7 @@ class CompilerPool:
             runtime=RUNTIME,
             functions=result["functions"],
             tuned=result["tuned"],
+            untuned=tuple(result["untuned"]),
             fallbacks=tuple(result["fallbacks"]),
             slow=tuple(result["slow"]),
             compile_sec=time.perf_counter() - started - result["tune_sec"],

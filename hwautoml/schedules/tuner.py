@@ -27,8 +27,6 @@ _LOGGER = logging.getLogger(__name__)
 #: Multiply-adds per microsecond that an untimed function is taken to run at.
 _GUESSED_STEPS_PER_US = 20_000.0
 _GUESSED_OVERHEAD_US = 2.0
-#: A tuner that is ended loses at most this much work.
-_SAVE_INTERVAL_SEC = 1.0
 _MIN_REPEAT_MS, _NUM_REPEATS = 2, 4
 #: A candidate this many times slower than the best one is not timed any further.
 _HOPELESS_RATIO = 1.5
@@ -96,10 +94,10 @@ class Tuner:
     ) -> int:
         """Tries candidates until the budget is spent; returns how many were tried.
 
+        Each is recorded at once, so that a tuner that is ended repeats none but the one that it was timing.
         ``each_first``: no function gets a second trial before every one had its first.
         """
         deadline, num_trials = time.perf_counter() + budget_sec, 0
-        saved = time.perf_counter()
         while time.perf_counter() < deadline:
             open_tasks = [task for task in self.tasks.values() if not task.is_done]
             if not open_tasks:
@@ -114,22 +112,18 @@ class Tuner:
                 num_trials += 1
             task.record = replace(task.record, num_tried=task.record.num_tried + 1)
             self.records.put(self.record_key, task.key, task.record)
-            if time.perf_counter() - saved > _SAVE_INTERVAL_SEC:
-                self.records.save()
-                saved = time.perf_counter()
-        self.records.save()
+            self.records.save()
         return num_trials
 
     def _task(
         self, key: str, name: str, function: tvm.tirx.PrimFunc, num_calls: int
     ) -> _Task | None:
         """The tuning task of a function, or None where there is nothing to choose."""
-        kernel = Kernel(function)
-        found = dispatch.candidates(function, self.machine) if kernel.is_static else []
-        if len(found) < 2:
+        if not dispatch.is_tunable(function, self.machine):
             return None
+        found = dispatch.candidates(function, self.machine)
         record = self.records.get(self.record_key, key) or Record(name)
-        guess_us = kernel.num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
+        guess_us = Kernel(function).num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
         order = _explore(found, np.random.default_rng(int(key, 16)))
         return _Task(key, name, function, num_calls, order, guess_us, record)
 
