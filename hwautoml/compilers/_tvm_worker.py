@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -82,6 +82,7 @@ def main() -> int:
 def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     """Lowers, tunes if asked to, schedules, builds and writes one model."""
     from hwautoml.compilers._tvm_link import linker
+    from hwautoml.schedules.arena import in_one_arena
     from hwautoml.schedules.dispatch import Machine
     from hwautoml.schedules.host import record_key, resolve_target
     from hwautoml.schedules.library import schedule_module
@@ -105,8 +106,10 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     tuned = _tune(request, events, [module], target, machine, records)
     scheduled, report = schedule_module(module, machine, records.tilings(record_key(target)))
     events.send("progress", done=0, total=1, message="building")
-    _build(scheduled, target, description, request.out_path, link)
-    slow = _slow_functions(request, module, target, description)
+    with _build_errors():
+        whole, names = in_one_arena(scheduled, target)
+    _build(whole, target, description, request.out_path, link)
+    slow = _slow_functions(request, module, names, target, description)
     return _result(report, slow, tuned.seconds)
 
 
@@ -164,7 +167,8 @@ def _tune_functions(
 
 
 def _slow_functions(
-    request: CompileRequest, module: tvm.IRModule, target: tvm.target.Target, description: Mapping[str, object]
+    request: CompileRequest, module: tvm.IRModule, names: Sequence[str], target: tvm.target.Target,
+    description: Mapping[str, object],
 ) -> tuple[str, ...]:
     """Functions that run far below what any schedule of ours reaches; none where the target is another machine."""
     from hwautoml.schedules.host import is_host
@@ -175,7 +179,7 @@ def _slow_functions(
         return ()
     shape = [max(1, int(extent)) for extent in cast("list[int]", description["input_shape"])]
     with unique_name(request.out_path) as library:
-        slow = slow_functions(library, module, shape, str(description["input_dtype"]))
+        slow = slow_functions(library, module, names, shape, str(description["input_dtype"]))
     for name, time_us in slow.items():
         _LOGGER.warning("%s takes %.0f us, far more than its work explains", name, time_us)
     return tuple(slow)
@@ -284,18 +288,21 @@ def _build(
     import tvm
     from tvm.relax.backend.cpu_generic import pipeline
 
+    from hwautoml.schedules import arena
+
     passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
-    _export(_with_description(module, description), tvm.transform.Sequential(passes), target, out_path, link)
+    passes = tvm.transform.Sequential(passes)
+    _export(_with_description(module, description), passes, target, out_path, link, tir_pipeline=arena.PIPELINE)
 
 
 def _export(
     module: tvm.IRModule, passes: tvm.transform.Pass | None, target: tvm.target.Target, out_path: Path,
-    link: Linker | None,
+    link: Linker | None, *, tir_pipeline: str = "default",
 ) -> None:
     import tvm
 
     with _build_errors(), target:
-        executable = tvm.compile(module, target=target, relax_pipeline=passes)
+        executable = tvm.compile(module, target=target, relax_pipeline=passes, tir_pipeline=tir_pipeline)
         with replaced_atomically(out_path) as temporary:
             executable.export_library(str(temporary), fcompile=link)
 

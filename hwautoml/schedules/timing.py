@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from hwautoml.schedules.arena import TIMED
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.library import functions_of
 
@@ -35,34 +36,47 @@ _SLACK_US = 200.0
 
 
 def slow_functions(
-    library: Path, module: tvm.IRModule, input_shape: Sequence[int], input_dtype: str
+    library: Path, module: tvm.IRModule, names: Sequence[str], input_shape: Sequence[int], input_dtype: str
 ) -> dict[str, float]:
     """Functions of a built model that take far longer than their work explains, with microseconds.
 
-    ``module`` is what the model was scheduled from. Attributes say what a function was meant to be;
-    this runs the model a few times and looks at what it is.
+    ``module`` is what the model was scheduled from, ``names`` the functions that it calls one after the other, if
+    it was assembled (`arena.in_one_arena`). Attributes say what a function was meant to be; this runs the model a few
+    times and looks at what it is.
     """
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    x = tvm.runtime.tensor(np.zeros(input_shape, input_dtype))
+    runs = [_timed_calls(machine, names, x) if names else _timed_instructions(machine, x) for _ in range(3)]
     fastest: dict[str, float] = {}
+    for name, taken_us in (call for calls in runs for call in calls):
+        fastest[name] = min(taken_us, fastest.get(name, math.inf))
+    return {
+        name: fastest[name]
+        for name, function in functions_of(module).items()
+        if name in fastest and fastest[name] > _SLACK_US + _allowed_us(function)
+    }
+
+
+def _timed_calls(
+    machine: relax.VirtualMachine, names: Sequence[str], x: tvm.runtime.Tensor
+) -> list[tuple[str, float]]:
+    return list(zip(names, np.diff(machine[TIMED](x).numpy()).tolist(), strict=True))
+
+
+def _timed_instructions(machine: relax.VirtualMachine, x: tvm.runtime.Tensor) -> list[tuple[str, float]]:
+    calls: list[tuple[str, float]] = []
     started: list[float] = []
 
     def instrument(_: object, name: str, before_run: bool, *__: object) -> int:
         if before_run:
             started[:] = [time.perf_counter()]
         elif started:
-            taken_us = (time.perf_counter() - started[0]) * 1e6
-            fastest[name] = min(taken_us, fastest.get(name, math.inf))
+            calls.append((name, (time.perf_counter() - started[0]) * 1e6))
         return 0
 
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
     machine.set_instrument(instrument)
-    x = tvm.runtime.tensor(np.zeros(input_shape, input_dtype))
-    for _ in range(3):
-        machine["main"](x)
-    return {
-        name: fastest[name]
-        for name, function in functions_of(module).items()
-        if name in fastest and fastest[name] > _SLACK_US + _allowed_us(function)
-    }
+    machine["main"](x)
+    return calls
 
 
 def _allowed_us(function: tvm.tirx.PrimFunc) -> float:
