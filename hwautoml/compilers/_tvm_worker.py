@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -152,18 +152,16 @@ def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> d
 def _tune_functions(
     request: CompileRequest, events: _Events, target: tvm.target.Target, machine: Machine, records: Records
 ) -> dict[str, object]:
-    """Tunes the distinct functions of all the request's models, which are only ever read."""
+    """Tunes the distinct functions of all the request's models, of which one at a time is in memory."""
     from hwautoml.schedules.lowering import import_onnx, lower
 
-    started = time.perf_counter()
-    paths = (request.onnx_path, *request.further_paths)
-    modules = []
-    for index, path in enumerate(paths):
-        events.send("progress", done=index, total=len(paths), message="reading functions")
-        modules.append(lower(import_onnx(read_onnx(path), str(path)), target, str(path)))
-    left_sec = max(request.tune_budget_sec - (time.perf_counter() - started), 0.0)
-    tuned = _tune(replace(request, tune_budget_sec=left_sec), events, modules, target, machine, records)
-    return {**asdict(tuned)}
+    def modules() -> Iterator[tvm.IRModule]:
+        paths = (request.onnx_path, *request.further_paths)
+        for index, path in enumerate(paths):
+            events.send("progress", done=index, total=len(paths), message="reading functions")
+            yield lower(import_onnx(read_onnx(path), str(path)), target, str(path))
+
+    return asdict(_tune(request, events, modules(), target, machine, records))
 
 
 def _slow_functions(
@@ -213,7 +211,7 @@ class _Tuned:
 def _tune(
     request: CompileRequest,
     events: _Events,
-    modules: list[tvm.IRModule],
+    modules: Iterable[tvm.IRModule],
     target: tvm.target.Target,
     machine: Machine,
     records: Records,
@@ -236,7 +234,8 @@ def _tune(
         events.send("trial", key=key, name=name, tiling=tiling.to_json(), done=done, total=total)
 
     each_first = request.out_path is None
-    num_trials = tuner.run(request.tune_budget_sec, on_trial, each_first=each_first)
+    left_sec = max(request.tune_budget_sec - (time.perf_counter() - started), 0.0)
+    num_trials = tuner.run(left_sec, on_trial, each_first=each_first)
     records_of = [task.record for task in tuner.tasks.values()]
     return _Tuned(
         num_functions=len(records_of),

@@ -9,18 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.space import SearchSpace
+from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
-from hwautoml.pipeline.artifacts import functions_probe
+from hwautoml.pipeline.artifacts import deployable_probe, functions_probe
 from hwautoml.pipeline.connecting import require_reachable
 from hwautoml.pipeline.tables import choose_runtime, records_path
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_space
 
 LAYERS_PER_PROBE = 40
+#: Whole networks that are looked at beside the layers, drawn from so many; fewer where they take long to write.
+MAX_NETWORKS, NUM_DRAWN, NETWORKS_SHARE = 64, 1500, 0.1
+LONGEST_SEQUENCE = 5
 #: A candidate that runs (or compiles) longer than this hangs.
 SILENCE_SEC = 120.0
 NUM_CLASSES = 10
@@ -44,7 +49,7 @@ def tune(
 ) -> dict[str, Any]:
     """Tune each function of a space's networks once for a target; then any of them compiles by look-up.
 
-    Records are kept beside the target's latency tables (or in ``records``), every second: whatever ends this,
+    Records are kept beside the target's latency tables (or in ``records``), after every trial: whatever ends this,
     the same command goes on. ``inspect`` only says what is recorded, ``merge`` adds what other files recorded.
 
     Raises:
@@ -89,6 +94,12 @@ def _tune(
                 source = Path(name) / f"layers{start}.onnx"
                 sources.append(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], source, batch=batch))
                 listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
+            networks, deadline = telling_networks(space, seed), time.monotonic() + NETWORKS_SHARE * budget_sec
+            for index, network in enumerate(networks):
+                if time.monotonic() > deadline:
+                    break
+                sources.append(deployable_probe(space, network, Path(name) / f"network{index}.onnx", batch=batch))
+                listen(index + 1, len(networks), "writing networks")
         # However long writing took, every function gets some time.
         left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
         with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
@@ -107,6 +118,34 @@ def _tune(
         "num_candidates_left": tuned.num_left,
         "seconds": time.monotonic() - began,
     }
+
+
+def telling_networks(space: SearchSpace, seed: int) -> list[Architecture]:
+    """A few members that show as many sequences of consecutive layers as possible, short ones first.
+
+    What a layer ends with may be computed inside what the next one begins with, or the other way round (sums of a
+    cell, normalisation): layers alone don't have all the functions of the networks made of them.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = {architecture.id: architecture for architecture in (space.sample(generator) for _ in range(NUM_DRAWN))}
+    unseen = {name: _sequences([layer.key for layer in space.layers(drawn[name])]) for name in drawn}
+    chosen: list[Architecture] = []
+    while unseen and len(chosen) < MAX_NETWORKS:
+        best = max(unseen, key=lambda name: [len(sequences) for sequences in unseen[name]])
+        seen = unseen.pop(best)
+        if not any(seen):
+            break
+        chosen.append(drawn[best])
+        for sequences in unseen.values():
+            for mine, others in zip(sequences, seen, strict=True):
+                mine -= others
+    return chosen
+
+
+def _sequences(keys: Sequence[str]) -> list[set[tuple[str, ...]]]:
+    """By length: every sequence of consecutive layers of that many."""
+    lengths = range(1, LONGEST_SEQUENCE + 1)
+    return [{tuple(keys[i : i + length]) for i in range(len(keys) - length + 1)} for length in lengths]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -68,7 +68,7 @@ class Tuner:
 
     def __init__(
         self,
-        modules: Sequence[tvm.IRModule],
+        modules: Iterable[tvm.IRModule],
         target: tvm.target.Target,
         machine: Machine,
         records: Records,
