@@ -132,8 +132,8 @@ def _serve_cuda(
         lowered = lower_for_cuda(_with_description(imported, _describe(imported, target)), target)
     _export(lowered, None, target, request.out_path, link)
     return {
-        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": [], "tune_sec": 0.0,
-        "device_code": device_code,
+        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": [],
+        "tune_sec": 0.0, "device_code": device_code,
     }  # fmt: skip
 
 

@@ -14,9 +14,12 @@ import pytest
 
 import hwautoml
 from hwautoml.compilers.tvm import CompilerPool
+from hwautoml.core.resources import target_folders
+from hwautoml.core.target import load_target
 from hwautoml.errors import InvalidValueError, RunFolderError, TargetUnavailableError
 from hwautoml.pipeline import compile, tune
 from hwautoml.pipeline.artifacts import deployable_probe, layer_probe
+from hwautoml.pipeline.tables import RECORDS_FILE, records_path
 from hwautoml.pipeline.tuning import telling_networks
 from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
@@ -44,6 +47,34 @@ def test_inspecting_shows_the_slowest(tmp_path: Path) -> None:
     assert [row["time_us"] for row in device["slowest"]] == [9.0, 3.0] and device["num_trials"] == 4
 
 
+def test_shipped_records_are_found_like_shipped_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer release may ship more than the one whose records were taken over; better ones of one's own stay."""
+    monkeypatch.chdir(tmp_path)
+    target, own = load_target("cpu", target_folders()), tmp_path / "own"
+    shipped = records(tmp_path / "profiles" / "cpu" / RECORDS_FILE, aa=SLOW)
+    assert Records.load(records_path(target, own)).by_target["device"] == {"aa": SLOW}
+    records(own / "cpu" / RECORDS_FILE, aa=FAST)
+    records(shipped, aa=SLOW, bb=SLOW)
+    assert Records.load(records_path(target, own)).by_target["device"] == {"aa": FAST, "bb": SLOW}
+    shipped.write_text("{")
+    with pytest.raises(RunFolderError, match="profiles/cpu"):
+        records_path(target, own)
+
+
+def test_records_of_another_processor_are_not_used(tmp_path: Path) -> None:
+    """The same target string on another processor: the function has a record, and takes the fixed rule."""
+    source, own = small_layers(tmp_path)[0], tmp_path / "own.json"
+    with CompilerPool() as pool:
+        pool.tune([source], tvm_target=HOST, budget_sec=1.0, records_path=own)
+        found = pool.compile_model(source, tmp_path / "a", tvm_target=HOST, records_path=own)
+        ((device, entries),) = Records.load(own).by_target.items()
+        other = Records(tmp_path / "other.json", {device.replace(" on ", " on another "): entries})
+        other.save()
+        missed = pool.compile_model(source, tmp_path / "b", tvm_target=HOST, records_path=other.path)
+    assert (found.tuned, found.untuned) == (1, ())
+    assert (missed.tuned, len(missed.untuned)) == (0, 1)
+
+
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="nothing is tuned yet"):
         tune(inspect=True, profiles_dir=tmp_path)
@@ -64,7 +95,8 @@ def told(done, total, text):
     if text.startswith("tuning"):
         print(done, flush=True)
 with CompilerPool() as pool:
-    pool.tune(sources, tvm_target={"kind": "llvm", "mcpu": "native"}, budget_sec=600, records_path=records, on_progress=told)
+    target = {"kind": "llvm", "mcpu": "native"}
+    pool.tune(sources, tvm_target=target, budget_sec=600, records_path=records, on_progress=told)
 """
 
 
@@ -89,15 +121,14 @@ def test_a_killed_tuner_repeats_no_trial(tmp_path: Path) -> None:
         command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     assert process.stdout is not None
-    num_done = next(int(line) for line in process.stdout if int(line) == 4)  # it is timing the fifth
+    num_done = next(int(line) for line in process.stdout if int(line) == 3)  # it is timing the fourth
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = num_tried(path)
     assert num_done <= before <= num_done + 1, "nothing that was finished is lost"
     with CompilerPool() as pool:
-        tuned = pool.tune(sources, tvm_target=HOST, budget_sec=600, records_path=path)
-    assert tuned.num_left == 0 and tuned.num_recorded == tuned.num_functions
-    assert before + tuned.num_trials == num_tried(path)
+        tuned = pool.tune(sources, tvm_target=HOST, budget_sec=1.5, records_path=path)
+    assert tuned.num_trials > 0 and before + tuned.num_trials == num_tried(path)
 
 
 @pytest.mark.slow
