@@ -10,12 +10,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwautoml import pipeline
 from hwautoml.core.resources import package_folder
 from hwautoml.devices.tracker import list_devices
 from hwautoml.errors import InvalidValueError, TargetUnavailableError
+from hwautoml.pipeline.artifacts import deployable_probe
+from hwautoml.spaces import load_space
 from tests.devices.rpc_boards import KEY, TRACKER, Service, agent, becomes_true, running
 
 pytestmark = pytest.mark.slow
@@ -107,3 +110,26 @@ def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir:
     (table,) = (tmp_path / "profiles" / "board").glob("tvm-*.json")
     assert json.loads(table.read_text())["conditions"]["fingerprint"].endswith("-rpc")
     assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
+
+
+def test_onnx_files_are_benched_in_the_boards_onnx_runtime(board: Service, targets_dir: Path, tmp_path: Path) -> None:
+    """With what TVM makes of the same file, in the same rounds."""
+    space = load_space("mobile", image_size=8, channels=1, num_classes=10)
+    network = deployable_probe(space, space.sample(np.random.default_rng(0)), tmp_path / "some.onnx")
+    command = ["bench", str(network), "--target", "board", "--targets-dir", str(targets_dir), "--budget", "10s",
+               "--device", board.address, "--key", KEY, "--profiles-dir", str(tmp_path / "profiles")]  # fmt: skip
+    rows = {}
+    for runtimes in ("onnxruntime", "onnxruntime,tvm"):
+        done = subprocess.run(
+            [sys.executable, "-m", "hwautoml.cli", *command, "--runtime", runtimes, "--json"],
+            stdout=subprocess.PIPE, check=True,
+        )  # fmt: skip
+        rows[runtimes] = {row["runtime"]: row for row in json.loads(done.stdout)["rows"]}
+        assert ",".join(sorted(rows[runtimes])) == runtimes
+        for name, row in rows[runtimes].items():
+            assert row["median_ms"] > 0 and row["conditions"]["runtime"] == name
+            assert row["conditions"]["address"] == board.address
+    with pytest.raises(InvalidValueError, match="it runs tvm and onnxruntime"):
+        pipeline.bench(
+            [network], target="board", targets_dir=targets_dir, runtime="torch", device=board.address, key=KEY
+        )
