@@ -65,7 +65,7 @@ def bench(
     target: Target = "cpu",
     runtime: Annotated[
         str | None,
-        typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where need be. \\[default: each file's own]"),
+        typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where needed. \\[default: each file's own]"),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="\\[default: the target's]")] = None,
     batch: Annotated[int, typer.Option(help="Images per run.")] = 1,

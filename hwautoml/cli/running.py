@@ -18,7 +18,7 @@ def run(
     source: Annotated[
         str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Name of a target; see: hwautoml targets. \\[default: cpu]")] = None,
+    target: Annotated[str | None, typer.Option(help="A target's name; see: hwautoml targets. \\[default: cpu]")] = None,
     latency_ms: Annotated[
         float | None, typer.Option(help="Limit for one image on the target, met by measurement.")
     ] = None,

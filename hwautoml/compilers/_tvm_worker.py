@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 #: Name of the function in a library that returns its description as JSON.
 DESCRIBE = "describe"
+_READING_SHARE = 0.3
 
 
 class _Events:
@@ -108,7 +109,7 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     events.send("progress", done=0, total=1, message="building")
     with _build_errors():
         whole, names = in_one_arena(scheduled, target)
-    _build(whole, target, description, request.out_path, link)
+    _build(whole, target, description, request.out_path, link, is_whole=bool(names))
     slow = _slow_functions(request, module, names, target, description)
     return _result(report, slow, tuned.seconds)
 
@@ -152,12 +153,20 @@ def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> d
 def _tune_functions(
     request: CompileRequest, events: _Events, target: tvm.target.Target, machine: Machine, records: Records
 ) -> dict[str, object]:
-    """Tunes the distinct functions of all the request's models, of which one at a time is in memory."""
+    """Tunes the distinct functions of the request's models, of which one at a time is in memory.
+
+    As many of them as can be read in a part of the budget; the rest is for trials.
+    """
     from hwautoml.schedules.lowering import import_onnx, lower
+
+    started = time.perf_counter()
 
     def modules() -> Iterator[tvm.IRModule]:
         paths = (request.onnx_path, *request.further_paths)
         for index, path in enumerate(paths):
+            if index and time.perf_counter() - started > _READING_SHARE * request.tune_budget_sec:
+                _LOGGER.warning("read %d of %d files with functions: there is no time for more", index, len(paths))
+                break
             events.send("progress", done=index, total=len(paths), message="reading functions")
             yield lower(import_onnx(read_onnx(path), str(path)), target, str(path))
 
@@ -185,16 +194,22 @@ def _slow_functions(
 
 def _record_crashes(request: CompileRequest, target: tvm.target.Target, records: Records) -> None:
     """Marks what ended earlier workers, so that no later tuning tries it either."""
-    from hwautoml.schedules.host import record_key
     from hwautoml.schedules.records import Record
     from hwautoml.schedules.tiling import Tiling
 
+    key = _key(request, target)
     for trial in request.crashed:
-        known = records.get(record_key(target), trial.key) or Record(trial.name)
+        known = records.get(key, trial.key) or Record(trial.name)
         crashed = dict.fromkeys((*known.crashed, Tiling.from_json(trial.tiling)))
-        records.put(record_key(target), trial.key, replace(known, crashed=tuple(crashed)))
+        records.put(key, trial.key, replace(known, crashed=tuple(crashed)))
     if request.crashed:
         records.save()
+
+
+def _key(request: CompileRequest, target: tvm.target.Target) -> str:
+    from hwautoml.schedules.host import record_key_on_board
+
+    return record_key_on_board(target, None if request.board is None else request.board.cpu)
 
 
 @dataclass(frozen=True)
@@ -216,18 +231,23 @@ def _tune(
     machine: Machine,
     records: Records,
 ) -> _Tuned:
-    """Tunes for the requested time where the target can run here."""
+    """Tunes for the requested time, on the board if there is one, else where the target can run here."""
     from hwautoml.schedules.host import is_host
     from hwautoml.schedules.tiling import Tiling
     from hwautoml.schedules.tuner import Tuner
 
     if request.tune_budget_sec <= 0:
         return _Tuned()
-    if not is_host(target):
+    if request.board is None and not is_host(target):
         _LOGGER.warning("%s cannot be timed on this machine: fixed rule, no tuning", target)
         return _Tuned()
     started = time.perf_counter()
-    tuner = Tuner(modules, target, machine, records, request.seed)
+    timer = None
+    if request.board is not None:
+        from hwautoml.compilers._tvm_board_timer import BoardTimer
+
+        timer = BoardTimer(request.board, target, request.num_threads, request.seed)
+    tuner = Tuner(modules, target, machine, records, request.seed, timer, _key(request, target))
     total = sum(len(task.order) for task in tuner.tasks.values())
 
     def on_trial(key: str, name: str, tiling: Tiling, done: int) -> None:
@@ -281,16 +301,12 @@ def _with_description(module: tvm.IRModule, description: Mapping[str, object]) -
 
 def _build(
     module: tvm.IRModule, target: tvm.target.Target, description: Mapping[str, object], out_path: Path,
-    link: Linker | None,
+    link: Linker | None, *, is_whole: bool,
 ) -> None:
     """Compiles a scheduled module for CPUs and writes the library, description included."""
-    import tvm
-    from tvm.relax.backend.cpu_generic import pipeline
-
     from hwautoml.schedules import arena
 
-    passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
-    passes = tvm.transform.Sequential(passes)
+    passes = arena.graph_passes(target, is_whole=is_whole)
     _export(_with_description(module, description), passes, target, out_path, link, tir_pipeline=arena.PIPELINE)
 
 

@@ -50,6 +50,8 @@ Array = NDArray[np.float64]
 
 NU = 4.0
 MIN_OBSERVATIONS_TO_FIT = 8
+#: Relative standard deviation of the level between processes: a profile is one, and cannot tell (docs/measuring.md).
+PROCESS_LEVEL = 0.003
 NUM_ROBUST_ITERATIONS = 6
 _LOG_PRIOR_WIDTH = 1.2  # natural logarithm: a factor of 3 from the default costs half a nat
 _GRID_STEPS = np.array([1 / 8, 1 / 4, 1 / 2, 1 / 1.4, 1.0, 1.4, 2.0, 4.0, 8.0])
@@ -224,9 +226,10 @@ def noise_variance(prior: Structure, data: Observations, residual: float) -> Arr
 
 
 def spread(prior: Structure, hyper: Hyperparameters, data: Observations) -> float:
-    """Relative: residual, level, and how well a result is usually known (median)."""
+    """Relative: residual, levels of sessions and of processes, and how well a result is usually known (median)."""
     stated = np.sqrt(data.variance) / np.maximum(expected_ms(prior, data), 1e-12)
-    return float(np.linalg.norm([hyper.residual, hyper.level, np.median(stated) if len(stated) else 0.0]))
+    usual = np.median(stated) if len(stated) else 0.0
+    return float(np.linalg.norm([hyper.residual, hyper.level, PROCESS_LEVEL, usual]))
 
 
 def shared_noise(prior: Structure, data: Observations) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -21,7 +21,7 @@ from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.library import function_key, functions_of
 from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
-from hwautoml.schedules.timing import count_calls, random_arguments
+from hwautoml.schedules.timing import LocalTimer, Timer, count_calls
 
 _LOGGER = logging.getLogger(__name__)
 #: Multiply-adds per microsecond that an untimed function is taken to run at.
@@ -49,7 +49,6 @@ class _Task:
     order: list[Tiling]
     guess_us: float
     record: Record
-    arguments: list[tvm.runtime.Tensor] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -73,10 +72,13 @@ class Tuner:
         machine: Machine,
         records: Records,
         seed: int = 0,
+        timer: Timer | None = None,
+        key: str | None = None,
     ) -> None:
-        self.target, self.machine, self.records = target, machine, records
-        self.record_key = record_key(target)
-        self.generator = np.random.default_rng(seed)
+        """``timer`` is another than this process, whose records are filed under ``key``."""
+        self.machine, self.records = machine, records
+        self.record_key = key if key is not None else record_key(target)
+        self.timer = timer if timer is not None else LocalTimer(target, seed)
         self.tasks: dict[str, _Task] = {}
         for module in modules:
             calls = count_calls(module)
@@ -132,8 +134,6 @@ class Tuner:
         scheduled = dispatch.scheduled(task.function, tiling, self.machine)
         if scheduled is None:
             return
-        if not task.arguments:
-            task.arguments = random_arguments(task.function, self.generator)
         try:
             time_us = self._time_us(scheduled, task)
         except SCHEDULING_ERRORS as error:
@@ -144,17 +144,14 @@ class Tuner:
 
     def _time_us(self, function: tvm.tirx.PrimFunc, task: _Task) -> float:
         """The shortest mean run time, in microseconds, over a few repeats."""
-        module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        library = tvm.compile(module, target=self.target).jit()
-        once = library.time_evaluator("main", tvm.cpu(), number=1, repeat=2)(*task.arguments)
-        first_us = min(once.results) * 1e6
+        run = self.timer.open(function)
+        first_us = min(run(1), run(1)) * 1e6
         if first_us > 4 * task.record.time_us + 100:
             return first_us
         number = max(1, round(_MIN_REPEAT_MS * 1e3 / max(first_us, 1.0)))
-        timed = library.time_evaluator("main", tvm.cpu(), number=number, repeat=1)
         best_us = first_us
         for _ in range(_NUM_REPEATS):
-            best_us = min(best_us, timed(*task.arguments).results[0] * 1e6)
+            best_us = min(best_us, run(number) * 1e6)
             if best_us > _HOPELESS_RATIO * task.record.time_us:
                 break
         return best_us

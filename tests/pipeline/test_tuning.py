@@ -13,16 +13,22 @@ import numpy as np
 import pytest
 
 import hwautoml
+from hwautoml.compilers._files import read_onnx
 from hwautoml.compilers.tvm import CompilerPool
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
 from hwautoml.errors import InvalidValueError, RunFolderError, TargetUnavailableError
 from hwautoml.pipeline import compile, tune
-from hwautoml.pipeline.artifacts import deployable_probe, layer_probe
+from hwautoml.pipeline.artifacts import deployable_probe, functions_probe, layer_probe
 from hwautoml.pipeline.tables import RECORDS_FILE, records_path
-from hwautoml.pipeline.tuning import telling_networks
+from hwautoml.pipeline.tuning import LAYERS_PER_PROBE, telling_networks
+from hwautoml.schedules.dispatch import Machine, is_tunable
+from hwautoml.schedules.host import resolve_target
+from hwautoml.schedules.library import function_key, functions_of
+from hwautoml.schedules.lowering import import_onnx, lower
 from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
+from hwautoml.schedules.vector_unit import vector_unit
 from hwautoml.spaces import load_space
 
 HOST = {"kind": "llvm", "mcpu": "native"}
@@ -146,8 +152,8 @@ def test_networks_of_a_tuned_space_compile_by_look_up(tmp_path: Path) -> None:
         hits, misses = hits + compiled["tuned"], misses + compiled["untuned"]
     assert len(misses) <= 0.05 * hits, misses
 @pytest.mark.slow
-def test_a_killed_tuner_loses_nothing_and_networks_compile_by_look_up(tmp_path: Path) -> None:
-    path = tmp_path / "cpu" / "tvm_records.json"
+def test_a_killed_command_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "cpu" / RECORDS_FILE
     words = ["tune", "--image-size", "8", "--channels", "grey", "--budget", "10m", "--profiles-dir", str(tmp_path)]
     environment = dict(os.environ, PYTHONPATH=str(Path(hwautoml.__file__).parent.parent))
     process = subprocess.Popen([sys.executable, "-m", "hwautoml.cli", *words], env=environment)
@@ -157,13 +163,25 @@ def test_a_killed_tuner_loses_nothing_and_networks_compile_by_look_up(tmp_path: 
     process.send_signal(signal.SIGKILL)
     process.wait()
     (before,) = Records.load(path).by_target.values()
-    result = tune(image_size=8, channels=1, budget_sec=150, profiles_dir=tmp_path)
+    result = tune(image_size=8, channels=1, budget_sec=60, profiles_dir=tmp_path)
     (after,) = Records.load(path).by_target.values()
     assert all(after[key].num_tried >= record.num_tried for key, record in before.items())
-    assert result["num_recorded"] >= len(before)
-    assert result["num_recorded"] == result["num_functions"], "one trial each fits into the time"
-    space = load_space("mobile", image_size=8, channels=1, num_classes=10)
-    for seed in range(3):
-        network = deployable_probe(space, space.sample(np.random.default_rng(seed)), tmp_path / f"net{seed}.onnx")
-        compiled = compile(network, profiles_dir=tmp_path)
-        assert compiled["tuned"] > 5 and compiled["untuned"] == [] and compiled["seconds"]["tune"] == 0.0
+    assert result["num_recorded"] > len(before)
+
+
+@pytest.mark.slow
+def test_the_layers_of_the_mobile_space_have_every_function_of_its_networks(tmp_path: Path) -> None:
+    """What is tuned comes from layers: their sums and activations must be fused as they are within a network."""
+    space, target = load_space("mobile", image_size=8, channels=1, num_classes=10), resolve_target(HOST, 1)
+    machine, layers = Machine(vector_unit(target), 1), space.all_layers()
+
+    def keys(path: Path) -> set[str]:
+        functions = functions_of(lower(import_onnx(read_onnx(path), path.name), target, path.name)).values()
+        return {function_key(function) for function in functions if is_tunable(function, machine)}
+
+    known: set[str] = set()
+    for start in range(0, len(layers), LAYERS_PER_PROBE):
+        known |= keys(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], tmp_path / "layers.onnx"))
+    for seed in range(20):
+        network = deployable_probe(space, space.sample(np.random.default_rng(seed)), tmp_path / "network.onnx")
+        assert len(keys(network)) > 5 and keys(network) <= known

@@ -24,8 +24,10 @@ from hwautoml.profilers.disturbance import (
 
 
 def line(key: str, median_ms: float, reference_ms: float | None, deviation_ms: float = 0.0) -> dict[str, Any]:
-    conditions = {"reference_median_ms": reference_ms}
-    return {"record": "layer", "key": key, "median_ms": median_ms, "deviation_ms": deviation_ms, "conditions": conditions}
+    return {
+        "record": "layer", "key": key, "median_ms": median_ms, "deviation_ms": deviation_ms,
+        "conditions": {"reference_median_ms": reference_ms},
+    }  # fmt: skip
 
 
 QUIET, BUSY = line("a", 1.0, 10.0), line("b", 3.0, 15.0)
@@ -41,7 +43,8 @@ def test_a_disturbed_result_is_scaled_and_doubted() -> None:
     median_ms, deviation_ms = at_usual_speed(BUSY, 10.0)
     assert median_ms == pytest.approx(2.0)
     assert deviation_ms == pytest.approx(0.5 * math.log(1.5) * 2.0)
-    assert at_usual_speed(line("a", 1.01, 10.1, 0.01), 10.0) == pytest.approx((1.0, 0.01 / 1.01))  # drift, no disturbance
+    drifted = line("a", 1.01, 10.1, 0.01)
+    assert at_usual_speed(drifted, 10.0) == pytest.approx((1.0, 0.01 / 1.01))
     assert at_usual_speed(BUSY, None) == (3.0, 0.0)
     assert disturbance(BUSY, None) == 0.0
 
