@@ -97,6 +97,7 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
                 "functions",
                 f"{result['functions']}, {result['tuned']} tuned, {len(result['fallbacks'])} on a fallback schedule",
             ),
+            *([("by fixed rule", _untuned_text(result["untuned"]))] if result["untuned"] else []),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
             *([("kernels", result["device_code"])] if result["device_code"] else []),
             ("far too slow", ", ".join(result["slow"]) or "none (measured)"),
@@ -107,6 +108,10 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             ("time", f"compile {seconds['compile']:.1f} s, tune {seconds['tune']:.1f} s"),
         ],
     )
+
+
+def _untuned_text(names: Sequence[str]) -> str:
+    return f"{len(names)} without a record (tune them: --tune 1m, or their whole space: hwautoml tune)"
 
 
 def build_summary(out: Console, result: Mapping[str, Any]) -> None:

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Json, ProfilesDir, Seed, Target, TargetsDir, app, channels_of
+from hwautoml.cli.options import (
+    Device,
+    Json,
+    Key,
+    ProfilesDir,
+    Seed,
+    Target,
+    TargetsDir,
+    Tracker,
+    app,
+    channels_of,
+)
 from hwautoml.core.duration import parse_duration
 
 
@@ -29,6 +40,9 @@ def tune(
     records: Annotated[
         Path | None, typer.Option(help="File of records. \\[default: beside the target's latency tables]")
     ] = None,
+    device: Device = None,
+    tracker: Tracker = None,
+    key: Key = None,
     seed: Seed = 0,
     targets_dir: TargetsDir = None,
     profiles_dir: ProfilesDir = None,
@@ -48,6 +62,9 @@ def tune(
             inspect=inspect,
             merge=merge,
             records=records,
+            device=device,
+            tracker=tracker,
+            key=key,
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

@@ -25,6 +25,7 @@ from hwautoml.errors import (
     InvalidValueError,
     MissingDependencyError,
     RunFolderError,
+    TargetUnavailableError,
     UnsupportedOperatorError,
 )
 
@@ -37,6 +38,7 @@ _RAISED: dict[str, Callable[..., HwAutoMLError]] = {
     error.__name__: error
     for error in (
         CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError, MissingDependencyError,
+        TargetUnavailableError,
     )
 }
 

@@ -18,10 +18,26 @@ class CrashedTrial:
 
 
 @dataclass(frozen=True)
+class BoardRoute:
+    """Where candidates are timed: a board's agent, or a tracker's boards of ``key``; ``cpu`` as the board names it."""
+
+    host: str
+    port: int
+    key: str
+    is_tracker: bool
+    cpu: str
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
 class CompileRequest:
     """Paths are absolute. ``crashed`` candidates are recorded and not tried again.
 
     With no ``out_path`` nothing is built: the functions of ``onnx_path`` and ``further_paths`` are tuned together.
+
+    Candidates are timed on ``board``, or here where there is none.
 
     A worker that says nothing for ``silence_sec`` is stuck, and ends itself.
     """
@@ -36,6 +52,7 @@ class CompileRequest:
     silence_sec: float
     crashed: tuple[CrashedTrial, ...] = ()
     further_paths: tuple[Path, ...] = ()
+    board: BoardRoute | None = None
 
     def after_crash(self, trial: CrashedTrial, tune_budget_sec: float) -> CompileRequest:
         """The request for the next worker: without ``trial``, with the time that is left."""
@@ -52,5 +69,6 @@ class CompileRequest:
             data[name] = Path(data[name])
         data["out_path"] = None if data["out_path"] is None else Path(data["out_path"])
         data["further_paths"] = tuple(map(Path, data["further_paths"]))
+        data["board"] = None if data["board"] is None else BoardRoute(**data["board"])
         crashed = tuple(CrashedTrial(**trial) for trial in data.pop("crashed"))
         return CompileRequest(**data, crashed=crashed)

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 #: Name of the function in a library that returns its description as JSON.
 DESCRIBE = "describe"
+_READING_SHARE = 0.3
 
 
 class _Events:
@@ -132,8 +133,8 @@ def _serve_cuda(
         lowered = lower_for_cuda(_with_description(imported, _describe(imported, target)), target)
     _export(lowered, None, target, request.out_path, link)
     return {
-        "functions": len(functions_of(lowered)), "tuned": 0, "fallbacks": [], "slow": [], "tune_sec": 0.0,
-        "device_code": device_code,
+        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": [],
+        "tune_sec": 0.0, "device_code": device_code,
     }  # fmt: skip
 
 
@@ -141,6 +142,7 @@ def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> d
     return {
         "functions": len(report.tuned) + len(report.by_rule) + len(report.fallbacks),
         "tuned": len(report.tuned),
+        "untuned": list(report.untuned),
         "fallbacks": list(report.fallbacks),
         "slow": list(slow),
         "tune_sec": tune_sec,
@@ -151,18 +153,24 @@ def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> d
 def _tune_functions(
     request: CompileRequest, events: _Events, target: tvm.target.Target, machine: Machine, records: Records
 ) -> dict[str, object]:
-    """Tunes the distinct functions of all the request's models, which are only ever read."""
+    """Tunes the distinct functions of the request's models, of which one at a time is in memory.
+
+    As many of them as can be read in a part of the budget; the rest is for trials.
+    """
     from hwautoml.schedules.lowering import import_onnx, lower
 
     started = time.perf_counter()
-    paths = (request.onnx_path, *request.further_paths)
-    modules = []
-    for index, path in enumerate(paths):
-        events.send("progress", done=index, total=len(paths), message="reading functions")
-        modules.append(lower(import_onnx(read_onnx(path), str(path)), target, str(path)))
-    left_sec = max(request.tune_budget_sec - (time.perf_counter() - started), 0.0)
-    tuned = _tune(replace(request, tune_budget_sec=left_sec), events, modules, target, machine, records)
-    return {**asdict(tuned)}
+
+    def modules() -> Iterator[tvm.IRModule]:
+        paths = (request.onnx_path, *request.further_paths)
+        for index, path in enumerate(paths):
+            if index and time.perf_counter() - started > _READING_SHARE * request.tune_budget_sec:
+                _LOGGER.warning("read %d of %d files with functions: there is no time for more", index, len(paths))
+                break
+            events.send("progress", done=index, total=len(paths), message="reading functions")
+            yield lower(import_onnx(read_onnx(path), str(path)), target, str(path))
+
+    return asdict(_tune(request, events, modules(), target, machine, records))
 
 
 def _slow_functions(
@@ -186,16 +194,22 @@ def _slow_functions(
 
 def _record_crashes(request: CompileRequest, target: tvm.target.Target, records: Records) -> None:
     """Marks what ended earlier workers, so that no later tuning tries it either."""
-    from hwautoml.schedules.host import record_key
     from hwautoml.schedules.records import Record
     from hwautoml.schedules.tiling import Tiling
 
+    key = _key(request, target)
     for trial in request.crashed:
-        known = records.get(record_key(target), trial.key) or Record(trial.name)
+        known = records.get(key, trial.key) or Record(trial.name)
         crashed = dict.fromkeys((*known.crashed, Tiling.from_json(trial.tiling)))
-        records.put(record_key(target), trial.key, replace(known, crashed=tuple(crashed)))
+        records.put(key, trial.key, replace(known, crashed=tuple(crashed)))
     if request.crashed:
         records.save()
+
+
+def _key(request: CompileRequest, target: tvm.target.Target) -> str:
+    from hwautoml.schedules.host import record_key_on_board
+
+    return record_key_on_board(target, None if request.board is None else request.board.cpu)
 
 
 @dataclass(frozen=True)
@@ -212,30 +226,36 @@ class _Tuned:
 def _tune(
     request: CompileRequest,
     events: _Events,
-    modules: list[tvm.IRModule],
+    modules: Iterable[tvm.IRModule],
     target: tvm.target.Target,
     machine: Machine,
     records: Records,
 ) -> _Tuned:
-    """Tunes for the requested time where the target can run here."""
+    """Tunes for the requested time, on the board if there is one, else where the target can run here."""
     from hwautoml.schedules.host import is_host
     from hwautoml.schedules.tiling import Tiling
     from hwautoml.schedules.tuner import Tuner
 
     if request.tune_budget_sec <= 0:
         return _Tuned()
-    if not is_host(target):
+    if request.board is None and not is_host(target):
         _LOGGER.warning("%s cannot be timed on this machine: fixed rule, no tuning", target)
         return _Tuned()
     started = time.perf_counter()
-    tuner = Tuner(modules, target, machine, records, request.seed)
+    timer = None
+    if request.board is not None:
+        from hwautoml.compilers._tvm_board_timer import BoardTimer
+
+        timer = BoardTimer(request.board, target, request.num_threads, request.seed)
+    tuner = Tuner(modules, target, machine, records, request.seed, timer, _key(request, target))
     total = sum(len(task.order) for task in tuner.tasks.values())
 
     def on_trial(key: str, name: str, tiling: Tiling, done: int) -> None:
         events.send("trial", key=key, name=name, tiling=tiling.to_json(), done=done, total=total)
 
     each_first = request.out_path is None
-    num_trials = tuner.run(request.tune_budget_sec, on_trial, each_first=each_first)
+    left_sec = max(request.tune_budget_sec - (time.perf_counter() - started), 0.0)
+    num_trials = tuner.run(left_sec, on_trial, each_first=each_first)
     records_of = [task.record for task in tuner.tasks.values()]
     return _Tuned(
         num_functions=len(records_of),

@@ -19,9 +19,9 @@ ProgressCallback = Callable[[int, int, str], None]
 class CompiledModel:
     """A compiled model on disk.
 
-    ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record;
-    ``fallbacks`` names those that no schedule of ours covers (correct, but slow), ``slow`` those that were
-    seen to run far below what their work explains.
+    ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record; ``untuned`` names
+    those that have none, although tuning could find one, ``fallbacks`` those that no schedule of ours covers
+    (correct, but slow), ``slow`` those that were seen to run far below what their work explains.
     ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them. ``device_code``
     says what a library for a GPU holds: machine code, or source that the device compiles.
     """
@@ -35,6 +35,7 @@ class CompiledModel:
     tune_sec: float
     device_code: str | None = None
     slow: tuple[str, ...] = ()
+    untuned: tuple[str, ...] = ()
 
 
 class Model(Protocol):

@@ -22,7 +22,7 @@ import numpy as np
 from hwautoml.compilers._files import missing_packages, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_process import CompilerProcess
-from hwautoml.compilers._tvm_request import CompileRequest
+from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
 from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
 from hwautoml.errors import CompileError, InvalidValueError
 
@@ -156,6 +156,7 @@ class CompilerPool:
             runtime=RUNTIME,
             functions=result["functions"],
             tuned=result["tuned"],
+            untuned=tuple(result["untuned"]),
             fallbacks=tuple(result["fallbacks"]),
             slow=tuple(result["slow"]),
             compile_sec=time.perf_counter() - started - result["tune_sec"],
@@ -172,10 +173,11 @@ class CompilerPool:
         records_path: Path,
         on_progress: ProgressCallback | None = None,
         seed: int = 0,
+        board: BoardRoute | None = None,
     ) -> Tuned:
         """Tunes the distinct functions of many models together, each at least once, then the heaviest first.
 
-        ``records_path`` is written as they are found, so that whatever ends this loses a second of work.
+        ``records_path`` is written after every trial. With a ``board`` candidates are timed there.
         """
         if not sources or not budget_sec > 0:
             raise InvalidValueError(f"at least one model and budget_sec > 0 must be given, but got {budget_sec}")
@@ -190,6 +192,7 @@ class CompilerPool:
             seed=seed,
             silence_sec=self._silence_sec,
             further_paths=tuple(others),
+            board=board,
         )
         return Tuned(**self._compile(request, on_progress))
 

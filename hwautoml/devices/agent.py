@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
 from hwautoml.devices.worker import _random_input, _reset_peak_memory, _status_bytes, die_with_parent
@@ -204,15 +205,18 @@ def _register_functions() -> None:
     """What clients may ask for beyond TVM's own functions."""
     from tvm_ffi import register_global_func
 
-    for function in (conditions, pin, limit_time, num_preemptions, try_loading):
+    for function in (conditions, pin, limit_time, num_preemptions, try_loading, *agent_onnx.FUNCTIONS):
         register_global_func(PREFIX + function.__name__, function, override=True)
 
 
-def conditions() -> str:
-    """``machine_conditions`` of this machine, version and fingerprint, as JSON."""
-    from hwautoml.compilers.tvm import version
+def conditions(runtime: str) -> str:
+    """``machine_conditions`` of this machine, the runtime's version and the fingerprint, as JSON."""
+    from hwautoml.compilers import load_backend
 
-    own = {"runtime_version": version(), "fingerprint": fingerprint("tvm", version())}
+    if runtime == agent_onnx.RUNTIME:
+        agent_onnx.require_installed()
+    version = load_backend(runtime).version()
+    own = {"runtime_version": version, "fingerprint": fingerprint(runtime, version)}
     return json.dumps(machine_conditions() | own)
 
 
@@ -237,15 +241,20 @@ def num_preemptions() -> int:
 
 
 def try_loading(name: str, num_threads: int) -> str:
-    """``load_ms`` and ``peak_memory_bytes`` of loading an uploaded library and running it once, as JSON."""
+    """``load_ms`` and ``peak_memory_bytes`` of loading an uploaded file and running it once, as JSON."""
     import tvm_ffi
 
-    from hwautoml.compilers.tvm import open_model
+    from hwautoml.compilers import load_backend
 
+    is_onnx = name.endswith(agent_onnx.SUFFIX)
+    if is_onnx:
+        agent_onnx.require_installed()
+    backend = load_backend(agent_onnx.RUNTIME if is_onnx else "tvm")
+    backend.start(num_threads)
     path = Path(str(tvm_ffi.get_global_func("tvm.rpc.server.workpath")(name)))
     before = _reset_peak_memory()
     start = time.perf_counter()
-    opened = open_model(path, num_threads=num_threads)
+    opened = backend.open_model(path, num_threads=num_threads)
     opened(_random_input(opened.input_shape, opened.input_dtype, seed=0))
     load_ms = 1e3 * (time.perf_counter() - start)
     peak = None if before is None else max(_status_bytes("VmHWM") - before, 0)

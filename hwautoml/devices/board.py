@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwautoml.compilers.base import checked_input
-from hwautoml.devices.agent import PREFIX
+from hwautoml.devices.agent import AGENT_COMMAND, PREFIX
+from hwautoml.devices.agent_onnx import SUFFIX
 from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Board:
         self._functions: dict[str, Any] = {}
         self._device = session.cpu(0)
         self._numbers = count()
-        self._machine = self._describe_machine()
+        self._machine = self._describe_machine("tvm")
         self._cores: list[int] | None = None
         self._num_threads = num_threads
         if self._machine["agent"]:
@@ -52,10 +53,12 @@ class Board:
         else:
             self._call("runtime.config_threadpool", _BIG_CORES, num_threads)
 
-    def conditions(self) -> dict[str, object]:
+    def conditions(self, runtime: str) -> dict[str, object]:
         """The board's machine as it is now; unknown values are None where the board runs another server."""
+        if runtime != "tvm":
+            self._require_agent()
         own = {"affinity": self._cores, "num_allowed_cores": self._machine["num_allowed_cores"]}  # before it was pinned
-        return self._describe_machine() | own
+        return self._describe_machine(runtime) | own
 
     @contextmanager
     def time_limit(self, seconds: float) -> Iterator[None]:
@@ -76,7 +79,7 @@ class Board:
 
     def upload(self, path: Path) -> str:
         """Its name on the board, new each time: the board's loader takes a known name for the same library."""
-        name = f"{next(self._numbers)}-{path.stem}.so"
+        name = f"{next(self._numbers)}-{path.stem}{SUFFIX if path.suffix == SUFFIX else '.so'}"
         try:
             content = bytearray(path.read_bytes())
         except OSError as error:
@@ -95,10 +98,16 @@ class Board:
             )
         return figures
 
-    def load(self, name: str) -> RemoteModel:
-        """What was uploaded, whose file is then removed. Raises CompileError for a file that the board cannot load."""
+    def load(self, name: str) -> RemoteModel | RemoteOnnxModel:
+        """What was uploaded, whose file is then removed: a library in TVM, an ONNX file in the board's ONNX Runtime.
+
+        Raises CompileError for a file that the board cannot load, InvalidValueError for an ONNX file where the board
+        runs another server than our agent.
+        """
         from tvm import relax
 
+        if name.endswith(SUFFIX):
+            return self._load_onnx(name)
         with _loading(name):
             machine = relax.VirtualMachine(self._session.load_module(name), self._device)
             description = json.loads(str(machine["describe"]()))
@@ -108,11 +117,27 @@ class Board:
             str(description["input_dtype"]), tuple(description["output_shape"]),
         )
 
+    def _load_onnx(self, name: str) -> RemoteOnnxModel:
+        self._require_agent()
+        with _loading(name):
+            description = json.loads(str(self._call(PREFIX + "onnx_open", name, self._num_threads)))
+        self._session.remove(name)
+        return RemoteOnnxModel(
+            self._call, name, self._device, str(description["input_name"]), tuple(description["input_shape"]),
+            str(description["input_dtype"]), tuple(description["output_shape"]),
+        )
+
+    def _require_agent(self) -> None:
+        if not self._machine["agent"]:
+            raise InvalidValueError(
+                "the board runs another server than our agent, which has no ONNX Runtime", fix=f"there: {AGENT_COMMAND}"
+            )
+
     def num_preemptions(self) -> int:
         return int(self._call(PREFIX + "num_preemptions") or 0)
 
-    def _describe_machine(self) -> dict[str, object]:
-        described = self._call(PREFIX + "conditions")
+    def _describe_machine(self, runtime: str) -> dict[str, object]:
+        described = self._call(PREFIX + "conditions", runtime)
         if described is not None:
             return {**json.loads(str(described)), "agent": True}
         cpu, triple = self._call("target.llvm_get_system_cpu"), self._call("target.llvm_get_system_triple")
@@ -165,6 +190,42 @@ class RemoteModel:
         results = self.machine.time_evaluator(_TIMED, self.device, number=number, repeat=repeat)().results
         return [max(1e9 * seconds, 1e-3) for seconds in results]
 
+    def close(self) -> None:
+        """The board frees what the last reference to the machine holds."""
+
+    def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
+        import tvm
+
+        return tvm.runtime.tensor(checked_input(self, x), self.device)
+
+
+@dataclass(frozen=True)
+class RemoteOnnxModel:
+    """A model in the ONNX Runtime of the board's agent; one input, one output. As ``RemoteModel``."""
+
+    call: Callable[..., Any]
+    name: str
+    device: Any
+    input_name: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    output_shape: tuple[int, ...]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        result: np.ndarray = self.call(PREFIX + "onnx_run", self.name, self._tensor(x)).numpy()
+        return result
+
+    def bind(self, x: np.ndarray) -> Callable[[], None]:
+        self.call(PREFIX + "onnx_bind", self.name, self._tensor(x))
+        return lambda: None  # binding ran it
+
+    def time_ns(self, number: int, repeat: int = 1) -> list[float]:
+        times = json.loads(str(self.call(PREFIX + "onnx_time", self.name, number, repeat)))
+        return [float(nanoseconds) for nanoseconds in times]
+
+    def close(self) -> None:
+        self.call(PREFIX + "onnx_close", self.name)
+
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
 
@@ -180,7 +241,7 @@ def _loading(name: str) -> Iterator[None]:
     except (tvm.error.RPCError, AttributeError, ValueError) as error:
         raise CompileError(
             f"{name.partition('-')[2]} cannot be loaded on the board: {remote_reason(error)}",
-            fix="compile it with hwautoml for the [tvm] table of the board's own target",
+            fix=None if name.endswith(SUFFIX) else "compile it for the [tvm] table of the board's own target",
         ) from error
 
 

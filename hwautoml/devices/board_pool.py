@@ -32,12 +32,13 @@ class BoardPool:
     board's times are brought to the speed of the middle one (``conditions["board_speed"]`` is the board's own).
     """
 
-    runtime = "tvm"
-
-    def __init__(self, tracker: str, *, key: str, num_threads: int = 1, connect_timeout_sec: float = 60.0) -> None:
+    def __init__(
+        self, tracker: str, *, key: str, num_threads: int = 1, connect_timeout_sec: float = 60.0, runtime: str = "tvm"
+    ) -> None:
         """Raises InvalidValueError for a malformed address."""
         self._tracker, self._key = tracker, key
-        self._options = {"num_threads": num_threads, "connect_timeout_sec": connect_timeout_sec}
+        self._options = {"num_threads": num_threads, "connect_timeout_sec": connect_timeout_sec, "runtime": runtime}
+        self.runtime = runtime
         self.num_threads = num_threads
         self._boards = [self._board()]
 

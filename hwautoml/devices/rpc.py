@@ -17,6 +17,7 @@ from types import TracebackType
 import numpy as np
 
 from hwautoml.core.measurement import Measurement
+from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
 from hwautoml.devices.connection import Connection, Route
 from hwautoml.devices.local import Progress, _kept_open, _Model, _Session
@@ -31,6 +32,9 @@ _QUESTION_SEC = 30.0  # for what the board answers without computing
 class RpcDevice:
     """Runs ``num_threads`` threads on the board at ``address`` (host:port), one client at a time.
 
+    A file says what runs it: a library TVM, an ONNX file the ONNX Runtime of the board's agent. ``runtime`` is the
+    one that ``conditions`` describe.
+
     ``key`` is the one that the board's agent was started with. With ``is_tracker`` the address is a
     tracker's, and any free board of that key will do (they are taken for equal); it is kept until ``close``.
 
@@ -42,15 +46,23 @@ class RpcDevice:
     The first call connects. The worker process ends with the thread that made that call.
 
     Raises:
-        InvalidValueError: a malformed address, or a number out of range.
+        InvalidValueError: a malformed address, a number out of range, or a runtime that no board has.
     """
 
-    runtime = "tvm"
+    RUNTIMES = ("tvm", agent_onnx.RUNTIME)
 
     def __init__(
         self, address: str, *, key: str = "", is_tracker: bool = False, num_threads: int = 1,
         connect_timeout_sec: float = 60.0, session_timeout_sec: float = 3600.0, num_retries: int = 2,
+        runtime: str = "tvm",
     ) -> None:
+        if runtime not in self.RUNTIMES:
+            raise InvalidValueError(
+                f"runtime {runtime!r} cannot be measured on a board over the network: it runs "
+                f"{' and '.join(self.RUNTIMES)}",
+                fix=f"--runtime {self.RUNTIMES[0]}",
+            )
+        self.runtime = runtime
         if num_threads < 1 or num_retries < 0 or connect_timeout_sec <= 0 or session_timeout_sec <= 0:
             raise InvalidValueError(
                 "num_threads >= 1, num_retries >= 0 and positive time limits must hold, got "
@@ -79,7 +91,7 @@ class RpcDevice:
 
     @property
     def runtime_version(self) -> str:
-        """The board's TVM; "unknown" where it runs no agent of ours. Connects."""
+        """The board's; "unknown" where it runs no agent of ours. Connects."""
         return str(self.conditions()["runtime_version"])
 
     def conditions(self) -> dict[str, object]:
@@ -92,12 +104,16 @@ class RpcDevice:
         Raises:
             TargetUnavailableError: the board cannot be reached, or stays busy.
             MissingDependencyError: TVM is missing here.
+            MeasurementError: the board does not have the runtime.
         """
-        connection = self._connection
-        machine = connection.persistently(lambda: connection.request({"do": "conditions"}, _QUESTION_SEC))["conditions"]
+        return self._conditions_of(self.runtime)
+
+    def _conditions_of(self, runtime: str) -> dict[str, object]:
+        connection, message = self._connection, {"do": "conditions", "runtime": runtime}
+        machine = connection.persistently(lambda: connection.request(message, _QUESTION_SEC))["conditions"]
         assert isinstance(machine, dict)
         return machine | {
-            "runtime": self.runtime,
+            "runtime": runtime,
             "runtime_version": machine["runtime_version"] or "unknown",
             "num_threads": self.num_threads,
             "connection": "rpc",
@@ -113,7 +129,7 @@ class RpcDevice:
         protocol: MeasureProtocol | None = None,
         on_progress: Progress | None = None,
     ) -> list[Measurement | MeasureFailure]:
-        """One result per path (libraries compiled for the board), in order; see ``LocalDevice.measure``.
+        """One result per path (libraries compiled for the board, ONNX files), in order; see ``LocalDevice.measure``.
 
         When the board goes away for good, what was measured until then comes back: such results have
         ``conditions["interrupted"]``.
@@ -124,10 +140,12 @@ class RpcDevice:
         """
         self._reference = _kept_open(self._reference, reference)
         conditions = self.conditions()
+        own = {runtime: self._conditions_of(runtime) for runtime in {_runtime_of(p) for p in paths} - {self.runtime}}
         protocol = protocol or MeasureProtocol()
         session = _RpcSession(self._connection, list(paths), self._reference, protocol, on_progress)
         session.run()
-        return session.results(conditions)
+        results = session.results(conditions)
+        return [_described(r, own.get(_runtime_of(p), conditions)) for p, r in zip(paths, results, strict=True)]
 
     def run_model(self, path: Path, inputs: np.ndarray, *, timeout_sec: float = 600.0) -> np.ndarray:
         """Outputs (n, ...) for inputs (n, ...), computed on the board in batches of the model's size.
@@ -196,6 +214,18 @@ class _RpcSession(_Session):
         for model in self._models:
             if not model.samples_ms and model.failure is None:
                 model.failure = error.message
+
+
+def _runtime_of(path: Path) -> str:
+    return agent_onnx.RUNTIME if path.suffix == agent_onnx.SUFFIX else "tvm"
+
+
+def _described(result: Measurement | MeasureFailure, own: Mapping[str, object]) -> Measurement | MeasureFailure:
+    """With the runtime that ran it: one session may have two."""
+    if isinstance(result, MeasureFailure):
+        return result
+    told = {field: own[field] for field in ("runtime", "runtime_version", "fingerprint")}
+    return replace(result, conditions={**result.conditions, **told})
 
 
 def _fingerprint(machine: Mapping[str, object], route: Route) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hwautoml.devices.board import Board, RemoteModel, remote_reason
+from hwautoml.devices.board import Board, RemoteModel, RemoteOnnxModel, remote_reason
 from hwautoml.devices.worker import _random_input, claim_stdout, die_with_parent
 from hwautoml.errors import HwAutoMLError, MeasurementError, MissingDependencyError, TargetUnavailableError
 
@@ -75,7 +75,7 @@ class Client:
         import_tvm(1)
         self.runtime_version = version()
         self._board: Board | None = None
-        self._models: dict[int, RemoteModel] = {}
+        self._models: dict[int, RemoteModel | RemoteOnnxModel] = {}
 
     @property
     def board(self) -> Board:
@@ -128,8 +128,8 @@ class Client:
         self._board = Board(session, num_threads)
         return {}
 
-    def conditions(self) -> dict[str, object]:
-        return {"conditions": self.board.conditions()}
+    def conditions(self, runtime: str) -> dict[str, object]:
+        return {"conditions": self.board.conditions(runtime)}
 
     def open(self, model: int, path: str, seed: int) -> dict[str, object]:
         """Upload, load, and run once on random input.
@@ -147,7 +147,8 @@ class Client:
 
     def close(self, keep: int) -> dict[str, object]:
         """Forget all models but ``keep``."""
-        self._models = {number: model for number, model in self._models.items() if number == keep}
+        for number in [number for number in self._models if number != keep]:
+            self._models.pop(number).close()
         gc.collect()
         return {}
 
@@ -186,6 +187,7 @@ class Client:
             part = images[start : start + batch]
             padding = [(0, batch - len(part))] + [(0, 0)] * (images.ndim - 1)
             results.append(opened(np.pad(part, padding))[: len(part)])
+        opened.close()
         np.save(outputs, np.concatenate(results), allow_pickle=False)
         return {}
 

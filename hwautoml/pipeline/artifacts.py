@@ -141,7 +141,9 @@ def _layer(space: SearchSpace, layer: Layer) -> _Probe:
 
 
 def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Probe:
-    """One flat input that each layer takes its share of; means over pixels keep the layers' own layout."""
+    """One flat input that each layer takes its share of, behind a convolution, as in a network: what a residual
+    sum is computed with depends on the layout of the layer's input. Means over pixels keep the layers' own layout.
+    """
     shapes = [(layer.in_channels, layer.height, layer.width) for layer in layers]
 
     def make() -> nn.Module:
@@ -156,7 +158,9 @@ def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Prob
             def forward(self, x: Tensor) -> Tensor:
                 results = []
                 for shape, layer in zip(shapes, self.layers, strict=True):
-                    y = layer(x[:, : math.prod(shape)].reshape(batch, *shape))
+                    share = x[:, : math.prod(shape)].reshape(batch, *shape)
+                    is_image = shape[1:] != (1, 1)
+                    y = layer(nn.functional.conv2d(share, torch.ones(shape[0], shape[0], 1, 1)) if is_image else share)
                     results.append(y.mean((2, 3)) if y.ndim == 4 else y)
                 return torch.cat(results, 1)
 

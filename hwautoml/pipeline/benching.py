@@ -70,7 +70,7 @@ def bench(
     where need be. Each runs in a process of its own, all in the same rounds, with a reference network in
     between. ``budget_sec`` bounds the rounds. ``against`` is a stored result to compare with; see
     ``baseline.require_no_regression``. ``device``, or ``tracker`` and ``key``, name a board, which runs TVM
-    libraries one after the other in one process. ``seed`` is for the inputs and for the order within each round.
+    libraries, and ONNX files where its agent has ONNX Runtime, one after the other in one process. ``seed`` is for the inputs and for the order within each round.
 
     What cannot be measured is named in ``failed``, and the rest goes on; see ``require_all_measured``.
 
@@ -87,6 +87,8 @@ def bench(
     require_reachable(found, **board)
     if device is not None or tracker is not None:
         runtimes = runtimes or ("tvm",)
+        for name in runtimes:
+            device_for(found, name, **board).close()  # before anything is compiled: not every runtime is on boards
     protocol = replace(PROTOCOL, seed=seed, max_total_sec=budget_sec)
     session = _Session(found, batch, board, profiles_dir, on_progress)
     with tempfile.TemporaryDirectory(prefix="hwautoml-bench-") as folder:
@@ -160,11 +162,9 @@ class _Session:
 
         if not items:
             return []
-        reference, paths = export_reference(folder / "reference.onnx"), [path for _, path in items]
+        reference = export_reference(folder / "reference.onnx")
         if any(self.board.values()):
-            timer = prepare(Benchable("reference", "tvm", reference), self.target, 1, folder, self.profiles_dir)
-            with device_for(self.target, "tvm", **self.board) as device:
-                results = device.measure(paths, timer, protocol, self._listen)
+            results = self._on_board(items, reference, folder, protocol)
         else:
             results = self._side_by_side(items, reference, protocol)
         rows = []
@@ -174,6 +174,15 @@ class _Session:
                 continue
             rows.append(self._row(item, path, result, REFERENCE_NAME))
         return rows
+
+    def _on_board(
+        self, items: Sequence[tuple[Benchable, Path]], reference: Path, folder: Path, protocol: MeasureProtocol
+    ) -> list[Measurement | MeasureFailure]:
+        """All in one session of the board, in the same rounds; TVM times the reference unless none of them needs it."""
+        runtime = "tvm" if any(item.runtime == "tvm" for item, _ in items) else items[0][0].runtime
+        timer = prepare(Benchable("reference", runtime, reference), self.target, 1, folder, self.profiles_dir)
+        with device_for(self.target, runtime, **self.board) as device:
+            return device.measure([path for _, path in items], timer, protocol, self._listen)
 
     def _side_by_side(
         self, items: Sequence[tuple[Benchable, Path]], reference: Path, protocol: MeasureProtocol

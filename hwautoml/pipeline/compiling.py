@@ -91,6 +91,7 @@ def compile(
         "target": found.name,
         "functions": compiled.functions,
         "tuned": compiled.tuned,
+        "untuned": list(compiled.untuned),
         "fallbacks": list(compiled.fallbacks),
         "slow": list(compiled.slow),
         "sha256": sha256_file(kept),

@@ -42,15 +42,10 @@ def device_for(
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
 
-    if runtime != RpcDevice.runtime:
-        raise InvalidValueError(
-            f"runtime {runtime!r} cannot be measured on a board over the network: it runs {RpcDevice.runtime!r}",
-            fix=f"--runtime {RpcDevice.runtime}",
-        )
     if all_boards and tracker is not None:
-        return BoardPool(tracker, key=key or "", num_threads=num_threads)
+        return BoardPool(tracker, key=key or "", num_threads=num_threads, runtime=runtime)
     return RpcDevice(
-        device or tracker or "", key=key or "", is_tracker=tracker is not None, num_threads=num_threads
+        device or tracker or "", key=key or "", is_tracker=tracker is not None, num_threads=num_threads, runtime=runtime
     )
 
 

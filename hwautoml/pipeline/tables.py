@@ -37,7 +37,7 @@ from hwautoml.pipeline.artifacts import probe_builders, slug
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
 from hwautoml.pipeline.measuring import measure_table, with_code_version
 from hwautoml.profilers.reference import reference_architecture
-from hwautoml.store.files import read_json, write_json
+from hwautoml.schedules.records import Records
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.job import Job
@@ -224,13 +224,23 @@ def table_path(
 def records_path(target: Target, profiles_dir: Path | None) -> Path:
     """TVM tuning records: they belong to a device, and every later compilation finds them.
 
-    Where there are none yet, those that are shipped are the first.
+    What files of that name beside shipped tables (``./profiles`` and the package's) know better or alone is taken
+    over. Records are filed under target and processor, so that those of another processor are never used.
+
+    Raises:
+        RunFolderError: one of the files is damaged.
     """
     path = table_folder(profiles_dir) / target.name / RECORDS_FILE
-    shipped = package_folder("profiles") / target.name / RECORDS_FILE
-    if shipped.is_file() and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, read_json(shipped))
+    folders = dict.fromkeys([Path("profiles").absolute(), package_folder("profiles")])
+    files = [folder / target.name / RECORDS_FILE for folder in folders]
+    shipped = [file for file in files if file.is_file() and not (path.exists() and file.samefile(path))]
+    if shipped:
+        records = Records.load(path)
+        before = {device: dict(entries) for device, entries in records.by_target.items()}
+        for file in shipped:
+            records.add(Records.load(file))
+        if records.by_target != before:
+            records.save()
     return path
 
 

@@ -7,20 +7,28 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.space import SearchSpace
+from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
-from hwautoml.pipeline.artifacts import functions_probe
-from hwautoml.pipeline.connecting import require_reachable
+from hwautoml.pipeline.artifacts import deployable_probe, functions_probe
+from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
 from hwautoml.pipeline.tables import choose_runtime, records_path
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_space
 
+if TYPE_CHECKING:
+    from hwautoml.compilers._tvm_request import BoardRoute
+
 LAYERS_PER_PROBE = 40
+#: Whole networks that are looked at beside the layers, drawn from so many; fewer where they take long to write.
+MAX_NETWORKS, NUM_DRAWN, NETWORKS_SHARE = 64, 1500, 0.1
+LONGEST_SEQUENCE = 5
 #: A candidate that runs (or compiles) longer than this hangs.
 SILENCE_SEC = 120.0
 NUM_CLASSES = 10
@@ -37,6 +45,9 @@ def tune(
     inspect: bool = False,
     merge: Sequence[str | Path] | None = None,
     records: Path | None = None,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
     seed: int = 0,
     targets_dir: Path | None = None,
     profiles_dir: Path | None = None,
@@ -44,11 +55,13 @@ def tune(
 ) -> dict[str, Any]:
     """Tune each function of a space's networks once for a target; then any of them compiles by look-up.
 
-    Records are kept beside the target's latency tables (or in ``records``), every second: whatever ends this,
+    Records are kept beside the target's latency tables (or in ``records``), after every trial: whatever ends this,
     the same command goes on. ``inspect`` only says what is recorded, ``merge`` adds what other files recorded.
+    ``device``, or ``tracker`` and ``key``, name a board: candidates are compiled here and timed there.
 
     Raises:
-        TargetUnavailableError: code for the target cannot be timed from this machine.
+        TargetUnavailableError: code for the target cannot be timed from this machine, or its board does not answer.
+        MeasurementError: the board is emulated.
         RunFolderError: a file of records is damaged or does not exist.
     """
     found = load_target(target, target_folders(targets_dir))
@@ -59,10 +72,23 @@ def tune(
         return _inspect(path)
     if not budget_sec > 0:
         raise InvalidValueError(f"the budget must be a positive time, got {budget_sec} s", fix="--budget 10m")
-    require_reachable(found)
+    require_reachable(found, device=device, tracker=tracker, key=key)
     choose_runtime(found, "tvm")
+    board = None if device is None and tracker is None else _board(found, device, tracker, key)
     chosen = _space(space, image_size, channels)
-    return _tune(found, chosen, batch, path, budget_sec, seed, on_progress)
+    return _tune(found, chosen, batch, path, board, budget_sec, seed, on_progress)
+
+
+def _board(target: Target, device: str | None, tracker: str | None, key: str | None) -> BoardRoute:
+    """The way to a board that answers, is a real one and not busy."""
+    from hwautoml.compilers._tvm_request import BoardRoute
+    from hwautoml.devices.rpc import RpcDevice
+
+    with device_for(target, "tvm", device=device, tracker=tracker, key=key) as opened:
+        assert isinstance(opened, RpcDevice)
+        conditions, route = opened.conditions(), opened.route
+        require_real(conditions)
+    return BoardRoute(route.address.host, route.address.port, route.key, route.is_tracker, str(conditions["cpu"]))
 
 
 def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpace:
@@ -72,7 +98,8 @@ def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpa
 
 
 def _tune(
-    target: Target, space: SearchSpace, batch: int, path: Path, budget_sec: float, seed: int, on_progress: OnProgress
+    target: Target, space: SearchSpace, batch: int, path: Path, board: BoardRoute | None, budget_sec: float, seed: int,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     from hwautoml.compilers.tvm import CompilerPool
 
@@ -89,16 +116,24 @@ def _tune(
                 source = Path(name) / f"layers{start}.onnx"
                 sources.append(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], source, batch=batch))
                 listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
+            networks, deadline = telling_networks(space, seed), time.monotonic() + NETWORKS_SHARE * budget_sec
+            for index, network in enumerate(networks):
+                if time.monotonic() > deadline:
+                    break
+                sources.append(deployable_probe(space, network, Path(name) / f"network{index}.onnx", batch=batch))
+                listen(index + 1, len(networks), "writing networks")
         # However long writing took, every function gets some time.
         left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
         with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
             tuned = pool.tune(
-                sources, tvm_target=target.tvm, budget_sec=left_sec, records_path=path, on_progress=listen, seed=seed
+                sources, tvm_target=target.tvm, budget_sec=left_sec, records_path=path, on_progress=listen, seed=seed,
+                board=board,
             )
     on_progress(Progress("tune", 1.0))
     return {
         "records": str(path),
         "target": target.name,
+        "device": "this machine" if board is None else f"{board.cpu} at {board}",
         "space": space.name,
         "num_layers": len(layers),
         "num_functions": tuned.num_functions,
@@ -107,6 +142,34 @@ def _tune(
         "num_candidates_left": tuned.num_left,
         "seconds": time.monotonic() - began,
     }
+
+
+def telling_networks(space: SearchSpace, seed: int) -> list[Architecture]:
+    """A few members that show as many sequences of consecutive layers as possible, short ones first.
+
+    What a layer ends with may be computed inside what the next one begins with, or the other way round (sums of a
+    cell, normalisation): layers alone don't have all the functions of the networks made of them.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = {architecture.id: architecture for architecture in (space.sample(generator) for _ in range(NUM_DRAWN))}
+    unseen = {name: _sequences([layer.key for layer in space.layers(drawn[name])]) for name in drawn}
+    chosen: list[Architecture] = []
+    while unseen and len(chosen) < MAX_NETWORKS:
+        best = max(unseen, key=lambda name: [len(sequences) for sequences in unseen[name]])
+        seen = unseen.pop(best)
+        if not any(seen):
+            break
+        chosen.append(drawn[best])
+        for sequences in unseen.values():
+            for mine, others in zip(sequences, seen, strict=True):
+                mine -= others
+    return chosen
+
+
+def _sequences(keys: Sequence[str]) -> list[set[tuple[str, ...]]]:
+    """By length: every sequence of consecutive layers of that many."""
+    lengths = range(1, LONGEST_SEQUENCE + 1)
+    return [{tuple(keys[i : i + length]) for i in range(len(keys) - length + 1)} for length in lengths]
 
 
 @contextmanager

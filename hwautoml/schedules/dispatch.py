@@ -52,6 +52,11 @@ def candidates(function: tvm.tirx.PrimFunc, machine: Machine) -> list[Tiling]:
     return [] if family is None else family.candidates(Kernel(function), machine.unit)
 
 
+def is_tunable(function: tvm.tirx.PrimFunc, machine: Machine) -> bool:
+    """Whether there is something to choose, and something to time it on."""
+    return Kernel(function).is_static and len(candidates(function, machine)) > 1
+
+
 def scheduled(
     function: tvm.tirx.PrimFunc, tiling: Tiling, machine: Machine
 ) -> tvm.tirx.PrimFunc | None:

@@ -49,6 +49,12 @@ def record_key(target: tvm.target.Target, device: str | None = None) -> str:
     return str(target) if device is None else f"{target} on {device}"
 
 
+def record_key_on_board(target: tvm.target.Target, cpu: str | None) -> str:
+    """As `record_key` for code that a board runs: one that cannot run here is known by its target alone."""
+    is_like_this_one = cpu is None or not is_host(target) or _processor_name().startswith(cpu)
+    return record_key(target, None if is_like_this_one else cpu)
+
+
 def is_host(target: tvm.target.Target) -> bool:
     """Whether code for the target can be run (and so timed) in this process."""
     triple = target.attrs.get("mtriple")

@@ -19,11 +19,15 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScheduleReport:
-    """Names of the functions, by what scheduled them."""
+    """Names of the functions, by what scheduled them.
+
+    ``untuned`` are those of ``by_rule`` that tuning could improve: there is a choice, and no record of it.
+    """
 
     tuned: tuple[str, ...]
     by_rule: tuple[str, ...]
     fallbacks: tuple[str, ...]
+    untuned: tuple[str, ...] = ()
 
 
 def function_key(function: tvm.tirx.PrimFunc) -> str:
@@ -47,7 +51,7 @@ def schedule_module(
 ) -> tuple[tvm.IRModule, ScheduleReport]:
     """Every function of a lowered module scheduled; ``tilings`` by `function_key`."""
     done: dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc] = {}
-    tuned, by_rule, fallbacks = [], [], []
+    tuned, by_rule, fallbacks, untuned = [], [], [], []
     for variable, function in module.functions.items():
         if isinstance(function, relax.Function):
             done[variable] = function
@@ -62,12 +66,14 @@ def schedule_module(
             result = schedule_by_rule(function, machine)
             if result is not None:
                 by_rule.append(name)
+                if dispatch.is_tunable(function, machine):
+                    untuned.append(name)
         if result is None:
             _LOGGER.warning("no schedule family covers %s: plain loops", name)
             result = dispatch.fallback(function)
             fallbacks.append(name)
         done[variable] = result
-    report = ScheduleReport(tuple(tuned), tuple(by_rule), tuple(fallbacks))
+    report = ScheduleReport(tuple(tuned), tuple(by_rule), tuple(fallbacks), tuple(untuned))
     return tvm.IRModule(done, attrs=module.attrs), report
 
 

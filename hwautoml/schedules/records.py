@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -63,6 +64,7 @@ class Records:
 
     path: Path | None = None
     by_target: dict[str, dict[str, Record]] = field(default_factory=dict)
+    _written: tuple[int, ...] = ()  # the file as this object left it: whatever differs is another tuner's
 
     @staticmethod
     def load(path: Path | None) -> Records:
@@ -113,19 +115,37 @@ class Records:
         """Writes the file atomically, keeping what another tuner added to it meanwhile."""
         if self.path is None:
             return
-        self.add(Records.load(self.path))
-        data = {
-            "format": FORMAT,
-            "records": {
-                target: {key: record.to_json() for key, record in sorted(entries.items())}
-                for target, entries in sorted(self.by_target.items())
-            },
-        }
+        if not self._written or _stamp(self.path) != self._written:
+            self.add(Records.load(self.path))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".records", dir=self.path.parent)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(data, file, indent=1, allow_nan=False)
+                file.write(self._to_json())
+            self._written = _stamp(Path(temporary))
             Path(temporary).replace(self.path)
         finally:
             Path(temporary).unlink(missing_ok=True)
+
+    def _to_json(self) -> str:
+        """One record a line: for whoever compares two files."""
+        targets = []
+        for target, entries in sorted(self.by_target.items()):
+            lines = (f"{json.dumps(key)}: {_text_of(record)}" for key, record in sorted(entries.items()))
+            targets.append(f"{json.dumps(target)}: {{\n" + ",\n".join(lines) + "\n}")
+        return f'{{"format": {json.dumps(FORMAT)}, "records": {{\n' + ",\n".join(targets) + "\n}}\n"
+
+
+@functools.lru_cache(maxsize=10_000)
+def _text_of(record: Record) -> str:
+    """Hundreds of records are written after every trial, and one of them is new."""
+    return json.dumps(record.to_json(), allow_nan=False)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Differs for every file that was ever written here; empty where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tvm
@@ -15,6 +16,36 @@ from tvm import relax
 from hwautoml.schedules.arena import TIMED
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.library import functions_of
+
+
+class Timer(Protocol):
+    """Where a tuner's candidates are timed."""
+
+    def open(self, function: tvm.tirx.PrimFunc) -> Callable[[int], float]:
+        """A scheduled function, built, on random arguments: the mean of so many runs, in seconds."""
+        ...
+
+
+class LocalTimer:
+    """In this process."""
+
+    def __init__(self, target: tvm.target.Target, seed: int = 0) -> None:
+        self._target, self._generator = target, np.random.default_rng(seed)
+        self._arguments: dict[tuple[object, ...], list[tvm.runtime.Tensor]] = {}
+
+    def open(self, function: tvm.tirx.PrimFunc) -> Callable[[int], float]:
+        module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+        library = tvm.compile(module, target=self._target).jit()
+        kind = tuple((tuple(map(int, p.shape)), str(p.dtype)) for p in function.params)
+        if kind not in self._arguments:
+            self._arguments[kind] = random_arguments(function, self._generator)
+        arguments = self._arguments[kind]
+
+        def seconds_per_run(number: int) -> float:
+            timed = library.time_evaluator("main", tvm.cpu(), number=number, repeat=1)
+            return float(timed(*arguments).results[0])
+
+        return seconds_per_run
 
 
 def time_us(function: tvm.tirx.PrimFunc, target: tvm.target.Target) -> float:

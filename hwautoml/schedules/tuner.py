@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tvm
@@ -21,14 +21,12 @@ from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.library import function_key, functions_of
 from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
-from hwautoml.schedules.timing import count_calls, random_arguments
+from hwautoml.schedules.timing import LocalTimer, Timer, count_calls
 
 _LOGGER = logging.getLogger(__name__)
 #: Multiply-adds per microsecond that an untimed function is taken to run at.
 _GUESSED_STEPS_PER_US = 20_000.0
 _GUESSED_OVERHEAD_US = 2.0
-#: A tuner that is ended loses at most this much work.
-_SAVE_INTERVAL_SEC = 1.0
 _MIN_REPEAT_MS, _NUM_REPEATS = 2, 4
 #: A candidate this many times slower than the best one is not timed any further.
 _HOPELESS_RATIO = 1.5
@@ -51,7 +49,6 @@ class _Task:
     order: list[Tiling]
     guess_us: float
     record: Record
-    arguments: list[tvm.runtime.Tensor] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -70,15 +67,18 @@ class Tuner:
 
     def __init__(
         self,
-        modules: Sequence[tvm.IRModule],
+        modules: Iterable[tvm.IRModule],
         target: tvm.target.Target,
         machine: Machine,
         records: Records,
         seed: int = 0,
+        timer: Timer | None = None,
+        key: str | None = None,
     ) -> None:
-        self.target, self.machine, self.records = target, machine, records
-        self.record_key = record_key(target)
-        self.generator = np.random.default_rng(seed)
+        """``timer`` is another than this process, whose records are filed under ``key``."""
+        self.machine, self.records = machine, records
+        self.record_key = key if key is not None else record_key(target)
+        self.timer = timer if timer is not None else LocalTimer(target, seed)
         self.tasks: dict[str, _Task] = {}
         for module in modules:
             calls = count_calls(module)
@@ -96,10 +96,10 @@ class Tuner:
     ) -> int:
         """Tries candidates until the budget is spent; returns how many were tried.
 
+        Each is recorded at once, so that a tuner that is ended repeats none but the one that it was timing.
         ``each_first``: no function gets a second trial before every one had its first.
         """
         deadline, num_trials = time.perf_counter() + budget_sec, 0
-        saved = time.perf_counter()
         while time.perf_counter() < deadline:
             open_tasks = [task for task in self.tasks.values() if not task.is_done]
             if not open_tasks:
@@ -114,22 +114,18 @@ class Tuner:
                 num_trials += 1
             task.record = replace(task.record, num_tried=task.record.num_tried + 1)
             self.records.put(self.record_key, task.key, task.record)
-            if time.perf_counter() - saved > _SAVE_INTERVAL_SEC:
-                self.records.save()
-                saved = time.perf_counter()
-        self.records.save()
+            self.records.save()
         return num_trials
 
     def _task(
         self, key: str, name: str, function: tvm.tirx.PrimFunc, num_calls: int
     ) -> _Task | None:
         """The tuning task of a function, or None where there is nothing to choose."""
-        kernel = Kernel(function)
-        found = dispatch.candidates(function, self.machine) if kernel.is_static else []
-        if len(found) < 2:
+        if not dispatch.is_tunable(function, self.machine):
             return None
+        found = dispatch.candidates(function, self.machine)
         record = self.records.get(self.record_key, key) or Record(name)
-        guess_us = kernel.num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
+        guess_us = Kernel(function).num_steps / _GUESSED_STEPS_PER_US + _GUESSED_OVERHEAD_US
         order = _explore(found, np.random.default_rng(int(key, 16)))
         return _Task(key, name, function, num_calls, order, guess_us, record)
 
@@ -138,8 +134,6 @@ class Tuner:
         scheduled = dispatch.scheduled(task.function, tiling, self.machine)
         if scheduled is None:
             return
-        if not task.arguments:
-            task.arguments = random_arguments(task.function, self.generator)
         try:
             time_us = self._time_us(scheduled, task)
         except SCHEDULING_ERRORS as error:
@@ -150,17 +144,14 @@ class Tuner:
 
     def _time_us(self, function: tvm.tirx.PrimFunc, task: _Task) -> float:
         """The shortest mean run time, in microseconds, over a few repeats."""
-        module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        library = tvm.compile(module, target=self.target).jit()
-        once = library.time_evaluator("main", tvm.cpu(), number=1, repeat=2)(*task.arguments)
-        first_us = min(once.results) * 1e6
+        run = self.timer.open(function)
+        first_us = min(run(1), run(1)) * 1e6
         if first_us > 4 * task.record.time_us + 100:
             return first_us
         number = max(1, round(_MIN_REPEAT_MS * 1e3 / max(first_us, 1.0)))
-        timed = library.time_evaluator("main", tvm.cpu(), number=number, repeat=1)
         best_us = first_us
         for _ in range(_NUM_REPEATS):
-            best_us = min(best_us, timed(*task.arguments).results[0] * 1e6)
+            best_us = min(best_us, run(number) * 1e6)
             if best_us > _HOPELESS_RATIO * task.record.time_us:
                 break
         return best_us

@@ -20,6 +20,13 @@ AGENT = """
 from hwautoml.devices.agent import serve_agent
 serve_agent(port={port}, key={key!r}, tracker={tracker!r}, on_listening=lambda address: print(address, flush=True))
 """
+# As where nobody installed it: importing it fails.
+AGENT_WITHOUT_ONNX = """
+import sys
+sys.modules["onnxruntime"] = None
+from hwautoml.devices.agent import serve_agent
+serve_agent(port=0, key="test-board", on_listening=lambda address: print(address, flush=True))
+"""
 PLAIN_SERVER = """
 from hwautoml.compilers._tvm_import import import_tvm
 import_tvm(1)

@@ -20,9 +20,10 @@ from hwautoml.devices.board_pool import BoardPool
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.devices.tracker import Boards, list_devices
-from hwautoml.errors import CompileError, InvalidValueError, TargetUnavailableError
+from hwautoml.errors import CompileError, InvalidValueError, MeasurementError, TargetUnavailableError
 from tests.compilers.graphs import GraphBuilder
 from tests.devices.rpc_boards import (
+    AGENT_WITHOUT_ONNX,
     KEY,
     PLAIN_SERVER,
     TRACKER,
@@ -120,6 +121,38 @@ def test_outputs_are_those_of_onnx_runtime(device: RpcDevice, libraries: dict[st
     expected = np.concatenate([session.run(None, {name: inputs[i : i + 2]})[0] for i in (0, 2, 3)])
     assert outputs.shape == (5, 8, 16, 16)
     np.testing.assert_allclose(outputs, expected[[0, 1, 2, 3, 5]], rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_files_run_in_the_boards_onnx_runtime(device: RpcDevice, libraries: dict[str, Path]) -> None:
+    """In one session with libraries; each result says what ran it."""
+    paths = [libraries["large.onnx"], libraries["small.onnx"], libraries["small"]]
+    large, small, library = device.measure(paths, libraries["small.onnx"], QUICK)
+    assert isinstance(large, Measurement) and isinstance(small, Measurement) and isinstance(library, Measurement)
+    assert large.median_ms > 3 * small.median_ms > 0, "64 channels are 64 times the work of 8"
+    for result, name in ((large, "onnxruntime"), (small, "onnxruntime"), (library, "tvm")):
+        assert (result.conditions["runtime"], result.conditions["connection"]) == (name, "rpc")
+        assert result.conditions["runtime_version"] == load_backend(name).version()
+        assert f"-{name}-" in str(result.conditions["fingerprint"])
+        assert result.conditions["load_ms"] > 0  # type: ignore[operator]
+    x = np.random.default_rng(0).standard_normal((6, 8, 16, 16), dtype=np.float32)
+    outputs = device.run_model(libraries["small.onnx"], x)
+    expected = np.concatenate([load_backend("onnxruntime").open_model(paths[1])(x[i : i + 2]) for i in (0, 2, 4)])
+    np.testing.assert_array_equal(outputs, expected)
+
+
+def test_what_the_boards_onnx_runtime_cannot_do_is_said(board: Service, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"not a model")
+    with RpcDevice(board.address, key=KEY, runtime="onnxruntime") as device:
+        assert device.conditions()["runtime_version"] == load_backend("onnxruntime").version()
+        (failure,) = device.measure([damaged], None, QUICK)
+        assert isinstance(failure, MeasureFailure) and "damaged.onnx" in failure.reason
+    with running(AGENT_WITHOUT_ONNX) as service, RpcDevice(service.address, key=KEY, runtime="onnxruntime") as device:
+        with pytest.raises(MeasurementError, match="pip install onnxruntime"):
+            device.conditions()
+    with running(PLAIN_SERVER) as service, RpcDevice(service.address, key=KEY, runtime="onnxruntime") as device:
+        with pytest.raises(InvalidValueError, match="another server than our agent"):
+            device.conditions()
 
 
 def test_errors_keep_their_family(device: RpcDevice, libraries: dict[str, Path], tmp_path: Path) -> None:

@@ -10,13 +10,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwautoml import pipeline
+from hwautoml.compilers._tvm_request import BoardRoute
+from hwautoml.compilers.tvm import CompilerPool
 from hwautoml.core.resources import package_folder
+from hwautoml.devices.machine import cpu_model
 from hwautoml.devices.tracker import list_devices
 from hwautoml.errors import InvalidValueError, TargetUnavailableError
-from tests.devices.rpc_boards import KEY, TRACKER, Service, agent, becomes_true, running
+from hwautoml.pipeline.artifacts import deployable_probe, layer_probe
+from hwautoml.pipeline.tuning import telling_networks
+from hwautoml.schedules.records import Records
+from hwautoml.spaces import load_space
+from tests.devices.rpc_boards import KEY, TRACKER, Service, agent, becomes_true, processes_of_group, running
 
 pytestmark = pytest.mark.slow
 
@@ -107,3 +115,71 @@ def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir:
     (table,) = (tmp_path / "profiles" / "board").glob("tvm-*.json")
     assert json.loads(table.read_text())["conditions"]["fingerprint"].endswith("-rpc")
     assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
+
+
+def test_onnx_files_are_benched_in_the_boards_onnx_runtime(board: Service, targets_dir: Path, tmp_path: Path) -> None:
+    """With what TVM makes of the same file, in the same rounds."""
+    space = load_space("mobile", image_size=8, channels=1, num_classes=10)
+    network = deployable_probe(space, space.sample(np.random.default_rng(0)), tmp_path / "some.onnx")
+    command = ["bench", str(network), "--target", "board", "--targets-dir", str(targets_dir), "--budget", "10s",
+               "--device", board.address, "--key", KEY, "--profiles-dir", str(tmp_path / "profiles")]  # fmt: skip
+    rows = {}
+    for runtimes in ("onnxruntime", "onnxruntime,tvm"):
+        done = subprocess.run(
+            [sys.executable, "-m", "hwautoml.cli", *command, "--runtime", runtimes, "--json"],
+            stdout=subprocess.PIPE, check=True,
+        )  # fmt: skip
+        rows[runtimes] = {row["runtime"]: row for row in json.loads(done.stdout)["rows"]}
+        assert ",".join(sorted(rows[runtimes])) == runtimes
+        for name, row in rows[runtimes].items():
+            assert row["median_ms"] > 0 and row["conditions"]["runtime"] == name
+            assert row["conditions"]["address"] == board.address
+    with pytest.raises(InvalidValueError, match="it runs tvm and onnxruntime"):
+        pipeline.bench(
+            [network], target="board", targets_dir=targets_dir, runtime="torch", device=board.address, key=KEY
+        )
+
+
+def test_kernels_are_tuned_on_the_board(board: Service, targets_dir: Path, tmp_path: Path) -> None:
+    """Candidates are compiled here and timed there; networks for the board then compile by look-up."""
+    known, profiles_dir = [], tmp_path / "profiles"
+    for _ in range(2):
+        result = pipeline.tune(
+            "board", space="nasbench201", budget_sec=15.0, device=board.address, key=KEY, targets_dir=targets_dir,
+            profiles_dir=profiles_dir,
+        )  # fmt: skip
+        assert board.address in result["device"] and KEY not in json.dumps(result)
+        known.append(result["num_recorded"])
+    assert 0 < known[0] < known[1], "the same command goes on"
+    (entries,) = Records.load(profiles_dir / "board" / "tvm_records.json").by_target.values()
+    assert sum(record.tiling is not None and record.time_us > 0 for record in entries.values()) == known[1]
+    assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
+    space = load_space("nasbench201")
+    network = deployable_probe(space, telling_networks(space, seed=0)[0], tmp_path / "net.onnx")
+    compiled = pipeline.compile(
+        network, target="board", device=board.address, key=KEY, targets_dir=targets_dir, profiles_dir=profiles_dir
+    )
+    assert compiled["tuned"] > 0 and compiled["parity"]["max_relative"] < 1e-4
+
+
+def test_a_candidate_that_ends_the_session_is_skipped(tmp_path: Path) -> None:
+    """The session gets the signal that a bad candidate would cause; the agent starts anew, and tuning goes on."""
+    space, path, killed = load_space("nasbench201"), tmp_path / "records.json", []
+    layer = [layer for layer in space.all_layers() if layer.kind == "avgpool"][-1]
+    source = layer_probe(space, layer, tmp_path / "layer.onnx")
+    with running(agent()) as service, CompilerPool() as pool:
+
+        def kill_once(done: int, _total: int, message: str) -> None:
+            if message.startswith("tuning") and done == 2 and not killed:
+                killed.extend(set(processes_of_group(service.process.pid)) - {service.process.pid})
+                for process in killed:
+                    os.kill(process, signal.SIGSEGV)
+
+        route = BoardRoute("127.0.0.1", service.port, KEY, False, cpu_model())
+        tuned = pool.tune(
+            [source], tvm_target={"kind": "llvm", "mcpu": "native"}, budget_sec=30.0, records_path=path,
+            on_progress=kill_once, board=route,
+        )  # fmt: skip
+    (entries,) = Records.load(path).by_target.values()
+    assert killed and tuned.num_recorded == 1 and tuned.num_trials > 0
+    assert [len(record.crashed) for record in entries.values() if record.crashed] == [1]

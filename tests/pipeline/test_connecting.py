@@ -39,7 +39,7 @@ def test_a_board_is_reached_by_address_or_through_a_tracker(rpi4: Target) -> Non
         ({"tracker": "b:2"}, "fix: --key rpi4"),
         ({"key": "k"}, "--key k belongs to --device or --tracker"),
         ({"device": "no-port"}, "an address is host:port"),
-        ({"device": "a:1", "runtime": "onnxruntime"}, "fix: --runtime tvm"),
+        ({"device": "a:1", "runtime": "torch"}, "fix: --runtime tvm"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(rpi4: Target, options: dict, message: str) -> None:
