@@ -42,14 +42,18 @@ class Machine:
 
 def family_of(function: tvm.tirx.PrimFunc) -> Family | None:
     """The first family that covers the function, or None."""
-    kernel = Kernel(function)
+    return _fitting(Kernel(function))
+
+
+def _fitting(kernel: Kernel) -> Family | None:
     return next((family for family in FAMILIES if family.fits(kernel)), None)
 
 
 def candidates(function: tvm.tirx.PrimFunc, machine: Machine) -> list[Tiling]:
     """Tilings to choose from, the fixed rule's choice first; empty where no family fits."""
-    family = family_of(function)
-    return [] if family is None else family.candidates(Kernel(function), machine.unit)
+    kernel = Kernel(function)
+    family = _fitting(kernel)
+    return [] if family is None else family.candidates(kernel, machine.unit)
 
 
 def is_tunable(function: tvm.tirx.PrimFunc, machine: Machine) -> bool:
@@ -61,10 +65,10 @@ def scheduled(
     function: tvm.tirx.PrimFunc, tiling: Tiling, machine: Machine
 ) -> tvm.tirx.PrimFunc | None:
     """The function with the schedule its family makes of ``tiling``; None if that fails."""
-    family = family_of(function)
+    kernel = Kernel(function)
+    family = _fitting(kernel)
     if family is None:
         return None
-    kernel = Kernel(function)
     try:
         family.apply(kernel, tiling, machine.unit, machine.num_threads)
         return kernel.finish()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -12,6 +12,7 @@ from tvm import relax
 
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.tiling import Tiling
 
 _LOGGER = logging.getLogger(__name__)
@@ -63,10 +64,11 @@ def schedule_module(
             if result is not None:
                 tuned.append(name)
         if result is None:
-            result = schedule_by_rule(function, machine)
+            choices = dispatch.candidates(function, machine)
+            result = _first_that_applies(function, choices, machine)
             if result is not None:
                 by_rule.append(name)
-                if dispatch.is_tunable(function, machine):
+                if len(choices) > 1 and Kernel(function).is_static:
                     untuned.append(name)
         if result is None:
             _LOGGER.warning("no schedule family covers %s: plain loops", name)
@@ -77,9 +79,10 @@ def schedule_module(
     return tvm.IRModule(done, attrs=module.attrs), report
 
 
-def schedule_by_rule(function: tvm.tirx.PrimFunc, machine: Machine) -> tvm.tirx.PrimFunc | None:
-    """The function with the first of its candidates that applies, or None."""
-    for tiling in dispatch.candidates(function, machine)[:8]:
+def _first_that_applies(
+    function: tvm.tirx.PrimFunc, choices: Sequence[Tiling], machine: Machine
+) -> tvm.tirx.PrimFunc | None:
+    for tiling in choices[:8]:
         result = dispatch.scheduled(function, tiling, machine)
         if result is not None:
             return result
