@@ -137,6 +137,7 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     from hwautoml.compilers import load_backend
     from hwautoml.core.latency_file import load
     from hwautoml.pipeline.artifacts import probe_builders
+    from hwautoml.pipeline.measuring import with_code_version
     from hwautoml.profilers.assembly import ProfileSetting
     from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
 
@@ -145,7 +146,8 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
         return load(path), float(json.loads(done.read_text())["seconds"])
     target, version = load_target("cpu", target_folders(None)), str(load_backend(case.runtime).version())
     machine = fingerprint(case.runtime, version)
-    setting = ProfileSetting("cpu", case.runtime, version, 1, 1, case.precision, SPACE.family, machine)
+    known_as = with_code_version(case.runtime, version)
+    setting = ProfileSetting("cpu", case.runtime, known_as, 1, 1, case.precision, SPACE.family, machine)
     builders = probe_builders(SPACE, target, case.runtime, case.own_folder / "records.json", precision=case.precision)
     quick, full = MeasureProtocol.for_layers(case.seed), MeasureProtocol(seed=case.seed)
     began = time.monotonic()

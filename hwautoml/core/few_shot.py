@@ -18,7 +18,7 @@ A new device takes the regime under which its own measurements are most likely (
 settings instead of many free ones: ten measurements cannot fit fifteen amplitudes), at a third, once or three times
 its noise. The posterior is then in closed form, outliers weigh less (Student-t), and its variances say what to
 measure next. The level is the median ratio of measured to expected. Results to come are as noisy as all settings say,
-each by its likelihood, and Student-t too.
+each by its likelihood, and Student-t too; and at least as noisy as those measured were, each predicted from all others.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ _OTHERS_WEIGHT = 0.05  # of every other sibling in one sibling's regime
 _NOISE_FACTORS = (0.3, 1.0, 3.0)
 _MIN_SCALE_VARIANCE = 0.02**2
 _MIN_RELATIVE = 0.25  # a near-empty network is not measured more exactly than one of a quarter of the median
+_MOST_NOISE, _NOISE_STEPS = 400.0, 121
+_IMAGINED, _WILD = 3, 9.0  # results; squares of three standard deviations
 _DOUBTED_LEVEL = 0.5  # relative deviation of the level while nothing is measured
 
 
@@ -167,7 +169,8 @@ def posterior(
     likely = np.exp(evidence - evidence.max())
     future = float(likely @ [regime.noise for _, regime, _ in tried] / likely.sum()) * NU / (NU - 2)
     found = _condition(prior, best, level, counts, deviation, noise)
-    return replace(found, spread=float(np.sqrt(future)))
+    left_out = _left_out(best, loadings, kernels, deviation, noise)
+    return replace(found, spread=float(np.sqrt(_at_least_seen(future, *left_out, expected))))
 
 
 def _tried(
@@ -181,6 +184,28 @@ def _tried(
     weights = student_weights(latent, noise, deviation)
     price = float(((NU / 2 - 1) * np.log(weights) - NU / 2 * (weights - 1)).sum())
     return variance_components.log_evidence(latent, noise / weights, deviation) + price, regime, noise / weights
+
+
+def _left_out(
+    regime: Regime, loadings: Mapping[str, Array], kernels: Array, deviation: Array, noise: Array
+) -> tuple[Array, Array]:
+    """Squared residual (n,) of each result predicted from all others, and the variance (n,) of its noiseless value."""
+    inverse = np.linalg.inv(np.tensordot(_amplitudes(regime, loadings), kernels, 1) + np.diag(noise))
+    variance = 1.0 / np.diag(inverse)
+    return np.square((inverse @ deviation) * variance), np.maximum(variance - noise, 0.0)
+
+
+def _at_least_seen(future: float, squares: Array, latent: Array, expected: Array) -> float:
+    """``future``, the relative noise variance of results to come, or as much more as the results left out ask for.
+
+    Weighing outliers down keeps them out of the noise; where they are no outliers but every third result (a device
+    with two speeds), the interval would be too narrow. What is left out should have a mean square of 1, standardised;
+    a few imagined results that do, and a limit for wild ones, keep that from following chance.
+    """
+    steps = future * np.geomspace(1.0, _MOST_NOISE, _NOISE_STEPS)
+    standardised = squares / (latent + steps[:, None] * np.square(expected))
+    mean = (_IMAGINED + np.minimum(standardised, _WILD).sum(axis=1)) / (_IMAGINED + len(squares))
+    return float(steps[min(int((mean > 1.0).sum()), len(steps) - 1)])
 
 
 def _condition(

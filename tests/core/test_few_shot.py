@@ -164,3 +164,16 @@ def test_variants_of_a_kind_and_dead_layers_are_alike_and_other_kinds_are_not() 
     kernel = smooth @ smooth.T
     kernel /= kernel[0, 0]
     assert kernel[0] == pytest.approx([1.0, np.exp(-0.5), np.exp(-0.5), 0.0], abs=1e-6)
+
+
+def test_intervals_hold_what_a_device_with_two_speeds_takes(prior: FewShotPrior) -> None:
+    """Every third result is a sixth slower: no outlier, and nothing that layers explain."""
+    rng, truth = np.random.default_rng(4), device(31)
+    latency = POOL @ truth * np.where(rng.random(len(POOL)) < 1 / 3, 1.17, 1.0)
+    covered = {}
+    for number in (20, 50):
+        chosen = rng.permutation(len(POOL))[:number]
+        rest = np.setdiff1d(np.arange(len(POOL)), chosen)
+        mean, std = posterior(prior, POOL[chosen], latency[chosen]).predict(POOL[rest])
+        covered[number] = float((np.abs(latency[rest] - mean) <= 1.96 * std).mean())
+    assert min(covered.values()) > 0.85, covered
