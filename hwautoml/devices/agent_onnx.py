@@ -23,6 +23,11 @@ RUNTIME, SUFFIX = "onnxruntime", ".onnx"
 INSTALL = "pip install onnxruntime onnx"
 
 
+def runtime_of(path: Path, otherwise: str) -> str:
+    """What runs a file, by its name; files of other names are for the device's own runtime."""
+    return {SUFFIX: RUNTIME, ".so": "tvm"}.get(path.suffix, otherwise)
+
+
 @dataclass
 class _Opened:
     model: OnnxRuntimeModel

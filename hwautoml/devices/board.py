@@ -20,7 +20,7 @@ import numpy as np
 
 from hwautoml.compilers.base import checked_input
 from hwautoml.devices.agent import AGENT_COMMAND, PREFIX
-from hwautoml.devices.agent_onnx import SUFFIX
+from hwautoml.devices.agent_onnx import RUNTIME, SUFFIX, runtime_of
 from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -34,9 +34,12 @@ _BIG_CORES = 1  # TVM's affinity mode: the fastest cores first
 class Board:
     """What the agent offers is used where there is one; any TVM RPC server does."""
 
-    def __init__(self, session: RPCSession, num_threads: int) -> None:
-        """Raises InvalidValueError when the board has fewer cores than ``num_threads``."""
-        self._session = session
+    def __init__(self, session: RPCSession, num_threads: int, runtime: str = "tvm") -> None:
+        """``runtime`` opens files whose names don't say what does.
+
+        Raises InvalidValueError when the board has fewer cores than ``num_threads``.
+        """
+        self._session, self._runtime = session, runtime
         self._functions: dict[str, Any] = {}
         self._device = session.cpu(0)
         self._numbers = count()
@@ -79,7 +82,8 @@ class Board:
 
     def upload(self, path: Path) -> str:
         """Its name on the board, new each time: the board's loader takes a known name for the same library."""
-        name = f"{next(self._numbers)}-{path.stem}{SUFFIX if path.suffix == SUFFIX else '.so'}"
+        suffix = SUFFIX if runtime_of(path, self._runtime) == RUNTIME else ".so"
+        name = f"{next(self._numbers)}-{path.stem}{suffix}"
         try:
             content = bytearray(path.read_bytes())
         except OSError as error:

@@ -32,8 +32,8 @@ _QUESTION_SEC = 30.0  # for what the board answers without computing
 class RpcDevice:
     """Runs ``num_threads`` threads on the board at ``address`` (host:port), one client at a time.
 
-    A file says what runs it: a library TVM, an ONNX file the ONNX Runtime of the board's agent. ``runtime`` is the
-    one that ``conditions`` describe.
+    A file's name says what runs it: ``.so`` TVM, ``.onnx`` the ONNX Runtime of the board's agent, others ``runtime``,
+    which is also the one that ``conditions`` describe.
 
     ``key`` is the one that the board's agent was started with. With ``is_tracker`` the address is a
     tracker's, and any free board of that key will do (they are taken for equal); it is kept until ``close``.
@@ -70,7 +70,9 @@ class RpcDevice:
             )
         self.route = Route(Address.parse(address), key, is_tracker)
         self.num_threads = num_threads
-        self._connection = Connection(self.route, num_threads, connect_timeout_sec, session_timeout_sec, num_retries)
+        self._connection = Connection(
+            self.route, num_threads, connect_timeout_sec, session_timeout_sec, num_retries, runtime
+        )
         self._reference: _Model | None = None
 
     def __enter__(self) -> RpcDevice:
@@ -140,12 +142,13 @@ class RpcDevice:
         """
         self._reference = _kept_open(self._reference, reference)
         conditions = self.conditions()
-        own = {runtime: self._conditions_of(runtime) for runtime in {_runtime_of(p) for p in paths} - {self.runtime}}
+        runtimes = [agent_onnx.runtime_of(path, self.runtime) for path in paths]
+        own = {runtime: self._conditions_of(runtime) for runtime in {*runtimes} - {self.runtime}}
         protocol = protocol or MeasureProtocol()
         session = _RpcSession(self._connection, list(paths), self._reference, protocol, on_progress)
         session.run()
         results = session.results(conditions)
-        return [_described(r, own.get(_runtime_of(p), conditions)) for p, r in zip(paths, results, strict=True)]
+        return [_described(r, own.get(name, conditions)) for name, r in zip(runtimes, results, strict=True)]
 
     def run_model(self, path: Path, inputs: np.ndarray, *, timeout_sec: float = 600.0) -> np.ndarray:
         """Outputs (n, ...) for inputs (n, ...), computed on the board in batches of the model's size.
@@ -214,10 +217,6 @@ class _RpcSession(_Session):
         for model in self._models:
             if not model.samples_ms and model.failure is None:
                 model.failure = error.message
-
-
-def _runtime_of(path: Path) -> str:
-    return agent_onnx.RUNTIME if path.suffix == agent_onnx.SUFFIX else "tvm"
 
 
 def _described(result: Measurement | MeasureFailure, own: Mapping[str, object]) -> Measurement | MeasureFailure:

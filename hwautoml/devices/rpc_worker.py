@@ -104,7 +104,7 @@ class Client:
 
     def connect(
         self, host: str, port: int, key: str, is_tracker: bool, num_threads: int, session_timeout_sec: float,
-        patience_sec: float,
+        patience_sec: float, runtime: str,
     ) -> dict[str, object]:
         """Raises TargetUnavailableError when nothing listens for ``patience_sec``, or the key is wrong."""
         from tvm import rpc
@@ -125,7 +125,7 @@ class Client:
                 if monotonic() >= deadline:
                     raise TargetUnavailableError(reason) from error
             sleep(_RECONNECT_SEC)
-        self._board = Board(session, num_threads)
+        self._board = Board(session, num_threads, runtime)
         return {}
 
     def conditions(self, runtime: str) -> dict[str, object]:

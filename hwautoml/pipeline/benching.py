@@ -70,7 +70,8 @@ def bench(
     where need be. Each runs in a process of its own, all in the same rounds, with a reference network in
     between. ``budget_sec`` bounds the rounds. ``against`` is a stored result to compare with; see
     ``baseline.require_no_regression``. ``device``, or ``tracker`` and ``key``, name a board, which runs TVM
-    libraries, and ONNX files where its agent has ONNX Runtime, one after the other in one process. ``seed`` is for the inputs and for the order within each round.
+    libraries, and ONNX files where its agent has ONNX Runtime, one after the other in one process. ``seed`` is
+    for the inputs and for the order within each round.
 
     What cannot be measured is named in ``failed``, and the rest goes on; see ``require_all_measured``.
 

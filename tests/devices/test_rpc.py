@@ -147,11 +147,12 @@ def test_what_the_boards_onnx_runtime_cannot_do_is_said(board: Service, tmp_path
         assert device.conditions()["runtime_version"] == load_backend("onnxruntime").version()
         (failure,) = device.measure([damaged], None, QUICK)
         assert isinstance(failure, MeasureFailure) and "damaged.onnx" in failure.reason
-    with running(AGENT_WITHOUT_ONNX) as service, RpcDevice(service.address, key=KEY, runtime="onnxruntime") as device:
-        with pytest.raises(MeasurementError, match="pip install onnxruntime"):
-            device.conditions()
-    with running(PLAIN_SERVER) as service, RpcDevice(service.address, key=KEY, runtime="onnxruntime") as device:
-        with pytest.raises(InvalidValueError, match="another server than our agent"):
+    refused = (
+        (AGENT_WITHOUT_ONNX, pytest.raises(MeasurementError, match="pip install onnxruntime")),
+        (PLAIN_SERVER, pytest.raises(InvalidValueError, match="another server than our agent")),
+    )
+    for server, raises in refused:
+        with running(server) as service, RpcDevice(service.address, key=KEY, runtime="onnxruntime") as device, raises:
             device.conditions()
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 BOARD = """
 description = "this machine behind an agent"
 kind = "edge"
-runtimes = ["tvm"]
+runtimes = ["tvm", "onnxruntime", "torch"]
 num_threads = 1
 precisions = ["fp32"]
 memory_bytes = 1_000_000_000
@@ -88,11 +88,20 @@ def test_this_machine_behind_an_agent_has_a_table_of_its_own(options: dict) -> N
     assert Path(remote["path"]).name == "tvm-mobile-v1-8x8x1-t1-b1-fp32-rpc.few-shot.json"
 
 
+def test_layers_in_the_boards_onnx_runtime(options: dict) -> None:
+    del options["like"]
+    with running(agent()) as service:
+        made = profile("board", device=service.address, key=KEY, runtime="onnxruntime", budget_sec=8.0, **options)
+    assert made["num_measured"] >= 1 and made["origin"] == "measured"
+    assert made["conditions"]["runtime"] == "onnxruntime" and made["conditions"]["connection"] == "rpc"
+    assert made["conditions"]["fingerprint"].endswith("-rpc") and "-onnxruntime-" in made["conditions"]["fingerprint"]
+
+
 def test_what_a_board_cannot_do_is_said_before_anything_is_built(tmp_path: Path, options: dict) -> None:
     with pytest.raises(TargetUnavailableError, match="no board is named"):
         profile("board", **options)
     with pytest.raises(InvalidValueError, match="fix: --runtime tvm"):
-        profile("board", device="127.0.0.1:1", runtime="onnxruntime", **options)
+        profile("board", device="127.0.0.1:1", runtime="torch", **options)
     with pytest.raises(TargetUnavailableError, match="board 127.0.0.1:1 cannot be used"):
         profile("board", device="127.0.0.1:1", **options)
     assert not (tmp_path / "p").exists()

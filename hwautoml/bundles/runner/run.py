@@ -50,6 +50,7 @@ class BundleError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread per core, for nothing to do
     folder = Path(__file__).resolve().parent
     try:
         manifest = read_manifest(folder)
