@@ -231,6 +231,8 @@ def _our_kind(name: str, kernel: Any) -> str:
         return f"depthwise {height}x{width}"
     if "dense" in name:
         return "dense"
+    if "winograd" in name:
+        return "convolution 3x3"
     if "packed_conv2d" in name:
         extents = kernel.reduction_extents(kernel.reduction)
         pixels = kernel.spatial_extents(kernel.near[0])[1:3] if kernel.near else [1, 1]

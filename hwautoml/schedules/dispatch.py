@@ -9,7 +9,7 @@ from typing import Protocol
 
 import tvm
 
-from hwautoml.schedules import elementwise, matmul, packed, reduction, row_reductions, windowed
+from hwautoml.schedules import elementwise, matmul, packed, reduction, row_reductions, tile_transforms, windowed
 from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.tiling import Tiling
 from hwautoml.schedules.vector_unit import VectorUnit
@@ -29,7 +29,9 @@ class Family(Protocol):
     def apply(self, kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None: ...
 
 
-FAMILIES: Sequence[Family] = (packed, matmul, windowed, reduction, row_reductions, elementwise)
+FAMILIES: Sequence[Family] = (
+    packed, matmul, windowed, reduction, row_reductions, tile_transforms, elementwise,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from tvm import relax, te, topi
+from tvm import relax, te, tirx, topi
 
-from hwautoml.schedules import row_math, vector_math
+from hwautoml.schedules import row_math, vector_math, winograd
 from hwautoml.schedules.convolutions import depthwise_conv2d, packed_conv2d, packed_dense
 from hwautoml.schedules.simplify import constant_array
 from hwautoml.schedules.vector_unit import VectorUnit
+from hwautoml.schedules.winograd import Transforms
 
 #: TVM's "output may be fused with what is computed element by element from it".
 _OUT_ELEMENTWISE_FUSABLE = {"op_pattern": 4}
@@ -90,12 +91,56 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
         return _call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
+    plain = groups == 1 and strides == dilation == [1, 1]
+    transforms = winograd_transforms(call, weights.shape, unit) if plain else None
+    if transforms is not None:
+        return _winograd(builder, call, weights, padding, unit, transforms)
     lanes = packing_lanes(outputs, unit) if groups == 1 else _group_lanes(outputs // groups, unit)
     packed = relax.const(pack_weights(weights, lanes), "float32")
     room = groups > 1 or has_room(outputs, unit)
     arguments = (call.args[0], packed, outputs, strides, padding, dilation, groups, room)
     hint = "packed_conv2d" if groups == 1 else "grouped_conv2d"
     return _call(builder, packed_conv2d, *arguments, hint=hint)
+
+
+def winograd_transforms(call: relax.Call, shape: tuple[int, ...], unit: VectorUnit) -> Transforms | None:
+    """The tiles in which a 3 x 3 convolution of stride 1 takes least time, or None where that is as it stands."""
+    kernel, (inputs, outputs) = shape[:2], shape[2:]
+    extents = [_static(extent) for extent in call.ty.shape]
+    if kernel != (3, 3) or inputs % unit.lanes or outputs % unit.lanes or 0 in extents:
+        return None
+    return winograd.fastest(extents, inputs, unit)
+
+
+def _winograd(
+    builder: relax.BlockBuilder, call: relax.Call, weights: np.ndarray, padding: list[int], unit: VectorUnit,
+    transforms: Transforms,
+) -> relax.Expr:
+    """Three functions: the tiles of the input, their products with the filters', the pixels of the result."""
+    batch, height, width, _ = (_static(extent) for extent in call.ty.shape)
+    number = batch * winograd.num_tiles(height, transforms) * winograd.num_tiles(width, transforms)
+    filters = relax.const(winograd.transformed_weights(weights, unit.lanes, transforms), "float32")
+
+    def into_tiles(data: te.Tensor) -> te.Tensor:
+        return winograd.input_tiles(data, height, width, padding, transforms)
+
+    def into_pixels(tiles: te.Tensor) -> te.Tensor:
+        return winograd.output_pixels(tiles, batch, height, width, transforms)
+
+    tiles = builder.emit(
+        builder.call_te(into_tiles, call.args[0], primfunc_name_hint="winograd_input", primfunc_attrs=_OPAQUE)
+    )
+    products = builder.emit(
+        builder.call_te(
+            winograd.products, tiles, filters, number, primfunc_name_hint="winograd_products", primfunc_attrs=_OPAQUE
+        )
+    )
+    return _call(builder, into_pixels, products, hint="winograd_output")
+
+
+def _static(extent: tirx.PrimExpr) -> int:
+    """0 where known only at run time."""
+    return int(extent) if isinstance(extent, tirx.IntImm) else 0
 
 
 def _group_lanes(outputs: int, unit: VectorUnit) -> int:
