@@ -59,7 +59,7 @@ TILES_OF_4 = Transforms(
 
 #: What `fastest` takes a core to be, measured on AVX2 (Zen 3): cycles per vector multiply-add of a product, per vector
 #: of a tile that is transformed, and bytes of weights per cycle that come from beyond the second-level cache.
-_PRODUCT_CYCLES, _TRANSFORM_CYCLES, _BYTES_PER_CYCLE = 0.55, 8.0, 10.0
+_PRODUCT_CYCLES, _TRANSFORM_CYCLES, _BYTES_PER_CYCLE = 0.55, 8.0, 8.0
 _NEAR_CACHE_BYTES = 1 << 19
 
 
