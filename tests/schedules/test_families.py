@@ -61,7 +61,9 @@ TILES = {
 }  # fmt: skip
 
 
-def tiles(folder: Path, batch: int, inputs: int, outputs: int, height: int, width: int, padding: int, choose: int) -> None:
+def tiles(
+    folder: Path, batch: int, inputs: int, outputs: int, height: int, width: int, padding: int, choose: int
+) -> None:
     """A 3 x 3 convolution in tiles, its result added to: the sum is fused with the way back to pixels."""
     graph = GraphBuilder((batch, inputs, height, width))
     x = graph.node("Conv", "images", graph.random(outputs, inputs, 3, 3), graph.random(outputs), pads=[padding] * 4)
