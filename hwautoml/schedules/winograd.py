@@ -24,7 +24,7 @@ _CONFLICT = 256
 
 
 #: One element of a tile's row or column, by its place.
-Element = Callable[[int], tirx.PrimExpr]
+Element = Callable[[int], "tirx.PrimExpr"]
 
 
 @dataclass(frozen=True)
