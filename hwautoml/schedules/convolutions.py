@@ -7,7 +7,7 @@ from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
-#: Pixels along an axis that a tile may have; see `_roomy`.
+#: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
 
@@ -36,12 +36,12 @@ def packed_conv2d(
     column = te.reduce_axis((0, kernel_width), "kernel_column")
     channel = te.reduce_axis((0, inputs), "input_channel")
     packed = te.compute(
-        (data.shape[0], _roomy(height, has_room), _roomy(width, has_room), blocks, lanes),
+        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes),
         lambda n, h, w, block, lane: te.sum(
             data[
                 n,
-                _clamped(h, height, has_room) * strides[0] + row * dilation[0],
-                _clamped(w, width, has_room) * strides[1] + column * dilation[1],
+                clamped(h, height, has_room) * strides[0] + row * dilation[0],
+                clamped(w, width, has_room) * strides[1] + column * dilation[1],
                 channel if groups == 1 else block // blocks_per_group * inputs + channel,
             ]
             * weights[block, row, column, channel, lane],
@@ -66,12 +66,12 @@ def _pointwise_conv2d(
     channel = te.reduce_axis((0, inputs), "input_channel")
 
     def element(n: tirx.Var, pixel: tirx.Var, block: tirx.Var, lane: tirx.Var) -> tirx.PrimExpr:
-        place = _clamped(pixel, num_pixels, has_room)
+        place = clamped(pixel, num_pixels, has_room)
         value = data[n, place // width, place % width, channel]
         return te.sum(value * weights[block, 0, 0, channel, lane], axis=channel)
 
     packed = te.compute(
-        (batch, _roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED
+        (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED
     )
     return te.compute(
         (batch, height, width, outputs),
@@ -90,10 +90,10 @@ def packed_dense(
 
     def element(*index: tirx.Var) -> tirx.PrimExpr:
         *outer, row, block, lane = index
-        value = data[(*outer, _clamped(row, rows, has_room), channel)]
+        value = data[(*outer, clamped(row, rows, has_room), channel)]
         return te.sum(value * weights[block, channel, lane], axis=channel)
 
-    packed = te.compute((*batch, _roomy(rows, has_room), blocks, lanes), element, name=PACKED)
+    packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED)
     return te.compute(
         (*batch, rows, outputs),
         lambda *index: packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)],
@@ -101,7 +101,7 @@ def packed_dense(
     )
 
 
-def _roomy(extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr | int:
+def roomy(extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr | int:
     """The extent and room for tiles that do not divide it: what tiles have too much is never stored."""
     size = getattr(extent, "value", extent)
     if not has_room or not isinstance(size, int):
@@ -109,7 +109,7 @@ def _roomy(extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr | int:
     return size + min(size, MAX_TILE) - 1
 
 
-def _clamped(index: tirx.PrimExpr, extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr:
+def clamped(index: tirx.PrimExpr, extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr:
     """Elements in the room beyond an extent read what the last element reads, never past the end."""
     size = getattr(extent, "value", extent)
     if not has_room or not isinstance(size, int) or size == 1:

@@ -9,7 +9,15 @@ from typing import Protocol
 
 import tvm
 
-from hwautoml.schedules import elementwise, matmul, packed, reduction, row_reductions, tile_transforms, windowed
+from hwautoml.schedules import (
+    elementwise,
+    matmul,
+    packed,
+    reduction,
+    row_reductions,
+    tile_transforms,
+    windowed,
+)
 from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
 from hwautoml.schedules.tiling import Tiling
 from hwautoml.schedules.vector_unit import VectorUnit

@@ -11,10 +11,13 @@ _MAX_VECTORS = 4
 
 
 def fits(kernel: Kernel) -> bool:
-    """Whether the function is one product (..., rows, k) x (..., k, columns), nothing computed before it."""
+    """Whether the function is one product (..., rows, k) x (..., k, columns), nothing computed before it.
+
+    How many products there are, how many rows and how long the sum, may be known only at run time.
+    """
     if len(kernel.reductions) != 1 or "matmul" not in kernel.name(kernel.reduction):
         return False
-    if kernel.before or kernel.far or not kernel.is_static:
+    if kernel.before or kernel.far or kernel.spatial_extents(kernel.reduction)[-1] == 0:
         return False
     block = kernel.schedule.get(kernel.reduction)
     column = [variable.var for variable in block.iter_vars if int(variable.iter_type) == 0][-1]
@@ -27,10 +30,11 @@ def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
     """Tilings to try, the most promising first; the first one is the fixed rule."""
     *_, rows, columns = kernel.spatial_extents(kernel.reduction)
     lanes = divisors(columns, unit.lanes)[-1]
+    heights = divisors(rows, unit.num_accumulators) or [1]  # rows not known: one at a time
     found = [
         Tiling(columns=height, channels=vectors * lanes, lanes=lanes)
         for vectors in divisors(columns // lanes, _MAX_VECTORS)
-        for height in divisors(rows, unit.num_accumulators)
+        for height in heights
         if height * vectors <= unit.num_accumulators
     ]
     found.sort(key=lambda tiling: -tiling.columns * tiling.channels)

@@ -1,9 +1,11 @@
-"""The transforms of a Winograd convolution's tiles (see `winograd`): a tile at a time, a vector of channels at a time."""
+"""The transforms of tiles around a `winograd` convolution: a tile at a time, a vector of channels at a time."""
 
 from __future__ import annotations
 
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.tiling import PARALLEL_STEPS, PADDINGS, Tiling
+from hwautoml.schedules.tiling import PADDINGS, PARALLEL_STEPS, Tiling
 from hwautoml.schedules.vector_unit import VectorUnit
 from hwautoml.schedules.winograd import INPUT_ROWS, OUTPUT_ROWS
 
@@ -47,7 +49,7 @@ def _apply_to_inputs(kernel: Kernel, tiling: Tiling, num_threads: int) -> None:
     x, y = schedule.split(place, [size, size])
     part, vector = schedule.split(channel, [None, tiling.lanes])
     schedule.reorder(tile, part, x, y, vector)
-    _tile_at(kernel, rows, part, tiling)
+    _tile_at(kernel, rows, part)
     _finish(kernel, [x, y], vector)
     if num_threads > 1 and kernel.num_steps >= PARALLEL_STEPS:
         schedule.parallel(tile)
@@ -64,25 +66,26 @@ def _apply_to_outputs(kernel: Kernel, tiling: Tiling, num_threads: int) -> None:
     across, column = schedule.split(width, [None, step])
     part, vector = schedule.split(channel, [None, tiling.lanes])
     schedule.reorder(image, down, across, part, row, column, vector)
-    _tile_at(kernel, rows, part, tiling)
+    _tile_at(kernel, rows, part)
     _finish(kernel, [row, column], vector)
     if num_threads > 1 and kernel.num_steps >= PARALLEL_STEPS:
         schedule.parallel(schedule.fuse(image, down))
 
 
-def _tile_at(kernel: Kernel, rows, part, tiling: Tiling) -> None:  # type: ignore[no-untyped-def]
+def _tile_at(kernel: Kernel, rows: SBlockRV, part: LoopRV) -> None:
+    """Computes the rows of one tile, of one vector of channels, where its columns need them."""
     schedule = kernel.schedule
     schedule.compute_at(rows, part, preserve_unit_loops=True)
-    *_, tile, x, y, channel = schedule.get_loops(rows)
+    *_, x, y, channel = schedule.get_loops(rows)
     schedule.set_scope(rows, 0, "local")
     _finish(kernel, [x, y], channel)
 
 
-def _finish(kernel: Kernel, unrolled, vector) -> None:  # type: ignore[no-untyped-def]
+def _finish(kernel: Kernel, unrolled: list[LoopRV], vector: LoopRV) -> None:
     for loop in unrolled:
         kernel.schedule.unroll(loop)
     kernel.schedule.vectorize(vector)
 
 
-def _named(kernel: Kernel, name: str) -> list:  # type: ignore[type-arg]
+def _named(kernel: Kernel, name: str) -> list[SBlockRV]:
     return [block for block in kernel.blocks if kernel.name(block) == name]

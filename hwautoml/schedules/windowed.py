@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hwautoml.schedules.convolutions import PACKED
+from hwautoml.schedules.convolutions import DEPTHWISE, PACKED
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
@@ -33,8 +33,10 @@ def fits(kernel: Kernel) -> bool:
         kernel.reduction_extents(kernel.reduction),
     )
     small = len(window) == 2 and 0 < window[0] * window[1] <= _MAX_WINDOW
-    if not small or len(shape) != 4 or 0 in shape[1:] or shape[1] * shape[2] == 1:
+    if not small or len(shape) != 4 or 0 in shape[1:]:
         return False
+    if shape[1] * shape[2] == 1 and kernel.name(kernel.reduction) != DEPTHWISE:
+        return False  # a mean over all pixels
     return not kernel.near or kernel.spatial_extents(kernel.near[-1])[1:] == shape[1:]
 
 

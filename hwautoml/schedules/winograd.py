@@ -7,13 +7,13 @@ between the transforms every element of a tile is a matrix product of its own, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tvm import te, tirx, topi
 
-from hwautoml.schedules.convolutions import PACKED, PADDING, _clamped, _roomy
+from hwautoml.schedules.convolutions import PACKED, PADDING, clamped, roomy
 from hwautoml.schedules.vector_unit import VectorUnit
 
 #: Names of the blocks that `hwautoml.schedules.tile_transforms` looks for.
@@ -23,9 +23,13 @@ INPUT_ROWS, INPUT_COLUMNS, OUTPUT_ROWS = "winograd_input_rows", "winograd_input_
 _CONFLICT = 256
 
 
+#: One element of a tile's row or column, by its place.
+Element = Callable[[int], "tirx.PrimExpr"]
+
+
 @dataclass(frozen=True)
 class Transforms:
-    """Matrices of F(outputs x outputs, 3 x 3): ``data`` (size, size), ``filters`` (size, 3), ``result`` (outputs, size)."""
+    """Matrices of one tile size: ``data`` (size, size), ``filters`` (size, 3), ``result`` (outputs, size)."""
 
     data: np.ndarray
     filters: np.ndarray
@@ -59,7 +63,7 @@ TILES_OF_4 = Transforms(
 
 #: What `fastest` takes a core to be, measured on AVX2 (Zen 3): cycles per vector multiply-add of a product, per vector
 #: of a tile that is transformed, and bytes of weights per cycle that come from beyond the second-level cache.
-_PRODUCT_CYCLES, _TRANSFORM_CYCLES, _BYTES_PER_CYCLE = 0.55, 8.0, 10.0
+_PRODUCT_CYCLES, _TRANSFORM_CYCLES, _BYTES_PER_CYCLE = 0.55, 8.0, 8.0
 _NEAR_CACHE_BYTES = 1 << 19
 
 
@@ -105,8 +109,8 @@ def input_tiles(data: te.Tensor, height: int, width: int, padding: list[int], tr
     across, size, step = num_tiles(width, transforms), transforms.size, transforms.outputs
     down = num_tiles(height, transforms)
     top, left = padding[:2]
-    bottom, right = (down * step + 2 - rows - top, across * step + 2 - columns - left)
-    padded = topi.nn.pad(data, [0, top, left, 0], [0, max(bottom, 0), max(right, 0), 0], name=PADDING)
+    bottom, right = down * step + 2 - rows - top, across * step + 2 - columns - left
+    padded = topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
 
     def row(tile: tirx.Var, x: tirx.Var, y: tirx.Var, c: tirx.Var) -> tirx.PrimExpr:
         image, place = tile // (down * across), tile % (down * across)
@@ -129,9 +133,9 @@ def products(tiles: te.Tensor, weights: te.Tensor, number: int) -> te.Tensor:
     places, blocks, inputs, lanes = (int(size) for size in weights.shape)
     channel = te.reduce_axis((0, inputs), "input_channel")
     packed = te.compute(
-        (places, _roomy(number, True), blocks, lanes),
+        (places, roomy(number, True), blocks, lanes),
         lambda place, tile, block, lane: te.sum(
-            tiles[place, _clamped(tile, number, True), channel] * weights[place, block, channel, lane], axis=channel
+            tiles[place, clamped(tile, number, True), channel] * weights[place, block, channel, lane], axis=channel
         ),
         name=PACKED,
     )
@@ -160,8 +164,8 @@ def output_pixels(tiles: te.Tensor, batch: int, height: int, width: int, transfo
     return te.compute((batch, height, width, channels), pixel, name="winograd_output")
 
 
-def _product(matrix: np.ndarray, row: tirx.PrimExpr, element) -> tirx.PrimExpr:  # type: ignore[no-untyped-def]
-    """Row ``row`` of ``matrix`` times the vector of ``element(k)``; all but one row vanish when ``row`` is a constant."""
+def _product(matrix: np.ndarray, row: tirx.PrimExpr, element: Element) -> tirx.PrimExpr:
+    """Row ``row`` of ``matrix`` times the vector of ``element(k)``; once ``row`` is a constant the others vanish."""
     *others, last = [_weighted_sum(coefficients, element) for coefficients in matrix]
     result = last
     for number, value in reversed(list(enumerate(others))):
@@ -169,18 +173,16 @@ def _product(matrix: np.ndarray, row: tirx.PrimExpr, element) -> tirx.PrimExpr: 
     return result
 
 
-def _weighted_sum(coefficients: np.ndarray, element) -> tirx.PrimExpr:  # type: ignore[no-untyped-def]
+def _weighted_sum(coefficients: np.ndarray, element: Element) -> tirx.PrimExpr:
     """Even and odd places apart: rows of a transform come in pairs that differ in the sign of one of the two."""
-    even, odd = (_terms(coefficients, start, element) for start in (0, 1))
-    if even is None or odd is None:
-        sign, value = even or odd
-        return value if sign > 0 else -value
-    if even[0] == odd[0]:
-        return even[1] + odd[1] if even[0] > 0 else -(even[1] + odd[1])
-    return even[1] - odd[1] if even[0] > 0 else odd[1] - even[1]
+    parts = [part for start in (0, 1) if (part := _terms(coefficients, start, element)) is not None]
+    (sign, value), *others = parts
+    for other_sign, other in others:
+        value = value + other if other_sign == sign else value - other
+    return value if sign > 0 else -value
 
 
-def _terms(coefficients: np.ndarray, start: int, element):  # type: ignore[no-untyped-def]
+def _terms(coefficients: np.ndarray, start: int, element: Element) -> tuple[float, tirx.PrimExpr] | None:
     """(sign, sum whose last coefficient is positive) over every second place; None where all are zero."""
     places = [place for place in range(start, len(coefficients), 2) if coefficients[place]]
     if not places:

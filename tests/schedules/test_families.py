@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.compilers.graphs import GraphBuilder
@@ -54,20 +54,54 @@ def test_packed_on_many_shapes(tmp_path: Path, **drawn: int) -> None:
     dense(tmp_path, **drawn)
 
 
+TILES = {
+    "batch": st.sampled_from([1, 1, 2]), "inputs": st.sampled_from([16, 24, 32, 64]),
+    "outputs": st.sampled_from([16, 32, 40, 64]), "height": st.integers(3, 19), "width": st.integers(3, 19),
+    "padding": st.sampled_from([0, 1, 1, 2]), "choose": CANDIDATE,
+}  # fmt: skip
+
+
+def tiles(
+    folder: Path, batch: int, inputs: int, outputs: int, height: int, width: int, padding: int, choose: int
+) -> None:
+    """A 3 x 3 convolution in tiles, its result added to: the sum is fused with the way back to pixels."""
+    graph = GraphBuilder((batch, inputs, height, width))
+    x = graph.node("Conv", "images", graph.random(outputs, inputs, 3, 3), graph.random(outputs), pads=[padding] * 4)
+    x = graph.activation(graph.node("Add", x, graph.random(1, outputs, 1, 1)), "hardswish")
+    families = assert_candidates_agree(graph.save(folder / "tiles.onnx", x, rank=4), choose, tolerance=1e-5)
+    if batch * height * width * inputs * outputs > 1 << 17:
+        assert "tile_transforms" in families.values() and "packed" in families.values()
+
+
+@few(4)
+@given(**TILES)
+@example(batch=1, inputs=32, outputs=32, height=16, width=15, padding=1, choose=0)
+def test_tiles(tmp_path: Path, **drawn: int) -> None:
+    tiles(tmp_path, **drawn)
+
+
+@pytest.mark.slow
+@few(60)
+@given(**TILES)
+def test_tiles_of_many_shapes(tmp_path: Path, **drawn: int) -> None:
+    tiles(tmp_path, **drawn)
+
+
 WINDOWS = {
-    "channels": CHANNELS, "height": st.integers(2, 15), "width": st.integers(2, 15),
+    "channels": CHANNELS, "height": SIDE, "width": SIDE,
     "kernel": st.sampled_from([3, 5, 7]), "stride": st.sampled_from([1, 2]), "choose": CANDIDATE,
 }  # fmt: skip
 
 
 def windows(folder: Path, channels: int, height: int, width: int, kernel: int, stride: int, choose: int) -> None:
-    assume(max(height, width) > stride)  # a depthwise convolution to one pixel has no family yet
     conv = {"outputs": channels, "kernel": kernel, "stride": stride, "groups": channels}
     check_convolution(folder, (1, channels, height, width), conv, choose)
 
 
 @few(5)
 @given(**WINDOWS)
+@example(channels=24, height=1, width=2, kernel=5, stride=2, choose=0)  # to one pixel
+@example(channels=7, height=1, width=1, kernel=3, stride=1, choose=5)
 def test_depthwise(tmp_path: Path, **drawn: int) -> None:
     windows(tmp_path, **drawn)
 
@@ -88,7 +122,6 @@ def test_grouped_convolutions_are_no_depthwise_ones(
     tmp_path: Path, groups: int, inputs: int, outputs: int, side: int, kernel: int, stride: int, choose: int
 ) -> None:
     """Of one input or more per group, of one output or more: none is taken for another."""
-    assume((inputs, outputs) != (1, 1) or side > 2)  # a depthwise convolution to one pixel has no family yet
     conv = {"outputs": groups * outputs, "kernel": kernel, "stride": stride, "groups": groups}
     families = check_convolution(tmp_path, (1, groups * inputs, side, side), conv, choose)
     if (inputs, outputs) != (1, 1):

@@ -152,9 +152,18 @@ def test_grouped_convolutions_and_multipliers(tmp_path: Path) -> None:
     assert assert_same(path, tmp_path) == ()
 
 
-def test_fallbacks_are_correct_and_named(tmp_path: Path) -> None:
-    """What no family covers is reported: a product of activations whose sizes are known only at run time."""
+def test_products_of_unknown_batch(tmp_path: Path) -> None:
+    """Products of activations of which there are as many as the batch says."""
     graph = GraphBuilder(("batch", 6, 8))
+    turned = graph.node("Transpose", "images", perm=[0, 2, 1])
+    square = graph.node("MatMul", "images", turned)  # (batch, 6, 6)
+    path = graph.save(tmp_path / "product.onnx", graph.node("MatMul", square, "images"), rank=3)
+    assert assert_same(path, tmp_path, batch=3) == ()
+
+
+def test_fallbacks_are_correct_and_named(tmp_path: Path) -> None:
+    """What no family covers is reported: a product whose columns are known only at run time."""
+    graph = GraphBuilder(("batch", "rows", 8))
     turned = graph.node("Transpose", "images", perm=[0, 2, 1])
     path = graph.save(tmp_path / "product.onnx", graph.node("MatMul", "images", turned), rank=3)
     fallbacks = assert_same(path, tmp_path, batch=3)
