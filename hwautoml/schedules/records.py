@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
+from hwautoml.schedules import SCHEDULES_VERSION
 from hwautoml.schedules.tiling import Tiling
 
 FORMAT = "hwautoml-schedule-records/1"
@@ -38,6 +39,7 @@ class Record:
             "tiling": None if self.tiling is None else self.tiling.to_json(),
             "time_us": self.time_us if math.isfinite(self.time_us) else None,
             "num_tried": self.num_tried,
+            "schedules": SCHEDULES_VERSION,
             "crashed": [tiling.to_json() for tiling in self.crashed],
         }
 
@@ -49,11 +51,13 @@ class Record:
             raise InvalidValueError(f"time_us must be a positive number or null, but got {time_us}")
         if not isinstance(num_tried, int) or num_tried < 0:
             raise InvalidValueError(f"num_tried must be a count, but got {num_tried}")
+        # Other schedules, other candidates: the best one stays, and all are tried again.
+        is_current = data.get("schedules") == SCHEDULES_VERSION
         return Record(
             name=str(data["name"]),
             tiling=None if tiling is None else Tiling.from_json(tiling),
             time_us=math.inf if time_us is None else time_us,
-            num_tried=num_tried,
+            num_tried=num_tried if is_current else 0,
             crashed=tuple(Tiling.from_json(item) for item in data["crashed"]),
         )
 

@@ -96,3 +96,12 @@ def test_damaged_file_is_named_and_never_overwritten(tmp_path: Path, text: str) 
 def test_tiling_from_json_is_checked(change: dict[str, object]) -> None:
     with pytest.raises(InvalidValueError, match="not a tiling"):
         Tiling.from_json({**Tiling().to_json(), "channels": 16, "lanes": 16, **change})
+
+
+def test_candidates_of_other_schedules_are_tried_again() -> None:
+    written = Record("conv", Tiling(rows=2), 3.0, num_tried=7).to_json()
+    assert Record.from_json(written).num_tried == 7
+    older = Record.from_json({**written, "schedules": 1})
+    assert (older.num_tried, older.tiling, older.time_us) == (0, Tiling(rows=2), 3.0)
+    del written["schedules"]
+    assert Record.from_json(written).num_tried == 0
