@@ -5,7 +5,9 @@ decides how fast the kernels are: a load that follows a store to an address equa
 ("4K aliasing"), and the same library is up to 15 % slower in one process than in another. Here weights are one
 constant, and intermediate buffers, with what kernels allocate inside, one workspace. Buffers in it start at different
 positions modulo 1024, which rows of feature maps are often multiples of, and the workspace starts at a fixed distance
-from the stack, where kernels spill registers. Only the distance to the weights is left to chance.
+from the stack, where kernels spill registers. Inputs and results of more than a page are copied into it and out of it,
+so that a layer that is measured alone has its buffers as far apart as in a network. Only the distance to the weights is
+left to chance.
 
 The virtual machine then has one call to make, which also saves what it takes per call (0.2 us).
 """
@@ -54,6 +56,8 @@ class _Network:
     calls: Sequence[tuple[tvm.ir.GlobalVar, tuple[_Place, ...]]]
     weights: np.ndarray
     workspace_bytes: int
+    images: _Place
+    result: _Place
 
 
 def in_one_arena(module: tvm.IRModule, target: tvm.target.Target) -> tuple[tvm.IRModule, tuple[str, ...]]:
@@ -77,6 +81,8 @@ def in_one_arena(module: tvm.IRModule, target: tvm.target.Target) -> tuple[tvm.I
         calls=[(kernels[kernel.name_hint], (*places, inside)) for kernel, places in network.calls],
         weights=network.weights,
         workspace_bytes=inside.offset + max(map(_bytes_inside, functions.values())),
+        images=network.images,
+        result=network.result,
     )
     return _with_entries(whole, network, planned["main"]), names
 
@@ -106,14 +112,17 @@ class _Reader:
         self.is_simple = True
         self.calls: list[tuple[tvm.ir.GlobalVar, tuple[_Place, ...]]] = []
         self._storages: dict[relax.Var, int] = {}
-        self._places: dict[relax.Var, _Place] = {function.params[0]: _Place("images")}
         self._blobs: list[np.ndarray] = []
         self._constants: dict[int, _Place] = {}
-        self._num_weight_bytes = self.workspace_bytes = 0
+        self._num_weight_bytes = self._num_rooms = self.workspace_bytes = 0
+        self.images = self._outside("images", function.params[0].ty)
+        self.result = self._outside("result", function.ret_ty)
+        self._num_results = 0
+        self._places: dict[relax.Var, _Place] = {function.params[0]: self.images}
         for block in function.body.blocks:
             for binding in block.bindings:
                 self._bind(binding.var, binding.value)
-        self.is_simple &= self._places.get(function.body.body) == _Place("result")
+        self.is_simple &= self._places.get(function.body.body) == self.result
 
     def weights(self) -> np.ndarray:
         return np.concatenate([*self._blobs, np.zeros(_ALIGNMENT, np.uint8)])
@@ -127,8 +136,9 @@ class _Reader:
         elif name == "relax.memory.alloc_tensor":
             self._places[variable] = _Place("workspace", self._storages[value.args[0]] + int(value.args[1]))
         elif name == "relax.builtin.alloc_tensor":
-            self.is_simple &= _Place("result") not in self._places.values()
-            self._places[variable] = _Place("result")
+            self._num_results += 1
+            self.is_simple &= self._num_results == 1
+            self._places[variable] = self.result
         elif name in ("relax.reshape", "relax.vm.reshape"):
             self._alias(variable, value.args[0])
         elif isinstance(getattr(value, "op", None), tvm.ir.GlobalVar):
@@ -144,9 +154,14 @@ class _Reader:
         if place is not None:
             self._places[variable] = place
 
+    def _outside(self, base: str, tensor_type: tvm.ir.Type) -> _Place:
+        num_bytes = math.prod(_shape(tensor_type)) * np.dtype(str(tensor_type.dtype)).itemsize
+        return _Place(base) if num_bytes <= _PAGE else _Place("workspace", self._room(num_bytes))
+
     def _room(self, num_bytes: int) -> int:
         """The offset of the next buffer: on a page of its own, less what sets it apart from the others."""
-        start = _rounded(self.workspace_bytes, _PAGE) + (_STAGGER * (len(self._storages) + 1)) % _PAGE
+        self._num_rooms += 1
+        start = _rounded(self.workspace_bytes, _PAGE) + (_STAGGER * self._num_rooms) % _PAGE
         self.workspace_bytes = start + num_bytes
         return start
 
@@ -180,7 +195,8 @@ def _read(function: relax.Function) -> _Network | None:
     reader = _Reader(function)
     if not reader.is_simple:
         return None
-    return _Network(reader.calls, reader.weights(), max(reader.workspace_bytes, _ALIGNMENT))
+    room = max(reader.workspace_bytes, _ALIGNMENT)
+    return _Network(reader.calls, reader.weights(), room, reader.images, reader.result)
 
 
 def _is_static(tensor_type: tvm.ir.Type) -> bool:
@@ -277,6 +293,8 @@ def _network_function(network: _Network, main: relax.Function, *, is_timed: bool
 
     stack = tirx.tvm_stack_alloca("shape", 1)
     statements: list[tirx.Stmt] = [tirx.Bind(start, _distance(workspace.data, stack))]
+    if network.images.base == "workspace":
+        statements += _copy(pointer(network.images), images.data, images)
     for number, (kernel, places) in enumerate(network.calls):
         if is_timed:
             statements.append(tirx.BufferStore(times, _processor_us(), [number]))
@@ -284,12 +302,25 @@ def _network_function(network: _Network, main: relax.Function, *, is_timed: bool
         statements.append(tirx.Bind(status, tvm.ir.Call(kernel, [pointer(place) for place in places], ret_ty="int32")))
         # TVM 0.27 takes condition and kind in the other order than its signature says.
         statements.append(tirx.AssertStmt(status == 0, tvm.ir.StringImm("RuntimeError"), [_OUT_OF_MEMORY]))
+    if network.result.base == "workspace":
+        statements += _copy(result.data, pointer(network.result), result)
     parameters = [images, weights, workspace, result]
     if is_timed:
         statements.append(tirx.BufferStore(times, _processor_us(), [len(network.calls)]))
         parameters = [*parameters, times]
     body = tirx.SeqStmt(statements)
     return tirx.PrimFunc(parameters, body).with_attr("tirx.is_scheduled", True)
+
+
+def _copy(to: tvm.ir.Expr, source: tvm.ir.Expr, like: Buffer) -> list[tirx.Stmt]:
+    """As many numbers as ``like`` has, of its type."""
+    number, index = math.prod(int(extent) for extent in like.shape), tirx.Var("i", "int64")
+    there, here = (_buffer(f"{like.name}_{end}", [number], str(like.dtype)) for end in ("to", "from"))
+    loop = tirx.For(
+        index, tirx.const(0, "int64"), tirx.const(number, "int64"), tirx.ForKind.SERIAL,
+        tirx.BufferStore(there, tirx.BufferLoad(here, [index]), [index]),
+    )  # fmt: skip
+    return [tirx.DeclBuffer(there, data=to), tirx.DeclBuffer(here, data=source), loop]
 
 
 def _distance(workspace: tvm.ir.Expr, stack: tvm.ir.Expr) -> tvm.ir.Expr:

@@ -83,3 +83,14 @@ def test_a_network_that_returns_as_much_as_it_takes(tmp_path: Path) -> None:
     model = backend.open_model(backend.compile_model(path, tmp_path / "out", tvm_target=HOST).path)
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8, 1, 1)
     np.testing.assert_array_equal(model(x), np.maximum(x, 0))
+
+
+def test_maps_that_go_in_and_out_are_copied(tmp_path: Path) -> None:
+    path = tmp_path / "n.onnx"
+    graph = GraphBuilder((1, 16, 20, 20))
+    graph.save(path, graph.node("Relu", graph.conv("images", 16, 24, 3)), rank=4)
+    backend, reference = load_backend("tvm"), load_backend("onnxruntime").open_model(path)
+    model = backend.open_model(backend.compile_model(path, tmp_path / "out", tvm_target=HOST).path)
+    for seed in range(2):
+        x = np.random.default_rng(seed).standard_normal((1, 16, 20, 20)).astype("float32")
+        np.testing.assert_allclose(model(x), reference(x), rtol=1e-4, atol=1e-5)
