@@ -316,11 +316,16 @@ def _copy(to: tvm.ir.Expr, source: tvm.ir.Expr, like: Buffer) -> list[tirx.Stmt]
     """As many numbers as ``like`` has, of its type."""
     number, index = math.prod(int(extent) for extent in like.shape), tirx.Var("i", "int64")
     there, here = (_buffer(f"{like.name}_{end}", [number], str(like.dtype)) for end in ("to", "from"))
+    # Bound, because TVM's elimination of common subexpressions does not look into what buffers are declared with.
+    ends = [tirx.Var(f"{like.name}_{end}_data", pointer.ty) for end, pointer in (("to", to), ("from", source))]
     loop = tirx.For(
         index, tirx.const(0, "int64"), tirx.const(number, "int64"), tirx.ForKind.SERIAL,
         tirx.BufferStore(there, tirx.BufferLoad(here, [index]), [index]),
     )  # fmt: skip
-    return [tirx.DeclBuffer(there, data=to), tirx.DeclBuffer(here, data=source), loop]
+    return [
+        tirx.Bind(ends[0], to), tirx.Bind(ends[1], source),
+        tirx.DeclBuffer(there, data=ends[0]), tirx.DeclBuffer(here, data=ends[1]), loop,
+    ]  # fmt: skip
 
 
 def _distance(workspace: tvm.ir.Expr, stack: tvm.ir.Expr) -> tvm.ir.Expr:

@@ -88,7 +88,8 @@ def test_a_network_that_returns_as_much_as_it_takes(tmp_path: Path) -> None:
 def test_maps_that_go_in_and_out_are_copied(tmp_path: Path) -> None:
     path = tmp_path / "n.onnx"
     graph = GraphBuilder((1, 16, 20, 20))
-    graph.save(path, graph.node("Relu", graph.conv("images", 16, 24, 3)), rank=4)
+    # The input is used twice: its place in the workspace is an expression that occurs three times.
+    graph.save(path, graph.node("Add", graph.conv("images", 16, 16, 3), graph.conv("images", 16, 16, 1)), rank=4)
     backend, reference = load_backend("tvm"), load_backend("onnxruntime").open_model(path)
     model = backend.open_model(backend.compile_model(path, tmp_path / "out", tvm_target=HOST).path)
     for seed in range(2):
