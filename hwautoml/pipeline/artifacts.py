@@ -91,7 +91,9 @@ def probe_builders(
         return path
 
     return Builders(
-        layer=lambda layer, path: build(_layer(space, replace(layer, batch=batch)), path),
+        layer=lambda layer, path: build(
+            _layer(space, replace(layer, batch=batch), is_channels_last=runtime == "tvm"), path
+        ),
         network=lambda architecture, path: build(_network(space, architecture, batch), path),
         overhead=lambda path: build(_overhead(batch), path),
         num_parallel=num_parallel,
@@ -135,9 +137,28 @@ class _Probe:
         return path
 
 
-def _layer(space: SearchSpace, layer: Layer) -> _Probe:
-    shape = (layer.batch, layer.in_channels, layer.height, layer.width)
-    return _Probe(lambda: space.layer_module(layer), shape)
+def _layer(space: SearchSpace, layer: Layer, *, is_channels_last: bool = False) -> _Probe:
+    if not is_channels_last:
+        shape = (layer.batch, layer.in_channels, layer.height, layer.width)
+        return _Probe(lambda: space.layer_module(layer), shape)
+
+    def make() -> nn.Module:
+        from torch import Tensor, nn
+
+        class ChannelsLast(nn.Module):
+            """As between two layers of a network in TVM: nothing is transposed, which is dear where rows are 4 KB."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.layer = space.layer_module(layer)
+
+            def forward(self, x: Tensor) -> Tensor:
+                y = self.layer(x.permute(0, 3, 1, 2))
+                return y.permute(0, 2, 3, 1) if y.ndim == 4 else y
+
+        return ChannelsLast()
+
+    return _Probe(make, (layer.batch, layer.height, layer.width, layer.in_channels))
 
 
 def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Probe:
