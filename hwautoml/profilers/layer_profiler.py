@@ -131,7 +131,7 @@ def profile_layers(
     ``measure``, may spend more on each model: there are fewer of them, and they decide the level.
 
     With a ``prior`` (of sibling devices, or from a datasheet) no layer is measured, only the networks that tell
-    most about the device; which prior it was is no part of the journal, as a measured network stays true.
+    most about the device, each once; which prior it was is no part of the journal, as a measured network stays true.
 
     Raises:
         RunFolderError: another process profiles into this table, or the journal is damaged.
@@ -147,7 +147,7 @@ def profile_layers(
         run.measure_networks()
         if prior is None:
             run.measure_remaining_layers()
-        run.measure_disturbed()
+            run.measure_disturbed()
         table = run.table() if prior is None else checked_by_leaving_out(run.table(), prior)
         save(table, table_path)
     return table
