@@ -172,7 +172,7 @@ class _Reader:
         return self._constant(value) if isinstance(value, tvm.runtime.Tensor) else None
 
     def _constant(self, value: tvm.runtime.Tensor) -> _Place:
-        key = id_of(value)
+        key = int(value.data_ptr())  # equal for constants that share their memory; the module keeps it
         if key not in self._constants:
             blob = np.ascontiguousarray(value.numpy()).reshape(-1).view(np.uint8)
             self._constants[key] = _Place("weights", self._num_weight_bytes)
@@ -180,11 +180,6 @@ class _Reader:
             self._blobs += [blob, padding]
             self._num_weight_bytes += len(blob) + len(padding)
         return self._constants[key]
-
-
-def id_of(value: tvm.runtime.Tensor) -> int:
-    """Equal for constants that share their memory."""
-    return int(value.data_ptr()) if hasattr(value, "data_ptr") else id(value)
 
 
 def _read(function: relax.Function) -> _Network | None:
