@@ -37,6 +37,8 @@ _LOGGER = logging.getLogger(__name__)
 #: Name of the function in a library that returns its description as JSON.
 DESCRIBE = "describe"
 _READING_SHARE = 0.3
+#: A candidate that takes longer than this to build and time is none: most take tenths of a second.
+_TRIAL_SILENCE_SEC = 30.0
 
 
 class _Events:
@@ -255,7 +257,9 @@ def _tune(
 
     each_first = request.out_path is None
     left_sec = max(request.tune_budget_sec - (time.perf_counter() - started), 0.0)
+    events.expect(min(request.silence_sec, _TRIAL_SILENCE_SEC))
     num_trials = tuner.run(left_sec, on_trial, each_first=each_first)
+    events.expect(request.silence_sec)
     records_of = [task.record for task in tuner.tasks.values()]
     return _Tuned(
         num_functions=len(records_of),

@@ -56,6 +56,8 @@ def family_of(function: tvm.tirx.PrimFunc) -> Family | None:
 
 
 def _fitting(kernel: Kernel) -> Family | None:
+    if kernel.has_unread_result:
+        return None
     return next((family for family in FAMILIES if family.fits(kernel)), None)
 
 

@@ -56,6 +56,13 @@ class Kernel:
         return self.spatial_extents(block)[-1]
 
     @property
+    def has_unread_result(self) -> bool:
+        """Whether a block computes what no other reads (a product with zero): tiles of it have no bounds."""
+        blocks = [self.schedule.get(block) for block in self.blocks]
+        used = {*self.function.params, *(region.source for block in blocks for region in block.reads)}
+        return any(region.source not in used for block in blocks for region in block.writes)
+
+    @property
     def is_static(self) -> bool:
         """Whether every extent is known at compile time."""
         return all(0 not in self.extents(block) for block in self.blocks)

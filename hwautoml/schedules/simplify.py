@@ -240,6 +240,32 @@ def _axes(call: relax.Call) -> list[int]:
     return [int(axis) % rank for axis in call.attrs.axes]
 
 
+def _multiply(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    """Products with zero (a cell's dropped edges) are zeros: what was multiplied need not be computed.
+
+    As TVM's own arithmetic has it, which folds such products within a function, infinities or not.
+    """
+    shape = static_shape(call)
+    if shape is not None and any(_is_zero(value) for value in values):
+        dtype = str(call.ty.dtype)
+        return relax.const(np.zeros(shape, dtype), dtype)
+    return _per_channel(mutator, call, values)
+
+
+def _add(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    """A sum with zeros of no larger shape is the other operand."""
+    shape = static_shape(call)
+    for operand, other in zip(call.args, reversed(values), strict=True):
+        if shape is not None and _is_zero(other) and static_shape(operand) == shape:
+            return operand
+    return _per_channel(mutator, call, values)
+
+
+def _is_zero(expression: relax.Expr) -> bool:
+    array = constant_array(expression)
+    return array is not None and not array.any()
+
+
 def _per_channel(
     mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
 ) -> relax.Expr | None:
@@ -303,7 +329,7 @@ _RULES: dict[str, Rule] = {
     "relax.permute_dims": _permute,
     "relax.call_tir": _imported_clip,
     "relax.astype": _hoist,
-    "relax.add": _per_channel,
+    "relax.add": _add,
     "relax.subtract": _per_channel,
-    "relax.multiply": _per_channel,
+    "relax.multiply": _multiply,
 }
