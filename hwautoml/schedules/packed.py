@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from hwautoml.schedules.convolutions import MAX_TILE, PACKED
 from hwautoml.schedules.kernel import Kernel
+from hwautoml.schedules.pairs import product_of_pairs
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
     TileLoops,
@@ -66,15 +67,20 @@ class _Problem:
             kernel.num_channels,
             num_blocks,
             vector,
-            tuple(kernel.reduction_extents(kernel.reduction)),
+            tuple(kernel.reduction_extents(kernel.reduction)[: -1 if is_paired(kernel) else None]),
             has_room=pixels[-1] > width or (len(pixels) == 3 and pixels[1] > height),
             has_padding=bool(kernel.paddings()),
         )
 
     @property
     def num_steps(self) -> int:
-        """Multiply-adds per output."""
+        """Multiply-adds per output; of integers each is two, in one instruction."""
         return math.prod(self.reduced)
+
+
+def is_paired(kernel: Kernel) -> bool:
+    """Whether the products are of integers, summed by twos: the last axis of the reduction."""
+    return str(kernel.schedule.get(kernel.reduction).writes[0].source.dtype) == "int32"
 
 
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
@@ -164,27 +170,32 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     place_paddings(kernel, loops, tiling, unit.lanes)
     if num_threads > 1 and kernel.num_steps >= PARALLEL_STEPS:
         parallelize(kernel, loops)
-    _tile_reduction(kernel, loops, tiling)
+    _tile_reduction(kernel, loops, tiling, unit)
 
 
-def _tile_reduction(kernel: Kernel, loops: TileLoops, tiling: Tiling) -> None:
-    """Orders the loops of one tile: reduction steps, then pixels, then vectors."""
+def _tile_reduction(kernel: Kernel, loops: TileLoops, tiling: Tiling, unit: VectorUnit) -> None:
+    """Orders the loops of one tile: reduction steps, then pixels, then vectors (of pairs)."""
     schedule, reduction = kernel.schedule, kernel.reduction
     num_spatial = len(kernel.spatial_extents(reduction))
     num_reduced = len(kernel.reduction_extents(reduction))
     inside = schedule.get_loops(reduction)[-(num_spatial + num_reduced) :]
     spatial, reduced = inside[:num_spatial], inside[num_spatial:]
+    half = reduced.pop() if is_paired(kernel) else None
     few_inputs = kernel.loop_extent(reduced[-1]) <= _FEW_INPUTS
     if tiling.unroll > 1 and not few_inputs:
         reduced[-1:] = schedule.split(reduced[-1], [None, tiling.unroll])
-    schedule.reorder(*reduced, *spatial)
+    schedule.reorder(*reduced, *spatial, *([] if half is None else [half]))
     if tiling.unroll > 1:
         # With few inputs (a stem), a whole row of the kernel, so that loops are no large part of the work.
         for loop in reduced[-2:] if few_inputs and num_reduced > 1 else reduced[-1:]:
             schedule.unroll(loop)
-    schedule.vectorize(spatial[-1])
     schedule.vectorize(loops.vector)
+    if half is None:
+        schedule.vectorize(spatial[-1])
     for loop in [*spatial[:-1], *loops.inner]:
         schedule.unroll(loop)
     schedule.set_scope(reduction, 0, "local")
-    schedule.decompose_reduction(reduction, reduced[0])
+    start = schedule.decompose_reduction(reduction, reduced[0])
+    if half is not None:
+        schedule.vectorize(schedule.get_loops(start)[-1])
+        schedule.tensorize(spatial[-1], product_of_pairs(unit, kernel.loop_extent(spatial[-1])))
