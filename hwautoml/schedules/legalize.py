@@ -100,7 +100,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
         return _call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
-    plain = groups == 1 and strides == dilation == [1, 1] and dtype == "float32"
+    plain = groups == 1 and strides == dilation == [1, 1]
     transforms = winograd_transforms(call, weights.shape, unit) if plain else None
     if transforms is not None:
         return _winograd(builder, call, weights, padding, unit, transforms)
