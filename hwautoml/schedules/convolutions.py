@@ -1,7 +1,7 @@
 """Tensor expressions of convolutions and matrix products on channels-last data and packed weights.
 
-Integers (int16, of quantised networks) are multiplied in pairs of input channels, each pair's two products
-summed in one step where the vector unit can; results are float32 all the same, and exact.
+Data and weights of quantised networks are int16 and summed as int32, in pairs of input channels where the vector
+unit multiplies and adds those in one instruction; results are float32 all the same.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
+#: Name of the axis over the two channels of a pair.
+HALF = "half"
 #: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
@@ -27,8 +29,8 @@ def packed_conv2d(
 ) -> te.Tensor:
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
-    Blocks belong to the groups in turn: no block has outputs of two groups. Integers are packed in pairs
-    of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), and in one group.
+    Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
+    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2).
     """
     blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape[:5])
     kernel = (kernel_height, kernel_width)
@@ -36,7 +38,7 @@ def packed_conv2d(
     blocks_per_group = blocks // groups
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
         return _pointwise_conv2d(data, weights, outputs, has_room)
-    channels = _Channels(weights)
+    channels = _Channels(weights, is_paired=weights.ndim == 6)
     data = _padded(as_dtype(data, weights.dtype), padding, 0 if groups > 1 else channels.number - int(data.shape[3]))
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
@@ -65,7 +67,7 @@ def _pointwise_conv2d(
 ) -> te.Tensor:
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
-    channels = _Channels(weights)
+    channels = _Channels(weights, is_paired=weights.ndim == 6)
     data = _padded(as_dtype(data, weights.dtype), [0, 0, 0, 0], channels.number - int(data.shape[3]))
     batch, height, width, _ = data.shape
     num_pixels = height * width
@@ -90,7 +92,7 @@ def packed_dense(
 ) -> te.Tensor:
     """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers in pairs as above."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[2])
-    channels = _Channels(weights)
+    channels = _Channels(weights, is_paired=weights.ndim == 4)
     if channels.number > int(data.shape[-1]):
         data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), 1], name=PADDING)
     *batch, rows, _ = data.shape
@@ -111,24 +113,24 @@ def packed_dense(
 class _Channels:
     """The input channels that packed weights (..., inputs, lanes), or (..., pairs, lanes, 2), are multiplied with."""
 
-    def __init__(self, weights: te.Tensor) -> None:
-        self._weights = weights
-        self._is_paired = str(weights.dtype) == "int16"
-        inputs = int(weights.shape[-3] if self._is_paired else weights.shape[-2])
+    def __init__(self, weights: te.Tensor, is_paired: bool) -> None:
+        self._weights, self._is_paired = weights, is_paired
+        inputs = int(weights.shape[-3] if is_paired else weights.shape[-2])
         #: As many as the weights have: of pairs an even number.
-        self.number = 2 * inputs if self._is_paired else inputs
+        self.number = 2 * inputs if is_paired else inputs
         channel = te.reduce_axis((0, inputs), "input_channel")
         self.axes, self.index = [channel], channel
-        if self._is_paired:
-            half = te.reduce_axis((0, 2), "half")
+        if is_paired:
+            half = te.reduce_axis((0, 2), HALF)
             self.axes, self.index = [channel, half], 2 * channel + half
 
     def product(self, value: tirx.PrimExpr, place: tuple[tirx.PrimExpr | int, ...], lane: tirx.Var) -> tirx.PrimExpr:
-        """A channel's value times its weight at ``place`` for an output."""
-        if not self._is_paired:
-            return value * self._weights[(*place, self.index, lane)]
-        channel, half = self.axes
-        return value.astype("int32") * self._weights[(*place, channel, lane, half)].astype("int32")
+        """A channel's value times its weight at ``place`` for an output; of integers an integer."""
+        channel, *half = self.axes
+        weight = self._weights[(*place, channel, lane, *half)]
+        if str(self._weights.dtype) == "float32":
+            return value * weight
+        return value.astype("int32") * weight.astype("int32")
 
 
 def roomy(extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr | int:

@@ -44,13 +44,14 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
     }
 
 
-def pack_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
+def pack_weights(weights: np.ndarray, lanes: int, unit: VectorUnit) -> np.ndarray:
     """(height, width, inputs, outputs) to (blocks, height, width, inputs, lanes), zero-padded.
 
-    Integers in pairs of inputs, (blocks, height, width, inputs / 2, lanes, 2).
+    Integers in pairs of inputs, (blocks, height, width, inputs / 2, lanes, 2), where the unit multiplies pairs.
     """
     height, width, inputs, outputs = weights.shape
-    blocks, together = -(-outputs // lanes), 2 if weights.dtype == np.int16 else 1
+    is_paired = weights.dtype == np.int16 and lanes in dict(unit.pair_products)
+    blocks, together = -(-outputs // lanes), 2 if is_paired else 1
     groups = -(-inputs // together)
     padded = np.zeros((height, width, groups * together, blocks * lanes), weights.dtype)
     padded[:, :, :inputs, :outputs] = weights
@@ -105,7 +106,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     if transforms is not None:
         return _winograd(builder, call, weights, padding, unit, transforms)
     lanes = packing_lanes(outputs, unit) if groups == 1 else _group_lanes(outputs // groups, unit)
-    packed = relax.const(pack_weights(weights, lanes), str(weights.dtype))
+    packed = relax.const(pack_weights(weights, lanes, unit), str(weights.dtype))
     room = groups > 1 or has_room(outputs, unit)
     arguments = (call.args[0], packed, outputs, strides, padding, dilation, groups, room)
     hint = "packed_conv2d" if groups == 1 else "grouped_conv2d"
@@ -164,7 +165,7 @@ def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     if str(call.ty.dtype) != "float32" or dtype not in ("float32", "int16"):
         return _default(builder, call)
     outputs = weights.shape[1]
-    packed = pack_weights(weights[None, None], packing_lanes(outputs, unit))
+    packed = pack_weights(weights[None, None], packing_lanes(outputs, unit), unit)
     constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), dtype)
     arguments = (call.args[0], constant, outputs, has_room(outputs, unit))
     return _call(builder, packed_dense, *arguments, hint="packed_dense")

@@ -9,14 +9,11 @@ from hwautoml.schedules.vector_unit import VectorUnit
 
 
 def product_of_pairs(unit: VectorUnit, lanes: int) -> str:
-    """The name of a registered `TensorIntrin` that adds to ``lanes`` sums the products of a pair with as many pairs.
-
-    Where the vector unit has no such instruction, LLVM makes of it what it can.
-    """
-    instruction = dict(unit.pair_products).get(lanes)
-    name = f"hwautoml.pairs.{lanes}.{instruction}"
+    """The name of a registered `TensorIntrin` that adds to ``lanes`` sums the products of a pair with as many pairs."""
+    instruction = dict(unit.pair_products)[lanes]
+    name = f"hwautoml.pairs.{instruction}"
     if TensorIntrin.get(name, allow_missing=True) is None:
-        TensorIntrin.register(name, _described(lanes), _widened(lanes) if instruction is None else _in_one(lanes, instruction))
+        TensorIntrin.register(name, _described(lanes), _in_one_instruction(lanes, instruction))
     return name
 
 
@@ -39,7 +36,7 @@ def _described(lanes: int) -> object:
     return description
 
 
-def _in_one(lanes: int, instruction: str) -> object:
+def _in_one_instruction(lanes: int, instruction: str) -> object:
     both, many = f"int16x{2 * lanes}", f"int32x{lanes}"
 
     @T.prim_func(s_tir=True)

@@ -82,7 +82,7 @@ def conv2d(mutator: Mutator, call: relax.Call, values: list[relax.Expr]) -> rela
 
 def matmul(mutator: Mutator, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """A product with a matrix of weights, (inputs, outputs) or the transpose of (outputs, inputs)."""
-    is_turned = is_call(values[1], "relax.permute_dims") and values[1].attrs.axes is None
+    is_turned = is_call(values[1], "relax.permute_dims")
     found = _weights_of(mutator, mutator.trace(values[1].args[0]) if is_turned else values[1])
     if found is None or found[0].ndim != 2:
         return None
@@ -98,7 +98,8 @@ def matmul(mutator: Mutator, call: relax.Call, values: list[relax.Expr]) -> rela
 def _divided(mutator: Mutator, data: relax.Expr, scale: float) -> relax.Expr:
     """``data / scale``; of a scaled product with its bias, the division is done to those constants."""
     value = mutator.trace(data)
-    constant = constant_array(mutator.trace(value.args[1])) if isinstance(value, relax.Call) and len(value.args) == 2 else None
+    has_two = isinstance(value, relax.Call) and len(value.args) == 2
+    constant = constant_array(mutator.trace(value.args[1])) if has_two else None
     if constant is not None and is_call(value, "relax.multiply"):
         return mutator.emit(relax.op.multiply(value.args[0], _float(constant / scale)))
     if constant is not None and is_call(value, "relax.add") and is_call(mutator.trace(value.args[0]), "relax.multiply"):
