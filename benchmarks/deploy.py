@@ -2,6 +2,7 @@
 
     python -m benchmarks.deploy schedules --threads 1 --batch 1 --tune 20s
     python -m benchmarks.deploy kernels
+    python -m benchmarks.deploy int8
 
 Each part prints one table and writes ``benchmarks/results/deploy_<part>.json``.
 """
@@ -13,11 +14,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import deploy_schedules
+from benchmarks import deploy_int8, deploy_schedules
 from hwautoml.core.duration import parse_duration
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels}
+PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels, "int8": deploy_int8.int8}
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--tune", type=parse_duration, default=20.0, help="per network (part schedules)")
+    parser.add_argument("--tune", type=parse_duration, default=20.0, help="per network (schedules); 0s: fixed rule only")
     parser.add_argument("--records", type=Path, help="tuning records to read and add to [default: none kept]")
     parser.add_argument("--only", default="", help="comma-separated beginnings of network names [default: all]")
     parser.add_argument("--rounds", type=int, default=15)

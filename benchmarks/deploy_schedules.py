@@ -42,8 +42,8 @@ def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
                        "versions": {name: load_backend(name).version() for name in ("tvm", "onnxruntime")}},
         "rows": rows,
         "summary": {
-            "untuned / ONNX Runtime, geometric mean": _geometric_mean([row["untuned_ratio"] for row in rows]),
-            "tuned / ONNX Runtime, geometric mean": _geometric_mean([row["tuned_ratio"] for row in rows]),
+            "untuned / ONNX Runtime, geometric mean": geometric_mean([row["untuned_ratio"] for row in rows]),
+            "tuned / ONNX Runtime, geometric mean": geometric_mean([row["tuned_ratio"] for row in rows]),
             "tuned / ONNX Runtime, worst": max(row["tuned_ratio"] for row in rows),
             "untuned / ONNX Runtime, worst": max(row["untuned_ratio"] for row in rows),
             "largest relative difference": max(row["difference"] for row in rows),
@@ -79,7 +79,7 @@ def _compare(path: Path, threads: int, tune_sec: float, records: Path, rounds: i
     tvm, reference = load_backend("tvm"), load_backend("onnxruntime")
     options: dict[str, Any] = {"tvm_target": NATIVE, "num_threads": threads}
     untuned = tvm.compile_model(path, path.parent / f"{path.stem}-rule", **options)
-    tuned = tvm.compile_model(
+    tuned = untuned if tune_sec <= 0 else tvm.compile_model(
         path, path.parent / f"{path.stem}-tuned", tune_budget_sec=tune_sec, records_path=records, **options
     )
     models = {
@@ -138,7 +138,7 @@ def _block_ms(run: Callable[[], None], count: int, clock: Callable[[], float]) -
     return (clock() - started) * 1e3 / count
 
 
-def _geometric_mean(values: list[float]) -> float:
+def geometric_mean(values: list[float]) -> float:
     return float(np.exp(np.mean(np.log(values))))
 
 

@@ -11,8 +11,8 @@ from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
-#: Name of the axis over the two channels of a pair.
-HALF = "half"
+#: Annotation of packed blocks whose last axis is over the two channels of a pair.
+PAIRED = "hwautoml.paired"
 #: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
@@ -53,7 +53,8 @@ def packed_conv2d(
         return te.sum(channels.product(value, (block, row, column), lane), axis=[row, column, *channels.axes])
 
     packed = te.compute(
-        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes), element, name=PACKED
+        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes), element, name=PACKED,
+        attrs=channels.attrs,
     )
     return te.compute(
         (data.shape[0], height, width, outputs),
@@ -78,7 +79,8 @@ def _pointwise_conv2d(
         return te.sum(channels.product(value, (block, 0, 0), lane), axis=channels.axes)
 
     packed = te.compute(
-        (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED
+        (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED,
+        attrs=channels.attrs,
     )
     return te.compute(
         (batch, height, width, outputs),
@@ -102,7 +104,7 @@ def packed_dense(
         value = data[(*outer, clamped(row, rows, has_room), channels.index)]
         return te.sum(channels.product(value, (block,), lane), axis=channels.axes)
 
-    packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED)
+    packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED, attrs=channels.attrs)
     return te.compute(
         (*batch, rows, outputs),
         lambda *index: packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)].astype("float32"),
@@ -114,14 +116,16 @@ class _Channels:
     """The input channels that packed weights (..., inputs, lanes), or (..., pairs, lanes, 2), are multiplied with."""
 
     def __init__(self, weights: te.Tensor, is_paired: bool) -> None:
-        self._weights, self._is_paired = weights, is_paired
+        self._weights = weights
+        #: Annotations of the block.
+        self.attrs = {PAIRED: True} if is_paired else {}
         inputs = int(weights.shape[-3] if is_paired else weights.shape[-2])
         #: As many as the weights have: of pairs an even number.
         self.number = 2 * inputs if is_paired else inputs
         channel = te.reduce_axis((0, inputs), "input_channel")
         self.axes, self.index = [channel], channel
         if is_paired:
-            half = te.reduce_axis((0, 2), HALF)
+            half = te.reduce_axis((0, 2), "half")
             self.axes, self.index = [channel, half], 2 * channel + half
 
     def product(self, value: tirx.PrimExpr, place: tuple[tirx.PrimExpr | int, ...], lane: tirx.Var) -> tirx.PrimExpr:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hwautoml.schedules.convolutions import HALF, MAX_TILE, PACKED
+from hwautoml.schedules.convolutions import MAX_TILE, PACKED, PAIRED
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.pairs import product_of_pairs
 from hwautoml.schedules.tiling import (
@@ -85,7 +85,7 @@ class _Problem:
 
 def is_paired(kernel: Kernel) -> bool:
     """Whether the products are of integers, summed by twos: the last axis of the reduction."""
-    return str(kernel.schedule.get(kernel.reduction).iter_vars[-1].var.name) == HALF
+    return PAIRED in kernel.schedule.get(kernel.reduction).annotations
 
 
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
