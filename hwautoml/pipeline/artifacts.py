@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hwautoml.profilers.layer_profiler import Builders
 
 #: Runtimes whose int8 kernels run what ``exporters.quantization`` writes.
-INT8_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
+INT8_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tvm")
 MAX_COMPILER_PROCESSES = 4
 PROBE_SILENCE_SEC = 60.0  # a probe compiles in less than ten
 
