@@ -234,7 +234,7 @@ def _multiply(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) 
 
 
 def _add(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
-    """A sum with a map of zeros (a dropped edge) is the other operand; a bias of zeros stays: trained ones have others."""
+    """A sum with a map of zeros (a dropped edge) is the other; a bias of zeros stays (trained ones have others)."""
     shape = static_shape(call)
     for operand, other in zip(call.args, reversed(values), strict=True):
         if shape is not None and _is_zero(other) and static_shape(operand) == static_shape(other) == shape:
