@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--tune", type=parse_duration, default=20.0, help="per network (schedules); 0s: fixed rule only")
+    parser.add_argument("--tune", type=parse_duration, default=20.0, help="per network (schedules); 0s: fixed rule")
     parser.add_argument("--records", type=Path, help="tuning records to read and add to [default: none kept]")
     parser.add_argument("--only", default="", help="comma-separated beginnings of network names [default: all]")
     parser.add_argument("--rounds", type=int, default=15)
