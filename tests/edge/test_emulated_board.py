@@ -17,6 +17,7 @@ from hwautoml.bundles.writing import BundleSample, write_bundle
 from hwautoml.core.resources import package_folder
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import MeasurementError, TargetUnavailableError
+from hwautoml.exporters import quantize_onnx
 from tests.edge.emulated_board import KEY, EmulatedBoard
 
 pytestmark = pytest.mark.edge
@@ -84,6 +85,19 @@ def test_cross_compiled_networks_compute_what_onnx_runtime_does(compiled: list[d
         assert result["target"] == "pi" and result["fallbacks"] == []
         assert result["parity"]["max_relative"] <= TOLERANCE
         assert Path(result["path"]).read_bytes()[18] == 183  # ELF's number of aarch64
+
+
+def test_a_quantised_network_computes_what_its_file_says(
+    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], networks: list[Path], tmp_path: Path
+) -> None:
+    """Integers on a processor that multiplies no pairs of them."""
+    source = tmp_path / "int8.onnx"
+    quantize_onnx(networks[0], source, np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
+    result = hwautoml(
+        "compile", source, *pi, "--runtime", "tvm", "--out", tmp_path / "out",
+        "--device", address, "--key", KEY, "--json",
+    )  # fmt: skip
+    assert result["fallbacks"] == [] and result["parity"]["max_relative"] < 0.02
 
 
 def test_predictions_agree_on_many_images(
