@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hwautoml.exporters import quantize_onnx
 from hwautoml.schedules.host import resolve_target
-from hwautoml.schedules.library import functions_of
+from hwautoml.schedules.library import function_key, functions_of
 from tests.compilers.graphs import GraphBuilder
 from tests.schedules.single import HOST, assert_candidates_agree, functions
 from tests.schedules.test_families import CANDIDATE, CHANNELS, SIDE, few
@@ -114,6 +114,19 @@ def test_groups_pools_and_joints(tmp_path: Path) -> None:
     joint = graph.node("Concat", grouped, pooled, axis=1)
     path = quantized(graph, graph.conv(joint, 48, 24, 3), tmp_path / "joint.onnx", shape)
     assert "packed" in assert_agree(path, choose=0, num_threads=2)
+
+
+def test_networks_calibrated_differently_share_records(tmp_path: Path) -> None:
+    """Scales and zero points are numbers within functions, and no part of the keys that records are found by."""
+    shape, keys = (1, 8, 6, 6), []
+    for factor in (1.0, 3.0):
+        graph = GraphBuilder(shape)
+        x = graph.node("Mul", "images", graph.constant(np.float32(factor)))
+        x = graph.conv(graph.activation(graph.conv(x, 8, 16, 3), "hardswish"), 16, 8, 1)
+        path = quantized(graph, graph.node("Add", x, "images"), tmp_path / f"{factor}.onnx", shape)
+        found = functions_of(functions(path, resolve_target(HOST, 1)))
+        keys.append({function_key(function) for name, function in found.items() if "conv" in name})
+    assert keys[0] == keys[1] and len(keys[0]) == 2
 
 
 def test_nothing_but_integers_lies_between_quantised_layers(tmp_path: Path) -> None:
