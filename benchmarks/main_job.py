@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwautoml.core.duration import parse_duration
+from benchmarks.arguments import duration
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -70,8 +71,9 @@ def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """
     folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-cifar-")) / "run"
     settings = [arguments.data, "--target", "cpu", "--latency-ms", str(arguments.latency_ms)]
+    settings += ["--budget", f"{arguments.budget}s"]
     mode = ["--resume"] if (folder / "journal.sqlite").is_file() else []
-    result = _cli("run", *settings, "--out", str(folder), "--budget", arguments.budget, *mode, *_profiles(arguments))
+    result = _cli("run", *settings, "--out", str(folder), *mode, *_profiles(arguments))
     began = time.monotonic()
     second = _cli("search", "--run", str(folder), "--latency-ms", str(arguments.latency_ms / 2), *_profiles(arguments))
     searched = time.monotonic() - began
@@ -87,7 +89,7 @@ def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     _measure_together(rows)
     table = [
         {key: value for key, value in row.items() if key not in ("folder",)}
-        | {"budget_sec": parse_duration(arguments.budget), "limit_ms": arguments.latency_ms}
+        | {"budget_sec": arguments.budget, "limit_ms": arguments.latency_ms}
         for row in rows
     ]
     table.append({"network": "second limit on the finished run", "search_sec": searched, "front": len(second["front"])})
@@ -290,17 +292,17 @@ def _profiles(arguments: argparse.Namespace) -> list[str]:
     return ["--profiles-dir", arguments.profiles_dir] if arguments.profiles_dir else []
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("demo", "cifar", "predict", "help"))
     parser.add_argument("--data", default="../shared/data/cifar10.zip")
-    parser.add_argument("--budget", default="20m")
+    parser.add_argument("--budget", type=duration, default="20m")
     parser.add_argument("--latency-ms", type=float, default=0.3)
     parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--baselines", default="resnet20,mobilenetv2")
     parser.add_argument("--profiles-dir")
     parser.add_argument("--out")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     rows = {"demo": demo, "cifar": cifar, "predict": predict, "help": help}[arguments.part](arguments)
     path = _write(arguments.part, rows)
     for row in rows:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from hwautoml.core.duration import parse_duration
-
 app = typer.Typer(
     name="hwautoml",
     no_args_is_help=True,
@@ -31,10 +29,6 @@ Target = Annotated[str, typer.Option(help="Name of a target; see: hwautoml targe
 Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
 Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]
 Key = Annotated[str | None, typer.Option(help="Key of the board's agent, or the boards' name at the tracker.")]
-
-
-def seconds(text: str | None) -> float | None:
-    return None if text is None else parse_duration(text)
 
 
 def channels_of(text: str | None) -> int | None:

@@ -108,7 +108,7 @@ def profile(
             merge=merge,
             out=out,
             picture=picture,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

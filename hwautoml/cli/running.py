@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Runtime, TargetsDir, Tracker, app, channels_of, seconds
+from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Runtime, TargetsDir, Tracker, app, channels_of
 from hwautoml.core.duration import parse_duration
 
 
@@ -53,7 +53,7 @@ def run(
             target=target,
             latency_ms=latency_ms,
             out=out,
-            budget_sec=seconds(budget),
+            budget_sec=None if budget is None else parse_duration(budget, "--budget"),
             image_size=image_size,
             channels=channels_of(channels),
             runtime=runtime,
@@ -93,7 +93,7 @@ def search(
             target=target,
             latency_ms=latency_ms,
             runtime=runtime,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

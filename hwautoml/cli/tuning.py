@@ -58,7 +58,7 @@ def tune(
             image_size=image_size,
             channels=channels_of(channels),
             batch=batch,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             inspect=inspect,
             merge=merge,
             records=records,

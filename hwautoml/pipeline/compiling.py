@@ -12,6 +12,7 @@ import numpy as np
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
@@ -53,6 +54,7 @@ def compile(
     path = Path(model)
     if not path.is_file():
         raise CompileError(f"{path} does not exist", fix="name an .onnx file, e.g. runs/demo/bundle/model.onnx")
+    require_duration(tune_sec, "tune_sec", may_be_zero=True)
     found = load_target(target, target_folders(targets_dir))
     board = {"device": device, "tracker": tracker, "key": key}
     if any(board.values()):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
@@ -54,6 +55,7 @@ def search(
     from hwautoml.pipeline.searching import front_rows, latencies_of, run_search
     from hwautoml.searchers.problem import require_feasible
 
+    require_duration(budget_sec, "budget_sec")
     began = time.monotonic()
     with RunStore(Path(run)) as store:
         job = _open_job(store, on_progress, targets_dir)
