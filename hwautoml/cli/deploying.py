@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Seed, Target, TargetsDir, Tracker, app
+from hwautoml.cli.options import (
+    Batch,
+    Device,
+    Json,
+    Key,
+    ProfilesDir,
+    Seed,
+    Target,
+    TargetsDir,
+    Threads,
+    Tracker,
+    app,
+)
 from hwautoml.core.duration import parse_duration
 
 
@@ -67,8 +79,8 @@ def bench(
         str | None,
         typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where needed. \\[default: each file's own]"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="\\[default: the target's]")] = None,
-    batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
+    threads: Threads = None,
+    batch: Batch = 1,
     budget: Annotated[str, typer.Option(help="At most this long in rounds of measuring, e.g. 30s, 5m.")] = "60s",
     against: Annotated[Path | None, typer.Option(help="Stored --json output to compare with.")] = None,
     fail_above: Annotated[
