@@ -16,13 +16,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.arguments import duration
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwautoml.datasets import ImageDataset
+    from hwautoml.supernets.scoring import Normalised
+    from hwautoml.supernets.training import TrainProgress, TrainState
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -103,58 +110,15 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     from benchmarks.baselines import BASELINES
     from hwautoml.datasets import load_dataset
     from hwautoml.exporters import export_onnx
-    from hwautoml.pipeline.training import restore, training_batches
-    from hwautoml.store.files import write_tensors
     from hwautoml.supernets.scoring import Normalised, accuracy, confusion_matrix
     from hwautoml.supernets.supernet import initialise
-    from hwautoml.supernets.training import (
-        TrainProgress,
-        TrainSettings,
-        TrainState,
-        fastest_setup,
-        network_step,
-        train,
-        with_growing_images,
-    )
 
     folder, dataset = run.parent / name, load_dataset(data, cache_dir=run / "cache")
     torch.manual_seed(0)
     network = BASELINES[name](dataset.num_classes)
     initialise(network)
-    state = restore(folder / "checkpoint.safetensors", network)
     model = Normalised(network, dataset.mean, dataset.std).to(memory_format=torch.channels_last).train()
-    settings = TrainSettings()
-    batches = training_batches(dataset, settings.batch_size, "cpu")
-
-    def make_step(dtype: torch.dtype | None) -> Any:
-        return network_step(model, settings=settings, dtype=dtype, device="cpu")
-
-    def keep(current: TrainState) -> None:
-        tensors = {f"net.{key}": tensor for key, tensor in network.state_dict().items()}
-        tensors |= {f"momentum.{key}": tensor for key, tensor in (current.momentum or {}).items()}
-        counters = {"seconds": current.seconds, "images": current.images, "steps": current.steps}
-        write_tensors(folder / "checkpoint.safetensors", tensors, {"state": json.dumps(counters)})
-
-    def show(progress: TrainProgress) -> None:
-        if int(progress.seconds) // 30 not in shown:
-            shown.add(int(progress.seconds) // 30)
-            text = f"{name} epoch {progress.epochs:.1f}, {progress.images_per_sec:.0f} images/s"
-            print(f"{text}, {seconds - progress.seconds:.0f} s left", file=sys.stderr)
-
-    shown: set[int] = set()
-    images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
-    setup = fastest_setup(network, make_step, images, labels)
-    state = train(
-        network,
-        with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds),
-        batches,
-        budget_sec=seconds,
-        settings=settings,
-        state=state,
-        images_per_epoch=dataset.train.num_images,
-        on_progress=show,
-        on_checkpoint=keep,
-    )
+    state = _train_for(seconds, model, dataset, folder / "checkpoint.safetensors", name)
     confusion = confusion_matrix(model, dataset.test.batches(250), dataset.num_classes)
     export_onnx(
         network,
@@ -168,6 +132,57 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     )
     row = {"network": name, "train_sec": state.seconds, "accuracy_test": accuracy(confusion), "folder": folder}
     return row | {"epochs": state.images / dataset.train.num_images, "images_per_sec": state.images / state.seconds}
+
+
+def _train_for(seconds: float, model: Normalised, dataset: ImageDataset, checkpoint: Path, name: str) -> TrainState:
+    """Until so many seconds were spent on it, those of the checkpoint included."""
+    import torch
+
+    from hwautoml.pipeline.training import restore, training_batches
+    from hwautoml.supernets.training import TrainSettings, fastest_setup, network_step, train, with_growing_images
+
+    network, settings = model.network, TrainSettings()
+    state = restore(checkpoint, network)
+    batches = training_batches(dataset, settings.batch_size, "cpu")
+
+    def make_step(dtype: torch.dtype | None) -> Any:
+        return network_step(model, settings=settings, dtype=dtype, device="cpu")
+
+    images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
+    setup = fastest_setup(network, make_step, images, labels)
+    state = train(
+        network,
+        with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds),
+        batches,
+        budget_sec=seconds,
+        settings=settings,
+        state=state,
+        images_per_epoch=dataset.train.num_images,
+        on_progress=_told_twice_a_minute(name, seconds),
+        on_checkpoint=lambda current: _keep(checkpoint, network, current),
+    )
+    return state
+
+
+def _keep(path: Path, network: nn.Module, state: TrainState) -> None:
+    from hwautoml.store.files import write_tensors
+
+    tensors = {f"net.{key}": tensor for key, tensor in network.state_dict().items()}
+    tensors |= {f"momentum.{key}": tensor for key, tensor in (state.momentum or {}).items()}
+    counters = {"seconds": state.seconds, "images": state.images, "steps": state.steps}
+    write_tensors(path, tensors, {"state": json.dumps(counters)})
+
+
+def _told_twice_a_minute(name: str, seconds: float) -> Callable[[TrainProgress], None]:
+    told: set[int] = set()
+
+    def tell(progress: TrainProgress) -> None:
+        if int(progress.seconds) // 30 not in told:
+            told.add(int(progress.seconds) // 30)
+            text = f"{name} epoch {progress.epochs:.1f}, {progress.images_per_sec:.0f} images/s"
+            print(f"{text}, {seconds - progress.seconds:.0f} s left", file=sys.stderr)
+
+    return tell
 
 
 def _measure_together(rows: list[dict[str, Any]]) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from hwautoml.compilers import load_backend
+from hwautoml.compilers.base import CompiledModel
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target
+from hwautoml.core.target import Target, load_target
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
-from hwautoml.pipeline.connecting import device_for, require_reachable
+from hwautoml.pipeline.connecting import device_for, onnxruntime_outputs, require_reachable
 from hwautoml.pipeline.tables import choose_runtime, records_path, unavailable_reason
 
 TOLERANCE = 1e-4  # relative to the outputs' scale
@@ -62,28 +63,17 @@ def compile(
     chosen = choose_runtime(found, runtime)
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else _given_inputs(path, Path(inputs))
-
-    def listen(done: int, total: int, text: str) -> None:
-        on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        compiled = load_backend(chosen).compile_model(
-            path,
-            Path(temporary),
-            tvm_target=found.tvm,
-            num_threads=found.num_threads,
-            tune_budget_sec=tune_sec,
-            records_path=records_path(found, profiles_dir),
-            on_progress=listen,
-            seed=seed,
-        )
+        compiled = _compiled(path, Path(temporary), found, chosen, tune_sec, profiles_dir, seed, on_progress)
+        parity: str | dict[str, Any]
         reason = unavailable_reason(found, device=device, tracker=tracker)
-        parity: str | dict[str, Any] = f"not checked: {reason}"
         if reason is None:
             on_progress(Progress("compile", 0.999, f"checking it on {device or tracker or 'this machine'}"))
             with device_for(found, chosen, **board) as place:
                 parity = _parity(chosen, path, compiled.path, seed, given, place.run_model)
+        else:
+            parity = f"not checked: {reason}"
         folder.mkdir(exist_ok=True)
         kept = compiled.path.replace(folder / compiled.path.name)
     on_progress(Progress("compile", 1.0))
@@ -91,15 +81,40 @@ def compile(
         "path": str(kept),
         "runtime": chosen,
         "target": found.name,
+        **_facts(compiled),
+        "sha256": sha256_file(kept),
+        "parity": parity,
+    }
+
+
+def _compiled(
+    path: Path, folder: Path, target: Target, runtime: str, tune_sec: float, profiles_dir: Path | None, seed: int,
+    on_progress: OnProgress,
+) -> CompiledModel:
+    def listen(done: int, total: int, text: str) -> None:
+        on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
+
+    return load_backend(runtime).compile_model(
+        path,
+        folder,
+        tvm_target=target.tvm,
+        num_threads=target.num_threads,
+        tune_budget_sec=tune_sec,
+        records_path=records_path(target, profiles_dir),
+        on_progress=listen,
+        seed=seed,
+    )
+
+
+def _facts(compiled: CompiledModel) -> dict[str, Any]:
+    return {
         "functions": compiled.functions,
         "tuned": compiled.tuned,
         "untuned": list(compiled.untuned),
         "fallbacks": list(compiled.fallbacks),
         "slow": list(compiled.slow),
-        "sha256": sha256_file(kept),
         "seconds": {"compile": compiled.compile_sec, "tune": compiled.tune_sec},
         "device_code": compiled.device_code,
-        "parity": parity,
     }
 
 
@@ -114,7 +129,7 @@ def _parity(
     for kind, inputs in {"random": _random_inputs(onnx_path, seed), "given": given}.items():
         if inputs is None:
             continue
-        expected, got = _run_here("onnxruntime", onnx_path, inputs), run_model(compiled, inputs)
+        expected, got = onnxruntime_outputs(onnx_path, inputs), run_model(compiled, inputs)
         if not np.isfinite(expected).all():
             raise ParityError(
                 f"{onnx_path} gives infinities or NaN on {kind} inputs, with ONNX Runtime itself: nothing to compare",
@@ -131,13 +146,6 @@ def _parity(
     result: dict[str, Any] = {"max_relative": max(found.values()), "tolerance": TOLERANCE}
     result["num_inputs"] = NUM_RANDOM_INPUTS + (0 if given is None else len(given))
     return result | {f"max_relative_{kind}": value for kind, value in found.items()}
-
-
-def _run_here(runtime: str, path: Path, images: np.ndarray) -> np.ndarray:
-    from hwautoml.devices.local import LocalDevice
-
-    with LocalDevice(runtime) as device:
-        return device.run_model(path, images)
 
 
 def _random_inputs(onnx_path: Path, seed: int) -> np.ndarray:
