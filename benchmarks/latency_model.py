@@ -139,7 +139,8 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     from hwautoml.pipeline.artifacts import probe_builders
     from hwautoml.pipeline.measuring import with_code_version
     from hwautoml.profilers.assembly import ProfileSetting
-    from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
+    from hwautoml.profilers.layer_profiler import profile_layers
+    from hwautoml.profilers.profile_options import ProfileOptions
 
     path, done = case.own_folder / "table.json", case.own_folder / "profiled.json"
     if done.is_file():

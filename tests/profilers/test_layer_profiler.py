@@ -24,7 +24,8 @@ from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure
 from hwautoml.errors import CompileError, InvalidValueError, MeasurementError, RunFolderError
 from hwautoml.profilers.journal import exclusive_lock
-from hwautoml.profilers.layer_profiler import ProfileOptions, coverage_order
+from hwautoml.profilers.layer_profiler import coverage_order
+from hwautoml.profilers.profile_options import ProfileOptions
 
 PROGRAM = Path(__file__).with_name("tiny_profile.py")
 

@@ -19,7 +19,8 @@ from hwautoml.core.space import Architecture, Choice, SearchSpace
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.profilers.assembly import ProfileSetting
-from hwautoml.profilers.layer_profiler import Builders, ProfileOptions, profile_layers
+from hwautoml.profilers.layer_profiler import Builders, profile_layers
+from hwautoml.profilers.profile_options import ProfileOptions
 
 WIDTHS, KERNELS, SIZES = (4, 8), (1, 3), (8, 12)
 PROTOCOL = MeasureProtocol(warmup_ms=1, min_rounds=6, max_rounds=10, min_sample_ms=0.2, target_relative_interval=0.05)
