@@ -5,7 +5,7 @@ import re
 import resource
 import subprocess
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ POSITIONAL = {
 }  # fmt: skip
 
 
+@cache
 def commands() -> dict[str, Any]:
     """Every command that does something, by what is typed."""
     found: dict[str, Any] = {}

@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwautoml.devices.local import LocalDevice
+from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import compiler
 
 Build = Callable[[str, int], Path]
 
@@ -66,9 +68,6 @@ def device() -> Iterator[LocalDevice]:
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """``small.onnx`` and ``large.onnx`` with what they were compiled to."""
-    from tests.compilers.graphs import GraphBuilder
-    from tests.compilers.shared import compiler
-
     folder, found = tmp_path_factory.mktemp("libraries"), {}
     for name, channels in (("small", 8), ("large", 64)):
         graph = GraphBuilder((2, channels, 16, 16))
