@@ -2,6 +2,7 @@
 
     python -m benchmarks.deploy schedules --threads 1 --batch 1 --tune 20s
     python -m benchmarks.deploy kernels
+    python -m benchmarks.deploy int8
 
 Each part prints one table and writes ``benchmarks/results/deploy_<part>.json``.
 """
@@ -14,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import deploy_schedules
+from benchmarks import deploy_int8, deploy_schedules
 from benchmarks.arguments import tuning_time
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels}
+PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels, "int8": deploy_int8.int8}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -26,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--tune", type=tuning_time, default=20.0, help="per network (part schedules); 0s: none")
+    parser.add_argument("--tune", type=tuning_time, default=20.0, help="per network (schedules); 0s: what is recorded")
     parser.add_argument("--records", type=Path, help="tuning records to read and add to [default: none kept]")
     parser.add_argument("--only", default="", help="comma-separated beginnings of network names [default: all]")
     parser.add_argument("--rounds", type=int, default=15)

@@ -56,7 +56,7 @@ def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
 def _ratios(rows: list[dict[str, Any]], form: str) -> dict[str, float]:
     ratios = [row[f"{form}_ratio"] for row in rows]
     return {
-        f"{form} / ONNX Runtime, geometric mean": _geometric_mean(ratios),
+        f"{form} / ONNX Runtime, geometric mean": geometric_mean(ratios),
         f"{form} / ONNX Runtime, worst": max(ratios),
     }
 
@@ -143,7 +143,7 @@ def _block_ms(run: Callable[[], None], count: int, clock: Callable[[], float]) -
     return (clock() - started) * 1e3 / count
 
 
-def _geometric_mean(values: list[float]) -> float:
+def geometric_mean(values: list[float]) -> float:
     return float(np.exp(np.mean(np.log(values))))
 
 

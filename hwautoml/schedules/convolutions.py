@@ -1,4 +1,8 @@
-"""Tensor expressions of convolutions and matrix products on channels-last data and packed weights."""
+"""Tensor expressions of convolutions and matrix products on channels-last data and packed weights.
+
+Data and weights of quantised networks are int16 and summed as int32, in pairs of input channels where the vector
+unit multiplies and adds those in one instruction; results are float32 all the same.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
+#: Annotation of packed blocks whose last axis is over the two channels of a pair.
+PAIRED = "hwautoml.paired"
 #: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
@@ -23,35 +29,36 @@ def packed_conv2d(
 ) -> te.Tensor:
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
-    Blocks belong to the groups in turn: no block has outputs of two groups.
+    Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
+    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2).
     """
-    blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape)
+    blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape[:5])
     kernel = (kernel_height, kernel_width)
     height, width = _output_size(data, kernel, strides, padding, dilation)
     blocks_per_group = blocks // groups
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
         return _pointwise_conv2d(data, weights, outputs, has_room)
-    data = _padded(data, padding)
+    channels = _Channels(weights, is_paired=weights.ndim == 6)
+    data = _padded(as_dtype(data, weights.dtype), padding, 0 if groups > 1 else channels.number - int(data.shape[3]))
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
-    channel = te.reduce_axis((0, inputs), "input_channel")
+
+    def element(n: tirx.Var, h: tirx.Var, w: tirx.Var, block: tirx.Var, lane: tirx.Var) -> tirx.PrimExpr:
+        value = data[
+            n,
+            clamped(h, height, has_room) * strides[0] + row * dilation[0],
+            clamped(w, width, has_room) * strides[1] + column * dilation[1],
+            channels.index if groups == 1 else block // blocks_per_group * inputs + channels.index,
+        ]
+        return te.sum(channels.product(value, (block, row, column), lane), axis=[row, column, *channels.axes])
+
     packed = te.compute(
-        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes),
-        lambda n, h, w, block, lane: te.sum(
-            data[
-                n,
-                clamped(h, height, has_room) * strides[0] + row * dilation[0],
-                clamped(w, width, has_room) * strides[1] + column * dilation[1],
-                channel if groups == 1 else block // blocks_per_group * inputs + channel,
-            ]
-            * weights[block, row, column, channel, lane],
-            axis=[row, column, channel],
-        ),
-        name=PACKED,
+        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes), element, name=PACKED,
+        attrs=channels.attrs,
     )
     return te.compute(
         (data.shape[0], height, width, outputs),
-        lambda n, h, w, c: packed[n, h, w, c // lanes, c % lanes],
+        lambda n, h, w, c: packed[n, h, w, c // lanes, c % lanes].astype("float32"),
         name="crop",
     )
 
@@ -60,22 +67,24 @@ def _pointwise_conv2d(
     data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
 ) -> te.Tensor:
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
-    blocks, _, _, inputs, lanes = (int(size) for size in weights.shape)
+    blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
+    channels = _Channels(weights, is_paired=weights.ndim == 6)
+    data = _padded(as_dtype(data, weights.dtype), [0, 0, 0, 0], channels.number - int(data.shape[3]))
     batch, height, width, _ = data.shape
     num_pixels = height * width
-    channel = te.reduce_axis((0, inputs), "input_channel")
 
     def element(n: tirx.Var, pixel: tirx.Var, block: tirx.Var, lane: tirx.Var) -> tirx.PrimExpr:
         place = clamped(pixel, num_pixels, has_room)
-        value = data[n, place // width, place % width, channel]
-        return te.sum(value * weights[block, 0, 0, channel, lane], axis=channel)
+        value = data[n, place // width, place % width, channels.index]
+        return te.sum(channels.product(value, (block, 0, 0), lane), axis=channels.axes)
 
     packed = te.compute(
-        (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED
+        (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED,
+        attrs=channels.attrs,
     )
     return te.compute(
         (batch, height, width, outputs),
-        lambda n, h, w, c: packed[n, h * width + w, c // lanes, c % lanes],
+        lambda n, h, w, c: packed[n, h * width + w, c // lanes, c % lanes].astype("float32"),
         name="crop",
     )
 
@@ -83,22 +92,49 @@ def _pointwise_conv2d(
 def packed_dense(
     data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
 ) -> te.Tensor:
-    """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs)."""
-    blocks, inputs, lanes = (int(size) for size in weights.shape)
+    """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers in pairs as above."""
+    blocks, lanes = int(weights.shape[0]), int(weights.shape[2])
+    channels = _Channels(weights, is_paired=weights.ndim == 4)
+    if channels.number > int(data.shape[-1]):
+        data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), 1], name=PADDING)
     *batch, rows, _ = data.shape
-    channel = te.reduce_axis((0, inputs), "input_channel")
 
     def element(*index: tirx.Var) -> tirx.PrimExpr:
         *outer, row, block, lane = index
-        value = data[(*outer, clamped(row, rows, has_room), channel)]
-        return te.sum(value * weights[block, channel, lane], axis=channel)
+        value = data[(*outer, clamped(row, rows, has_room), channels.index)]
+        return te.sum(channels.product(value, (block,), lane), axis=channels.axes)
 
-    packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED)
+    packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED, attrs=channels.attrs)
     return te.compute(
         (*batch, rows, outputs),
-        lambda *index: packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)],
+        lambda *index: packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)].astype("float32"),
         name="crop",
     )
+
+
+class _Channels:
+    """The input channels that packed weights (..., inputs, lanes), or (..., pairs, lanes, 2), are multiplied with."""
+
+    def __init__(self, weights: te.Tensor, is_paired: bool) -> None:
+        self._weights = weights
+        #: Annotations of the block.
+        self.attrs = {PAIRED: True} if is_paired else {}
+        inputs = int(weights.shape[-3] if is_paired else weights.shape[-2])
+        #: As many as the weights have: of pairs an even number.
+        self.number = 2 * inputs if is_paired else inputs
+        channel = te.reduce_axis((0, inputs), "input_channel")
+        self.axes, self.index = [channel], channel
+        if is_paired:
+            half = te.reduce_axis((0, 2), "half")
+            self.axes, self.index = [channel, half], 2 * channel + half
+
+    def product(self, value: tirx.PrimExpr, place: tuple[tirx.PrimExpr | int, ...], lane: tirx.Var) -> tirx.PrimExpr:
+        """A channel's value times its weight at ``place`` for an output; of integers an integer."""
+        channel, *half = self.axes
+        weight = self._weights[(*place, channel, lane, *half)]
+        if str(self._weights.dtype) == "float32":
+            return value * weight
+        return value.astype("int32") * weight.astype("int32")
 
 
 def roomy(extent: tirx.PrimExpr | int, has_room: bool) -> tirx.PrimExpr | int:
@@ -124,10 +160,10 @@ def depthwise_conv2d(
     padding: list[int],
     dilation: list[int],
 ) -> te.Tensor:
-    """(n, h, w, channels) with (kh, kw, channels) to (n, oh, ow, channels)."""
+    """(n, h, w, channels) with (kh, kw, channels) to (n, oh, ow, channels); of integers the sums are float32 too."""
     kernel_height, kernel_width, channels = (int(size) for size in filters.shape)
     height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
-    data = _padded(data, padding)
+    data = _padded(as_dtype(data, "float32"), padding)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
     return te.compute(
@@ -141,11 +177,15 @@ def depthwise_conv2d(
     )
 
 
-def _padded(data: te.Tensor, padding: list[int]) -> te.Tensor:
+def as_dtype(data: te.Tensor, dtype: str) -> te.Tensor:
+    return data if str(data.dtype) == str(dtype) else topi.cast(data, dtype)
+
+
+def _padded(data: te.Tensor, padding: list[int], more_channels: int = 0) -> te.Tensor:
     top, left, bottom, right = padding
-    if not any(padding):
+    if not any(padding) and not more_channels:
         return data
-    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
+    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, more_channels], name=PADDING)
 
 
 def _output_size(

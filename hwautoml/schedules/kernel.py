@@ -94,6 +94,7 @@ class Kernel:
         """Computes each block inside its consumers."""
         for block in blocks:
             self.schedule.compute_inline(block)
+        self.before = [block for block in self.before if block not in blocks]
 
     def vectorize_tail(self, block: SBlockRV, lanes: int) -> None:
         """The innermost loop of an element-by-element block as vectors, where it divides."""

@@ -12,7 +12,7 @@ from tvm import relax, te, tirx, topi
 
 from hwautoml.schedules import row_math, vector_math, winograd
 from hwautoml.schedules.convolutions import depthwise_conv2d, packed_conv2d, packed_dense
-from hwautoml.schedules.simplify import constant_array
+from hwautoml.schedules.expressions import constant_array
 from hwautoml.schedules.vector_unit import VectorUnit
 from hwautoml.schedules.winograd import Transforms
 
@@ -34,6 +34,7 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
         "relax.matmul": for_unit(_matmul),
         "relax.nn.softmax": for_unit(_softmax),
         "relax.nn.layer_norm": for_unit(_layer_norm),
+        "relax.round": _float_unary(_round),
         "relax.exp": _float_unary(vector_math.elementwise_exp),
         "relax.sigmoid": _float_unary(vector_math.elementwise_sigmoid),
         "relax.nn.silu": _float_unary(vector_math.elementwise_silu),
@@ -43,14 +44,20 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
     }
 
 
-def pack_weights(weights: np.ndarray, lanes: int) -> np.ndarray:
-    """(height, width, inputs, outputs) to (blocks, height, width, inputs, lanes), zero-padded."""
+def pack_weights(weights: np.ndarray, lanes: int, unit: VectorUnit) -> np.ndarray:
+    """(height, width, inputs, outputs) to (blocks, height, width, inputs, lanes), zero-padded.
+
+    Integers in pairs of inputs, (blocks, height, width, inputs / 2, lanes, 2), where the unit multiplies pairs.
+    """
     height, width, inputs, outputs = weights.shape
-    blocks = -(-outputs // lanes)
-    padded = np.zeros((height, width, inputs, blocks * lanes), weights.dtype)
-    padded[..., :outputs] = weights
-    split = padded.reshape(height, width, inputs, blocks, lanes)
-    return np.ascontiguousarray(split.transpose(3, 0, 1, 2, 4))
+    is_paired = weights.dtype == np.int16 and lanes in dict(unit.pair_products)
+    blocks, together = -(-outputs // lanes), 2 if is_paired else 1
+    groups = -(-inputs // together)
+    padded = np.zeros((height, width, groups * together, blocks * lanes), weights.dtype)
+    padded[:, :, :inputs, :outputs] = weights
+    split = padded.reshape(height, width, groups, together, blocks, lanes)
+    packed = split.transpose(4, 0, 1, 2, 5, 3)
+    return np.ascontiguousarray(packed if together > 1 else packed[..., 0])
 
 
 def packing_lanes(outputs: int, unit: VectorUnit) -> int:
@@ -79,7 +86,8 @@ def has_room(outputs: int, unit: VectorUnit) -> bool:
 def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
     attrs, weights = call.attrs, constant_array(call.args[1])
     nhwc = str(attrs.data_layout) == "NHWC" and str(attrs.kernel_layout) == "HWIO"
-    if not nhwc or weights is None or str(call.ty.dtype) != "float32":
+    dtype = str(call.args[0].ty.dtype)
+    if not nhwc or weights is None or str(call.ty.dtype) != "float32" or dtype not in ("float32", "int16"):
         return _default(builder, call)
     strides, padding, dilation = (
         [int(value) for value in values]
@@ -87,6 +95,8 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     )
     groups = int(attrs.groups)
     inputs, outputs = weights.shape[2:]
+    if groups > 1:
+        weights = weights.astype("float32")  # integers too: few are summed, exactly, and not in pairs
     if inputs == 1 and outputs == groups > 1:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
@@ -96,7 +106,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     if transforms is not None:
         return _winograd(builder, call, weights, padding, unit, transforms)
     lanes = packing_lanes(outputs, unit) if groups == 1 else _group_lanes(outputs // groups, unit)
-    packed = relax.const(pack_weights(weights, lanes), "float32")
+    packed = relax.const(pack_weights(weights, lanes, unit), str(weights.dtype))
     room = groups > 1 or has_room(outputs, unit)
     arguments = (call.args[0], packed, outputs, strides, padding, dilation, groups, room)
     hint = "packed_conv2d" if groups == 1 else "grouped_conv2d"
@@ -149,14 +159,14 @@ def _group_lanes(outputs: int, unit: VectorUnit) -> int:
 
 
 def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
-    weights = constant_array(call.args[1])
+    weights, dtype = constant_array(call.args[1]), str(call.args[0].ty.dtype)
     if weights is None or weights.ndim != 2 or int(call.args[0].ty.ndim) not in (2, 3):
         return _default(builder, call)
-    if str(call.ty.dtype) != "float32":
+    if str(call.ty.dtype) != "float32" or dtype not in ("float32", "int16"):
         return _default(builder, call)
     outputs = weights.shape[1]
-    packed = pack_weights(weights[None, None], packing_lanes(outputs, unit))
-    constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "float32")
+    packed = pack_weights(weights[None, None], packing_lanes(outputs, unit), unit)
+    constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), dtype)
     arguments = (call.args[0], constant, outputs, has_room(outputs, unit))
     return _call(builder, packed_dense, *arguments, hint="packed_dense")
 
@@ -194,6 +204,11 @@ def _float_unary(compute: Callable[[te.Tensor], te.Tensor]) -> Legalizer:
         return builder.call_te(compute, call.args[0], primfunc_name_hint=compute.__name__)
 
     return legalize
+
+
+def _round(data: te.Tensor) -> te.Tensor:
+    """To the nearest even number, as ONNX rounds (and one instruction does)."""
+    return te.compute(data.shape, lambda *index: tirx.nearbyint(data(*index)), name="round")
 
 
 def _call(

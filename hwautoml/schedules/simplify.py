@@ -16,6 +16,9 @@ from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm.s_tir import Schedule
 
+from hwautoml.schedules import quantized
+from hwautoml.schedules.expressions import constant_array, is_call, scalar, static_shape
+
 #: An image with fewer channels than this is normalised row by row (see `_widen`).
 _NARROW_CHANNELS = 8
 
@@ -36,21 +39,6 @@ def simplify(module: tvm.IRModule) -> tvm.IRModule:
         relax.transform.DeadCodeElimination(),
     ]
     return tvm.transform.Sequential(clean)(tvm.IRModule(functions, attrs=module.attrs))
-
-
-def constant_array(expression: relax.Expr) -> np.ndarray | None:
-    """The value of a constant tensor expression, or None."""
-    value = getattr(expression, "value", None)
-    return value.numpy() if isinstance(value, tvm.runtime.Tensor) else None
-
-
-def static_shape(expression: relax.Expr) -> tuple[int, ...] | None:
-    """The shape of a tensor expression, or None where it is not known at compile time."""
-    shape = getattr(expression.ty, "shape", None)
-    if not isinstance(shape, relax.ShapeExpr):
-        return None
-    extents = [getattr(extent, "value", None) for extent in shape.values]
-    return None if None in extents else tuple(int(extent) for extent in extents)
 
 
 @mutator
@@ -91,20 +79,13 @@ class _Simplifier(PyExprMutator):
 Rule = Callable[[_Simplifier, relax.Call, list[relax.Expr]], "relax.Expr | None"]
 
 
-def _scalar(expression: relax.Expr) -> float:
-    """The number in a constant, whichever of TVM's node kinds holds it."""
-    array = constant_array(expression)
-    if array is not None:
-        return float(array.reshape(()))
-    value = expression.value
-    return float(getattr(value, "value", value))
-
-
 def _fold(call: relax.Call, values: list[relax.Expr]) -> np.ndarray | None:
     """The value of a call whose arguments are all constant, for the kinds known here."""
     name = call.op.name
+    if name == "relax.dequantize":
+        return quantized.folded(call, values)
     if name == "relax.shape_to_tensor":
-        if not _is_call(values[0], "relax.shape_of"):
+        if not is_call(values[0], "relax.shape_of"):
             return None
         shape = static_shape(values[0].args[0])
         return None if shape is None else np.array(shape, "int64")
@@ -145,7 +126,7 @@ _FOLDERS: dict[str, Callable[..., np.ndarray]] = {
 
 def _clip(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr:
     """``clip`` has no layout inference in TVM: every one would leave two transposes behind."""
-    low, high = _scalar(values[1]), _scalar(values[2])
+    low, high = scalar(values[1]), scalar(values[2])
     data, dtype = call.args[0], str(call.ty.dtype)
     floored = (
         relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(low, dtype))
@@ -212,7 +193,7 @@ def _reshape(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> rela
 
 def _reshaped(data: relax.Expr, traced: relax.Expr, target: tuple[int, ...]) -> relax.Expr:
     """``data`` in shape ``target``, looking through an earlier reshape, dropping idle ones."""
-    if _is_call(traced, "relax.reshape"):
+    if is_call(traced, "relax.reshape"):
         data = traced.args[0]
     return data if static_shape(data) == tuple(target) else relax.op.reshape(data, target)
 
@@ -220,7 +201,7 @@ def _reshaped(data: relax.Expr, traced: relax.Expr, target: tuple[int, ...]) -> 
 def _permute(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """Transposes that undo each other, or that move only axes of length one, are no transposes."""
     data, axes, shape = call.args[0], _axes(call), static_shape(call.args[0])
-    if _is_call(values[0], "relax.permute_dims"):
+    if is_call(values[0], "relax.permute_dims"):
         inner = _axes(values[0])
         data, axes = values[0].args[0], [inner[axis] for axis in axes]
         shape = static_shape(data)
@@ -277,7 +258,7 @@ def _per_channel(
 def _hoist(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """Arithmetic on a transposed image is done before the transpose, which then cancels."""
     constant = constant_array(values[1]) if len(values) > 1 else np.zeros(())
-    if not _is_call(values[0], "relax.permute_dims") or constant is None:
+    if not is_call(values[0], "relax.permute_dims") or constant is None:
         return None
     source = values[0].args[0]
     if _axes(values[0]) != [0, 3, 1, 2] or static_shape(call) != static_shape(values[0]):
@@ -309,16 +290,11 @@ def _widen(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> 
         return None
     data = values[0]
     rows = (shape[0], shape[1], shape[2] * channels)
-    flat = data.args[0] if _is_call(data, "relax.reshape") else call.args[0]
+    flat = data.args[0] if is_call(data, "relax.reshape") else call.args[0]
     if static_shape(flat) != rows:
         flat = mutator.emit(relax.op.reshape(call.args[0], rows))
     tiled = relax.const(np.tile(constant.reshape(-1), shape[2]), str(constant.dtype))
     return relax.op.reshape(mutator.emit(relax.Call(call.op, [flat, tiled], call.attrs)), shape)
-
-
-def _is_call(expression: relax.Expr, name: str) -> bool:
-    operator = getattr(expression, "op", None)
-    return isinstance(operator, tvm.ir.Op) and operator.name == name
 
 
 _RULES: dict[str, Rule] = {
@@ -329,6 +305,13 @@ _RULES: dict[str, Rule] = {
     "relax.permute_dims": _permute,
     "relax.call_tir": _imported_clip,
     "relax.astype": _hoist,
+    "relax.round": _hoist,
+    "relax.maximum": _hoist,
+    "relax.minimum": _hoist,
+    "relax.quantize": quantized.quantize,
+    "relax.dequantize": quantized.dequantize,
+    "relax.nn.conv2d": quantized.conv2d,
+    "relax.matmul": quantized.matmul,
     "relax.add": _add,
     "relax.subtract": _per_channel,
     "relax.multiply": _multiply,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te, tirx, topi
 
-from hwautoml.schedules.convolutions import PACKED, PADDING, clamped, roomy
+from hwautoml.schedules.convolutions import PACKED, PADDING, as_dtype, clamped, roomy
 from hwautoml.schedules.vector_unit import VectorUnit
 
 #: Names of the blocks that `hwautoml.schedules.tile_transforms` looks for.
@@ -91,7 +91,7 @@ def transformed_weights(weights: np.ndarray, lanes: int, transforms: Transforms)
     inputs, outputs = weights.shape[2:]
     tiles = np.einsum("xr,ys,rsio->xyio", transforms.filters, transforms.filters, weights.astype("float64"))
     split = tiles.reshape(transforms.size**2, inputs, outputs // lanes, lanes)
-    return np.ascontiguousarray(split.transpose(0, 2, 1, 3).astype(weights.dtype))
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3).astype("float32"))
 
 
 def num_tiles(extent: int, transforms: Transforms) -> int:
@@ -110,7 +110,7 @@ def input_tiles(data: te.Tensor, height: int, width: int, padding: list[int], tr
     down = num_tiles(height, transforms)
     top, left = padding[:2]
     bottom, right = down * step + 2 - rows - top, across * step + 2 - columns - left
-    padded = topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
+    padded = topi.nn.pad(as_dtype(data, "float32"), [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
 
     def row(tile: tirx.Var, x: tirx.Var, y: tirx.Var, c: tirx.Var) -> tirx.PrimExpr:
         image, place = tile // (down * across), tile % (down * across)
