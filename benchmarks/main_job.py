@@ -27,7 +27,11 @@ from benchmarks.arguments import duration
 if TYPE_CHECKING:
     from torch import nn
 
+    from hwautoml.core.measurement import Measurement
+    from hwautoml.core.space import Architecture
     from hwautoml.datasets import ImageDataset
+    from hwautoml.devices.protocol import MeasureFailure
+    from hwautoml.spaces.mobile import MobileSpace
     from hwautoml.supernets.scoring import Normalised
     from hwautoml.supernets.training import TrainProgress, TrainState
 
@@ -204,12 +208,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Unseen networks, exported as they ship: predicted before measured, next to measuring twice."""
     from hwautoml.core.latency_file import load as load_table
     from hwautoml.core.measurement import Measurement
-    from hwautoml.devices.local import LocalDevice
-    from hwautoml.devices.protocol import MeasureProtocol
-    from hwautoml.exporters import export_onnx
-    from hwautoml.pipeline.artifacts import deployable_probe
     from hwautoml.pipeline.profiling import profile
-    from hwautoml.profilers.reference import reference_architecture
     from hwautoml.spaces.mobile import MobileSpace
 
     began = time.monotonic()
@@ -222,23 +221,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     drawn = [a for a in (space.sample(generator) for _ in range(4 * arguments.networks)) if a.id not in seen]
     architectures = list(dict.fromkeys(drawn))[: arguments.networks]
     means, deviations = table.predict_many([space.layers(a) for a in architectures])
-    with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
-        paths = []
-        for a in architectures:
-            paths.append(Path(folder) / f"{a.id}.onnx")
-            export_onnx(
-                space.module(a),
-                paths[-1],
-                resolution=space.resolution(a),
-                channels=3,
-                mean=[0.5] * 3,
-                std=[0.25] * 3,
-                classes=[str(i) for i in range(10)],
-                architecture=a,
-            )
-        protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
-        reference = deployable_probe(space, reference_architecture(space), Path(folder) / "reference.onnx")
-        passes = [device.measure(paths, reference, protocol) for _ in range(2)]
+    passes = _measured_twice(space, architectures)
     kept = [i for i, pair in enumerate(zip(*passes, strict=True)) if all(isinstance(r, Measurement) for r in pair)]
     first, second = (np.array([one[i].median_ms for i in kept]) for one in passes)  # type: ignore[union-attr]
     speeds = [float(one[kept[0]].conditions["reference_median_ms"]) for one in passes]  # type: ignore
@@ -255,6 +238,28 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for row in rows:
         row |= {"networks": len(kept), "profile_sec": profiled, "observations": len(table.observations)}
     return rows
+
+
+def _measured_twice(
+    space: MobileSpace, architectures: Sequence[Architecture]
+) -> list[list[Measurement | MeasureFailure]]:
+    """Exported as they ship; with a reference in either session."""
+    from hwautoml.devices.local import LocalDevice
+    from hwautoml.devices.protocol import MeasureProtocol
+    from hwautoml.exporters import export_onnx
+    from hwautoml.pipeline.artifacts import deployable_probe
+    from hwautoml.profilers.reference import reference_architecture
+
+    with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
+        paths = [Path(folder) / f"{a.id}.onnx" for a in architectures]
+        for a, path in zip(architectures, paths, strict=True):
+            export_onnx(
+                space.module(a), path, resolution=space.resolution(a), channels=3, mean=[0.5] * 3, std=[0.25] * 3,
+                classes=[str(i) for i in range(10)], architecture=a,
+            )  # fmt: skip
+        protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
+        reference = deployable_probe(space, reference_architecture(space), Path(folder) / "reference.onnx")
+        return [device.measure(paths, reference, protocol) for _ in range(2)]
 
 
 def _agreement(name: str, predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
