@@ -24,17 +24,24 @@ def run_summary(out: Console, result: Mapping[str, Any]) -> None:
         ("", f"{predicted} on {latency['predicted_runtime']}"),
         ("accuracy", f"{result['accuracy']['test']:.2%} test, {result['accuracy']['val']:.2%} validation"),
         ("network", f"{result['architecture']['id']}, one of {len(result['front'])} on the front"),
-        (
-            "parity",
-            f"ONNX {_exponent(parity['onnx_max_abs'])}, TVM {_exponent(parity['tvm_max_abs'])}, "
-            f"same class on {parity['top1_agreement']:.1%} of {parity['num_images']} images",
-        ),
+        ("parity", _parity_text(parity)),
         ("precision", result["quantization"]["reason"]),
         ("time", f"{format_duration(seconds['total'])} of {format_duration(result['budget_sec'])}: {by_stage}"),
         ("bundle", f"{result['bundle']}   (try: python {result['bundle']}/run.py IMAGE)"),
         ("report", result["report"]),
     ]
     _print_pairs(out, rows)
+
+
+def _parity_text(parity: Mapping[str, Any]) -> str:
+    onnx, num_images = f"ONNX {_exponent(parity['onnx_max_abs'])}", parity["num_images"]
+    if not parity.get("int8"):
+        tvm = _exponent(parity["tvm_max_abs"])
+        return f"{onnx}, TVM {tvm}, same class on {parity['top1_agreement']:.1%} of {num_images} images"
+    between = parity["int8"].get("between_runtimes")
+    same = min(facts["top1_agreement"] for name, facts in parity["int8"].items() if name != "between_runtimes")
+    agreement = "" if between is None else f", its runtimes within {_exponent(between['max_abs'])} of each other"
+    return f"fp32 {onnx}; int8 gives the same class on {same:.1%} of {num_images} images{agreement}"
 
 
 def search_summary(out: Console, result: Mapping[str, Any]) -> None:

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     from hwautoml.profilers.layer_profiler import Builders
 
+#: Runtimes that open ONNX files as they are.
+ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
 #: Runtimes whose int8 kernels run what ``exporters.quantization`` writes.
-INT8_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
+INT8_RUNTIMES = (*ONNX_RUNTIMES, "tvm")
 MAX_COMPILER_PROCESSES = 4
 PROBE_SILENCE_SEC = 60.0  # a probe compiles in less than ten
 
@@ -90,9 +92,11 @@ def probe_builders(
             shutil.move(compiled, path)
         return path
 
+    # In int8 the quantiser makes it so.
+    is_channels_last = runtime == "tvm" and precision == "fp32"
     return Builders(
         layer=lambda layer, path: build(
-            _layer(space, replace(layer, batch=batch), is_channels_last=runtime == "tvm"), path
+            _layer(space, replace(layer, batch=batch), is_channels_last=is_channels_last), path
         ),
         network=lambda architecture, path: build(_network(space, architecture, batch), path),
         overhead=lambda path: build(_overhead(batch), path),
@@ -214,7 +218,7 @@ def _compiler(
     target: Target, runtime: str, records: Path, num_threads: int
 ) -> tuple[Callable[[Path, Path], Path] | None, int]:
     """Compiles a file into a folder (None where the exported file is what the runtime opens); how many at once."""
-    if runtime in INT8_RUNTIMES:
+    if runtime in ONNX_RUNTIMES:
         return None, 1
     options: dict[str, Any] = {"tvm_target": target.tvm, "records_path": records}
     if runtime != "tvm":

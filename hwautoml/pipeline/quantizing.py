@@ -41,7 +41,6 @@ MAX_FORMS = 3
 CALIBRATION_IMAGES, SENSITIVITY_IMAGES = 256, 64
 MAX_SCORING_SEC = 20.0
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
-MIN_TVM_BUDGET_SEC = 300.0  # below, compiling a second time for TVM would cost too much of it
 MAX_FP32_SHARE = 0.34  # of the layers, in mixed precision
 # Two runtimes round sums of int8 products at different places; a wrong scale shows up as other classes.
 RUNTIMES_TOLERANCE, RUNTIMES_AGREEMENT = 0.1, 0.98
@@ -241,8 +240,6 @@ class _Scorer:
 
 def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | None]:
     """The TVM library, or why there is none."""
-    if job.plan.total < MIN_TVM_BUDGET_SEC and job.settings.precision == "auto":
-        return None, f"not compiled: the budget is less than {MIN_TVM_BUDGET_SEC:g} s"
     job.report("quantize", 0.6, "TVM: compiling")
     try:
         compiled = load_backend("tvm").compile_model(

@@ -160,10 +160,10 @@ def depthwise_conv2d(
     padding: list[int],
     dilation: list[int],
 ) -> te.Tensor:
-    """(n, h, w, channels) with (kh, kw, channels) to (n, oh, ow, channels); of integers the sums are float32 too."""
+    """(n, h, w, channels) with (kh, kw, channels) to (n, oh, ow, channels)."""
     kernel_height, kernel_width, channels = (int(size) for size in filters.shape)
     height, width = _output_size(data, (kernel_height, kernel_width), strides, padding, dilation)
-    data = _padded(as_dtype(data, "float32"), padding)
+    data = _padded(data, padding)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
     return te.compute(

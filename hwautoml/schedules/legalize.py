@@ -44,14 +44,23 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
     }
 
 
-def pack_weights(weights: np.ndarray, lanes: int, unit: VectorUnit) -> np.ndarray:
+def packed_weights(weights: np.ndarray, unit: VectorUnit) -> np.ndarray:
+    """`pack_weights` as is best for the unit: integers in pairs where it multiplies those and vectors come out even."""
+    outputs = weights.shape[-1]
+    if weights.dtype == np.int16:
+        widths = sorted((width for width, _ in unit.pair_products if outputs % width == 0), reverse=True)
+        if widths:
+            return pack_weights(weights, widths[0], together=2)
+    return pack_weights(weights, packing_lanes(outputs, unit))
+
+
+def pack_weights(weights: np.ndarray, lanes: int, *, together: int = 1) -> np.ndarray:
     """(height, width, inputs, outputs) to (blocks, height, width, inputs, lanes), zero-padded.
 
-    Integers in pairs of inputs, (blocks, height, width, inputs / 2, lanes, 2), where the unit multiplies pairs.
+    ``together`` (2) inputs may lie side by side: (blocks, height, width, inputs / 2, lanes, 2).
     """
     height, width, inputs, outputs = weights.shape
-    is_paired = weights.dtype == np.int16 and lanes in dict(unit.pair_products)
-    blocks, together = -(-outputs // lanes), 2 if is_paired else 1
+    blocks = -(-outputs // lanes)
     groups = -(-inputs // together)
     padded = np.zeros((height, width, groups * together, blocks * lanes), weights.dtype)
     padded[:, :, :inputs, :outputs] = weights
@@ -95,8 +104,6 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     )
     groups = int(attrs.groups)
     inputs, outputs = weights.shape[2:]
-    if groups > 1:
-        weights = weights.astype("float32")  # integers too: few are summed, exactly, and not in pairs
     if inputs == 1 and outputs == groups > 1:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
@@ -105,8 +112,9 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     transforms = winograd_transforms(call, weights.shape, unit) if plain else None
     if transforms is not None:
         return _winograd(builder, call, weights, padding, unit, transforms)
-    lanes = packing_lanes(outputs, unit) if groups == 1 else _group_lanes(outputs // groups, unit)
-    packed = relax.const(pack_weights(weights, lanes, unit), str(weights.dtype))
+    lanes = _group_lanes(outputs // groups, unit)
+    array = packed_weights(weights, unit) if groups == 1 else pack_weights(weights, lanes)
+    packed = relax.const(array, str(weights.dtype))
     room = groups > 1 or has_room(outputs, unit)
     arguments = (call.args[0], packed, outputs, strides, padding, dilation, groups, room)
     hint = "packed_conv2d" if groups == 1 else "grouped_conv2d"
@@ -165,7 +173,7 @@ def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     if str(call.ty.dtype) != "float32" or dtype not in ("float32", "int16"):
         return _default(builder, call)
     outputs = weights.shape[1]
-    packed = pack_weights(weights[None, None], packing_lanes(outputs, unit), unit)
+    packed = packed_weights(weights[None, None], unit)
     constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), dtype)
     arguments = (call.args[0], constant, outputs, has_room(outputs, unit))
     return _call(builder, packed_dense, *arguments, hint="packed_dense")
@@ -207,8 +215,8 @@ def _float_unary(compute: Callable[[te.Tensor], te.Tensor]) -> Legalizer:
 
 
 def _round(data: te.Tensor) -> te.Tensor:
-    """To the nearest even number, as ONNX rounds (and one instruction does)."""
-    return te.compute(data.shape, lambda *index: tirx.nearbyint(data(*index)), name="round")
+    """To the nearest even number, as ONNX rounds: LLVM's nearbyint, which TVM's own of that name keeps from vectors."""
+    return te.compute(data.shape, lambda *index: tirx.round(data(*index)), name="round")
 
 
 def _call(

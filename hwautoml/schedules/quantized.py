@@ -1,11 +1,11 @@
 """Quantised networks (QDQ form): products of integers instead of products of what they stand for.
 
-``quantize(x) = clip(round(x / scale) + zero)`` becomes a *centred* map, ``clip(round(x / scale))`` without
-the zero point, int16: a convolution pads it with zeros and needs no correction. ``dequantize`` multiplies it
-by the scale. A convolution or matrix product of two dequantised operands is one of their integers, whose
-result, an exact integer, is scaled per output channel; with the bias and the next ``quantize`` that is one
-multiply-add. See Jacob et al. 2018, "Quantization and training of neural networks for efficient
-integer-arithmetic-only inference", section 2.2; scales stay float32 here, as ONNX has them.
+``quantize(x) = clip(round(x / scale) + zero)`` becomes a *centred* map, ``clip(round(x / scale))`` without the zero
+point, int16 (float32 on its way into a depthwise convolution): a convolution pads it with zeros and needs no
+correction. ``dequantize`` multiplies it by the scale. A convolution or matrix product of two dequantised operands is
+one of their integers, whose result, an exact integer, is scaled per output channel; with the bias and the next
+``quantize`` that is one multiply-add. See Jacob et al. 2018, "Quantization and training of neural networks for
+efficient integer-arithmetic-only inference", section 2.2; scales stay float32 here, as ONNX has them.
 """
 
 from __future__ import annotations
@@ -71,10 +71,13 @@ def conv2d(mutator: Mutator, call: relax.Call, values: list[relax.Expr]) -> rela
     data = _dequantized(mutator, values[0])
     if data is None:
         return relax.Call(call.op, [call.args[0], relax.const(_real(weights, scale), "float32")], call.attrs)
-    centred, data_scale = data
-    attrs = call.attrs
+    (centred, data_scale), dtype = data, "int16"
+    attrs, groups = call.attrs, int(call.attrs.groups)
+    if groups > 1:
+        # Few are summed, exactly, and no two channels together: the same integers as float32 are faster.
+        centred, dtype = _as_float(mutator, centred), "float32"
     product = relax.op.nn.conv2d(
-        centred, relax.const(weights, "int16"), attrs.strides, attrs.padding, attrs.dilation, int(attrs.groups),
+        centred, relax.const(weights.astype(dtype), dtype), attrs.strides, attrs.padding, attrs.dilation, groups,
         "NCHW", "OIHW", out_dtype="float32",
     )  # fmt: skip
     return relax.op.multiply(mutator.emit(product), _float(data_scale * scale.reshape(1, -1, 1, 1)))
@@ -116,6 +119,14 @@ def _centred(mutator: Mutator, data: relax.Expr, value: relax.Expr, zero: int) -
             return shifted.args[0]
     widened = mutator.emit(relax.op.astype(data, "int16"))
     return mutator.emit(relax.op.subtract(widened, relax.const(np.int16(zero), "int16"))) if zero else widened
+
+
+def _as_float(mutator: Mutator, centred: relax.Expr) -> relax.Expr:
+    """A centred map in float32: what `quantize` made it from, where it did."""
+    value = mutator.trace(centred)
+    if is_call(value, "relax.astype") and str(value.args[0].ty.dtype) == "float32":
+        return value.args[0]
+    return mutator.emit(relax.op.astype(centred, "float32"))
 
 
 def _dequantized(mutator: Mutator, value: relax.Expr) -> tuple[relax.Expr, float] | None:

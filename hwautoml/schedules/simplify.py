@@ -234,10 +234,10 @@ def _multiply(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) 
 
 
 def _add(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
-    """A sum with zeros of no larger shape is the other operand."""
+    """A sum with a map of zeros (a dropped edge) is the other; a bias of zeros stays (trained ones have others)."""
     shape = static_shape(call)
     for operand, other in zip(call.args, reversed(values), strict=True):
-        if shape is not None and _is_zero(other) and static_shape(operand) == shape:
+        if shape is not None and _is_zero(other) and static_shape(operand) == static_shape(other) == shape:
             return operand
     return _per_channel(mutator, call, values)
 

@@ -60,15 +60,8 @@ def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
                         Tiling(rows, columns, size, lanes, outside, 1, padding)
                         for padding in paddings
                     ]
-    penalty = _penalty_of_integers if converts(kernel) else _penalty
-    found.sort(key=lambda tiling: penalty(tiling, unit))
+    found.sort(key=lambda tiling: _penalty(tiling, unit))
     return found
-
-
-def converts(kernel: Kernel) -> bool:
-    """Whether the input is integers, which the copy with padding makes float32: once, not at every read."""
-    dtypes = {str(region.source.dtype) for block in kernel.before for region in kernel.schedule.get(block).reads}
-    return bool(dtypes - {"float32"})
 
 
 def _penalty(tiling: Tiling, unit: VectorUnit) -> float:
@@ -82,14 +75,6 @@ def _penalty(tiling: Tiling, unit: VectorUnit) -> float:
     penalty = abs(tiling.rows * tiling.columns * vectors - wanted) + 2.0 * (vectors - 1)
     penalty += 0.3 * (tiling.rows - 1) + (1.0 if tiling.channels_outside else 0.0)
     return penalty + (0 if tiling.padding == "inline" else 1)
-
-
-def _penalty_of_integers(tiling: Tiling, unit: VectorUnit) -> float:
-    """As `_penalty`, for input that the copy with padding makes float32: a block of pixels, channels outside."""
-    vectors = tiling.channels // tiling.lanes
-    penalty = abs(tiling.rows * tiling.columns * vectors - unit.num_registers // 2) + 2.0 * (vectors - 1)
-    penalty += 0.3 * (tiling.columns - 1) + (0.0 if tiling.channels_outside else 1.0)
-    return penalty + (0 if tiling.padding == "apart" else 1)
 
 
 def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) -> None:

@@ -72,7 +72,7 @@ def test_every_runtime_computes_what_torch_computes(
     ("runtime", "batch", "precision"),
     [
         ("onnxruntime", 1, "fp32"), ("onnxruntime", 4, "fp32"), ("onnxruntime", 1, "int8"), ("onnxruntime", 4, "int8"),
-        ("tvm", 1, "fp32"), ("torch", 4, "fp32"),
+        ("tvm", 1, "fp32"), ("tvm", 1, "int8"), ("torch", 4, "fp32"),
     ],
 )  # fmt: skip
 def test_probes(runtime: str, batch: int, precision: str, space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_an_int8_layer_takes_and_gives_integers(space: MobileSpace, cpu: Target,
 def test_precisions_are_checked(space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="'int4' cannot be measured on onnxruntime: fp32 works everywhere"):
         probe_builders(space, cpu, "onnxruntime", tmp_path, precision="int4")
-    with pytest.raises(InvalidValueError, match="'int8' cannot be measured on tvm.*int8 on onnxruntime"):
-        probe_builders(space, cpu, "tvm", tmp_path, precision="int8")
+    with pytest.raises(InvalidValueError, match="'int8' cannot be measured on torch.*int8 on onnxruntime"):
+        probe_builders(space, cpu, "torch", tmp_path, precision="int8")
 
 
 def test_a_network_probe_takes_pictures_in_batches(space: MobileSpace, tmp_path: Path) -> None:
