@@ -11,27 +11,28 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import deploy_int8, deploy_schedules
-from hwautoml.core.duration import parse_duration
+from benchmarks.arguments import tuning_time
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = {"schedules": deploy_schedules.schedules, "kernels": deploy_schedules.kernels, "int8": deploy_int8.int8}
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--tune", type=parse_duration, default=20.0, help="per network (schedules); 0s: fixed rule")
+    parser.add_argument("--tune", type=tuning_time, default=20.0, help="per network (schedules); 0s: what is recorded")
     parser.add_argument("--records", type=Path, help="tuning records to read and add to [default: none kept]")
     parser.add_argument("--only", default="", help="comma-separated beginnings of network names [default: all]")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, help="file for the JSON [default: benchmarks/results/deploy_<part>…]")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     result = PARTS[arguments.part](arguments)
     out = arguments.out or RESULTS / f"deploy_{arguments.part}_t{arguments.threads}_b{arguments.batch}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,10 @@ _BLOCK_SEC, _BLOCKS = 0.03, 6
 
 
 def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Latency of each network: ONNX Runtime, fixed rule, tuned; medians of ratios within rounds."""
+    """Latency of each network: ONNX Runtime, fixed rule, tuned; medians of ratios within rounds.
+
+    Without time for tuning, "tuned" is what the records know; without records either, it is left out.
+    """
     threads, batch = arguments.threads, arguments.batch
     os.environ["TVM_NUM_THREADS"] = str(threads)
     rows = []
@@ -42,14 +45,20 @@ def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
                        "versions": {name: load_backend(name).version() for name in ("tvm", "onnxruntime")}},
         "rows": rows,
         "summary": {
-            "untuned / ONNX Runtime, geometric mean": geometric_mean([row["untuned_ratio"] for row in rows]),
-            "tuned / ONNX Runtime, geometric mean": geometric_mean([row["tuned_ratio"] for row in rows]),
-            "tuned / ONNX Runtime, worst": max(row["tuned_ratio"] for row in rows),
-            "untuned / ONNX Runtime, worst": max(row["untuned_ratio"] for row in rows),
+            **_ratios(rows, "untuned"),
+            **(_ratios(rows, "tuned") if "tuned_ratio" in rows[0] else {}),
             "largest relative difference": max(row["difference"] for row in rows),
             "peak GFLOP/s of one core (measured)": peak,
         },
     }  # fmt: skip
+
+
+def _ratios(rows: list[dict[str, Any]], form: str) -> dict[str, float]:
+    ratios = [row[f"{form}_ratio"] for row in rows]
+    return {
+        f"{form} / ONNX Runtime, geometric mean": geometric_mean(ratios),
+        f"{form} / ONNX Runtime, worst": max(ratios),
+    }
 
 
 def networks(folder: Path, batch: int, only: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
@@ -78,32 +87,28 @@ def networks(folder: Path, batch: int, only: tuple[str, ...]) -> Iterator[tuple[
 def _compare(path: Path, threads: int, tune_sec: float, records: Path, rounds: int) -> dict[str, float]:
     tvm, reference = load_backend("tvm"), load_backend("onnxruntime")
     options: dict[str, Any] = {"tvm_target": NATIVE, "num_threads": threads}
-    untuned = tvm.compile_model(path, path.parent / f"{path.stem}-rule", **options)
-    tuned = untuned if tune_sec <= 0 else tvm.compile_model(
-        path, path.parent / f"{path.stem}-tuned", tune_budget_sec=tune_sec, records_path=records, **options
-    )
-    models = {
-        "onnxruntime": reference.open_model(path, num_threads=threads),
-        "untuned": tvm.open_model(untuned.path, num_threads=threads),
-        "tuned": tvm.open_model(tuned.path, num_threads=threads),
-    }
+    compiled = {"untuned": tvm.compile_model(path, path.parent / f"{path.stem}-rule", **options)}
+    if tune_sec or records.is_file():
+        compiled["tuned"] = tvm.compile_model(
+            path, path.parent / f"{path.stem}-tuned", tune_budget_sec=tune_sec, records_path=records, **options
+        )
+    models = {"onnxruntime": reference.open_model(path, num_threads=threads)}
+    models |= {form: tvm.open_model(found.path, num_threads=threads) for form, found in compiled.items()}
     x = random_input(models["onnxruntime"])
     outputs = {name: model(x) for name, model in models.items()}
     scale = float(np.abs(outputs["onnxruntime"]).max())
-    difference = max(float(np.abs(outputs[name] - outputs["onnxruntime"]).max()) for name in ("untuned", "tuned"))
+    difference = max(float(np.abs(outputs[name] - outputs["onnxruntime"]).max()) for name in compiled)
     times = interleaved_ms({name: model.bind(x) for name, model in models.items()}, rounds, threads)
     medians = {name: float(np.median(samples)) for name, samples in times.items()}
-    ratios = {name: float(np.median(times[name] / times["onnxruntime"])) for name in ("untuned", "tuned")}
+    last = compiled.get("tuned", compiled["untuned"])
     return {
         "ort_ms": medians["onnxruntime"],
-        "untuned_ms": medians["untuned"],
-        "tuned_ms": medians["tuned"],
-        "untuned_ratio": ratios["untuned"],
-        "tuned_ratio": ratios["tuned"],
+        **{f"{form}_ms": medians[form] for form in compiled},
+        **{f"{form}_ratio": float(np.median(times[form] / times["onnxruntime"])) for form in compiled},
         "difference": difference / scale,
-        "compile_sec": tuned.compile_sec,
-        "functions": tuned.functions,
-        "tuned_functions": tuned.tuned,
+        "compile_sec": last.compile_sec,
+        "functions": last.functions,
+        "tuned_functions": last.tuned,
     }
 
 

@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.arguments import duration
 from benchmarks.latency_networks import draw, shipped_files
 from benchmarks.latency_peers import PEERS
-from hwautoml.core.duration import parse_duration
 from hwautoml.core.latency_predictor import Predictor
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
@@ -86,24 +86,24 @@ class Session:
     conditions: list[dict[str, Any]]
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runtimes", default="onnxruntime,onnxruntime-int8,tvm,torch", help=", ".join(RUNTIMES))
     parser.add_argument("--networks", type=int, default=200, help="unseen networks per runtime")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--profile-budget", default="300s", help="per runtime, e.g. 300s or 5m")
+    parser.add_argument("--profile-budget", type=duration, default="300s", help="per runtime, e.g. 300s or 5m")
     parser.add_argument("--folder", type=Path, default=RESULTS / "latency_model", help="models and measurements")
     parser.add_argument("--out", type=Path, default=RESULTS / "latency_model.json")
     parser.add_argument("--quick-export", action="store_true", help="ONNX as the profiler exports it: 0.2 s, not 3 s")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     names = arguments.runtimes.split(",")
     unknown = [name for name in names if name not in RUNTIMES]
     if unknown or arguments.networks < 2:
         parser.error(f"--runtimes are of {', '.join(RUNTIMES)}, got {unknown}; --networks must be at least 2")
-    budget_sec = parse_duration(arguments.profile_budget)
     rows: list[dict[str, Any]] = []
     for name in names:
-        case = Case(name, arguments.folder, arguments.networks, arguments.seed, budget_sec, arguments.quick_export)
+        case = Case(name, arguments.folder, arguments.networks, arguments.seed, arguments.profile_budget,
+                    arguments.quick_export)
         rows += run(case)
         _write(arguments.out, rows)
     _print(rows)
@@ -139,7 +139,8 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     from hwautoml.pipeline.artifacts import probe_builders
     from hwautoml.pipeline.measuring import with_code_version
     from hwautoml.profilers.assembly import ProfileSetting
-    from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
+    from hwautoml.profilers.layer_profiler import profile_layers
+    from hwautoml.profilers.profile_options import ProfileOptions
 
     path, done = case.own_folder / "table.json", case.own_folder / "profiled.json"
     if done.is_file():

@@ -16,12 +16,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwautoml.core.duration import parse_duration
+from benchmarks.arguments import duration
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hwautoml.core.measurement import Measurement
+    from hwautoml.core.space import Architecture
+    from hwautoml.datasets import ImageDataset
+    from hwautoml.devices.protocol import MeasureFailure
+    from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.supernets.scoring import Normalised
+    from hwautoml.supernets.training import TrainProgress, TrainState
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -70,8 +82,9 @@ def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """
     folder = Path(arguments.out or tempfile.mkdtemp(prefix="hwautoml-cifar-")) / "run"
     settings = [arguments.data, "--target", "cpu", "--latency-ms", str(arguments.latency_ms)]
+    settings += ["--budget", f"{arguments.budget}s"]
     mode = ["--resume"] if (folder / "journal.sqlite").is_file() else []
-    result = _cli("run", *settings, "--out", str(folder), "--budget", arguments.budget, *mode, *_profiles(arguments))
+    result = _cli("run", *settings, "--out", str(folder), *mode, *_profiles(arguments))
     began = time.monotonic()
     second = _cli("search", "--run", str(folder), "--latency-ms", str(arguments.latency_ms / 2), *_profiles(arguments))
     searched = time.monotonic() - began
@@ -87,7 +100,7 @@ def cifar(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     _measure_together(rows)
     table = [
         {key: value for key, value in row.items() if key not in ("folder",)}
-        | {"budget_sec": parse_duration(arguments.budget), "limit_ms": arguments.latency_ms}
+        | {"budget_sec": arguments.budget, "limit_ms": arguments.latency_ms}
         for row in rows
     ]
     table.append({"network": "second limit on the finished run", "search_sec": searched, "front": len(second["front"])})
@@ -101,58 +114,15 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     from benchmarks.baselines import BASELINES
     from hwautoml.datasets import load_dataset
     from hwautoml.exporters import export_onnx
-    from hwautoml.pipeline.training import restore, training_batches
-    from hwautoml.store.files import write_tensors
     from hwautoml.supernets.scoring import Normalised, accuracy, confusion_matrix
     from hwautoml.supernets.supernet import initialise
-    from hwautoml.supernets.training import (
-        TrainProgress,
-        TrainSettings,
-        TrainState,
-        fastest_setup,
-        network_step,
-        train,
-        with_growing_images,
-    )
 
     folder, dataset = run.parent / name, load_dataset(data, cache_dir=run / "cache")
     torch.manual_seed(0)
     network = BASELINES[name](dataset.num_classes)
     initialise(network)
-    state = restore(folder / "checkpoint.safetensors", network)
     model = Normalised(network, dataset.mean, dataset.std).to(memory_format=torch.channels_last).train()
-    settings = TrainSettings()
-    batches = training_batches(dataset, settings.batch_size, "cpu")
-
-    def make_step(dtype: torch.dtype | None) -> Any:
-        return network_step(model, settings=settings, dtype=dtype, device="cpu")
-
-    def keep(current: TrainState) -> None:
-        tensors = {f"net.{key}": tensor for key, tensor in network.state_dict().items()}
-        tensors |= {f"momentum.{key}": tensor for key, tensor in (current.momentum or {}).items()}
-        counters = {"seconds": current.seconds, "images": current.images, "steps": current.steps}
-        write_tensors(folder / "checkpoint.safetensors", tensors, {"state": json.dumps(counters)})
-
-    def show(progress: TrainProgress) -> None:
-        if int(progress.seconds) // 30 not in shown:
-            shown.add(int(progress.seconds) // 30)
-            text = f"{name} epoch {progress.epochs:.1f}, {progress.images_per_sec:.0f} images/s"
-            print(f"{text}, {seconds - progress.seconds:.0f} s left", file=sys.stderr)
-
-    shown: set[int] = set()
-    images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
-    setup = fastest_setup(network, make_step, images, labels)
-    state = train(
-        network,
-        with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds),
-        batches,
-        budget_sec=seconds,
-        settings=settings,
-        state=state,
-        images_per_epoch=dataset.train.num_images,
-        on_progress=show,
-        on_checkpoint=keep,
-    )
+    state = _train_for(seconds, model, dataset, folder / "checkpoint.safetensors", name)
     confusion = confusion_matrix(model, dataset.test.batches(250), dataset.num_classes)
     export_onnx(
         network,
@@ -166,6 +136,57 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     )
     row = {"network": name, "train_sec": state.seconds, "accuracy_test": accuracy(confusion), "folder": folder}
     return row | {"epochs": state.images / dataset.train.num_images, "images_per_sec": state.images / state.seconds}
+
+
+def _train_for(seconds: float, model: Normalised, dataset: ImageDataset, checkpoint: Path, name: str) -> TrainState:
+    """Until so many seconds were spent on it, those of the checkpoint included."""
+    import torch
+
+    from hwautoml.pipeline.training import restore, training_batches
+    from hwautoml.supernets.training import TrainSettings, fastest_setup, network_step, train, with_growing_images
+
+    network, settings = model.network, TrainSettings()
+    state = restore(checkpoint, network)
+    batches = training_batches(dataset, settings.batch_size, "cpu")
+
+    def make_step(dtype: torch.dtype | None) -> Any:
+        return network_step(model, settings=settings, dtype=dtype, device="cpu")
+
+    images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
+    setup = fastest_setup(network, make_step, images, labels)
+    state = train(
+        network,
+        with_growing_images(make_step(setup.dtype), lambda: state.seconds / seconds),
+        batches,
+        budget_sec=seconds,
+        settings=settings,
+        state=state,
+        images_per_epoch=dataset.train.num_images,
+        on_progress=_told_twice_a_minute(name, seconds),
+        on_checkpoint=lambda current: _keep(checkpoint, network, current),
+    )
+    return state
+
+
+def _keep(path: Path, network: nn.Module, state: TrainState) -> None:
+    from hwautoml.store.files import write_tensors
+
+    tensors = {f"net.{key}": tensor for key, tensor in network.state_dict().items()}
+    tensors |= {f"momentum.{key}": tensor for key, tensor in (state.momentum or {}).items()}
+    counters = {"seconds": state.seconds, "images": state.images, "steps": state.steps}
+    write_tensors(path, tensors, {"state": json.dumps(counters)})
+
+
+def _told_twice_a_minute(name: str, seconds: float) -> Callable[[TrainProgress], None]:
+    told: set[int] = set()
+
+    def tell(progress: TrainProgress) -> None:
+        if int(progress.seconds) // 30 not in told:
+            told.add(int(progress.seconds) // 30)
+            text = f"{name} epoch {progress.epochs:.1f}, {progress.images_per_sec:.0f} images/s"
+            print(f"{text}, {seconds - progress.seconds:.0f} s left", file=sys.stderr)
+
+    return tell
 
 
 def _measure_together(rows: list[dict[str, Any]]) -> None:
@@ -187,12 +208,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Unseen networks, exported as they ship: predicted before measured, next to measuring twice."""
     from hwautoml.core.latency_file import load as load_table
     from hwautoml.core.measurement import Measurement
-    from hwautoml.devices.local import LocalDevice
-    from hwautoml.devices.protocol import MeasureProtocol
-    from hwautoml.exporters import export_onnx
-    from hwautoml.pipeline.artifacts import deployable_probe
     from hwautoml.pipeline.profiling import profile
-    from hwautoml.profilers.reference import reference_architecture
     from hwautoml.spaces.mobile import MobileSpace
 
     began = time.monotonic()
@@ -205,23 +221,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     drawn = [a for a in (space.sample(generator) for _ in range(4 * arguments.networks)) if a.id not in seen]
     architectures = list(dict.fromkeys(drawn))[: arguments.networks]
     means, deviations = table.predict_many([space.layers(a) for a in architectures])
-    with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
-        paths = []
-        for a in architectures:
-            paths.append(Path(folder) / f"{a.id}.onnx")
-            export_onnx(
-                space.module(a),
-                paths[-1],
-                resolution=space.resolution(a),
-                channels=3,
-                mean=[0.5] * 3,
-                std=[0.25] * 3,
-                classes=[str(i) for i in range(10)],
-                architecture=a,
-            )
-        protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
-        reference = deployable_probe(space, reference_architecture(space), Path(folder) / "reference.onnx")
-        passes = [device.measure(paths, reference, protocol) for _ in range(2)]
+    passes = _measured_twice(space, architectures)
     kept = [i for i, pair in enumerate(zip(*passes, strict=True)) if all(isinstance(r, Measurement) for r in pair)]
     first, second = (np.array([one[i].median_ms for i in kept]) for one in passes)  # type: ignore[union-attr]
     speeds = [float(one[kept[0]].conditions["reference_median_ms"]) for one in passes]  # type: ignore
@@ -238,6 +238,28 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for row in rows:
         row |= {"networks": len(kept), "profile_sec": profiled, "observations": len(table.observations)}
     return rows
+
+
+def _measured_twice(
+    space: MobileSpace, architectures: Sequence[Architecture]
+) -> list[list[Measurement | MeasureFailure]]:
+    """Exported as they ship; with a reference in either session."""
+    from hwautoml.devices.local import LocalDevice
+    from hwautoml.devices.protocol import MeasureProtocol
+    from hwautoml.exporters import export_onnx
+    from hwautoml.pipeline.artifacts import deployable_probe
+    from hwautoml.profilers.reference import reference_architecture
+
+    with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
+        paths = [Path(folder) / f"{a.id}.onnx" for a in architectures]
+        for a, path in zip(architectures, paths, strict=True):
+            export_onnx(
+                space.module(a), path, resolution=space.resolution(a), channels=3, mean=[0.5] * 3, std=[0.25] * 3,
+                classes=[str(i) for i in range(10)], architecture=a,
+            )  # fmt: skip
+        protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
+        reference = deployable_probe(space, reference_architecture(space), Path(folder) / "reference.onnx")
+        return [device.measure(paths, reference, protocol) for _ in range(2)]
 
 
 def _agreement(name: str, predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
@@ -290,17 +312,17 @@ def _profiles(arguments: argparse.Namespace) -> list[str]:
     return ["--profiles-dir", arguments.profiles_dir] if arguments.profiles_dir else []
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("demo", "cifar", "predict", "help"))
     parser.add_argument("--data", default="../shared/data/cifar10.zip")
-    parser.add_argument("--budget", default="20m")
+    parser.add_argument("--budget", type=duration, default="20m")
     parser.add_argument("--latency-ms", type=float, default=0.3)
     parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--baselines", default="resnet20,mobilenetv2")
     parser.add_argument("--profiles-dir")
     parser.add_argument("--out")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     rows = {"demo": demo, "cifar": cifar, "predict": predict, "help": help}[arguments.part](arguments)
     path = _write(arguments.part, rows)
     for row in rows:

@@ -1,27 +1,23 @@
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import re
 import resource
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner, Result
 
 import hwautoml
 from hwautoml import pipeline
-from hwautoml.cli import app, console
-from hwautoml.core.duration import format_duration, parse_duration
-from hwautoml.core.progress import Progress
-from hwautoml.errors import HwAutoMLError, InvalidValueError
+from hwautoml.cli import app
+from hwautoml.core.duration import parse_duration
+from hwautoml.errors import HwAutoMLError
+from tests.invoking import invoke
 
 VERBS = tuple(pipeline.__all__)
 # Flags whose name or type differs from the verb's argument: what a person types, and what a program does.
@@ -33,6 +29,7 @@ POSITIONAL = {
 }  # fmt: skip
 
 
+@cache
 def commands() -> dict[str, Any]:
     """Every command that does something, by what is typed."""
     found: dict[str, Any] = {}
@@ -51,18 +48,6 @@ def flags(name: str) -> dict[str, Any]:
     """By the name of the verb's argument."""
     parameters = commands()[name].params
     return {RENAMED.get(p.name or "", p.name or ""): p for p in parameters if p.name not in CLI_ONLY | {"help"}}
-
-
-def invoke(*words: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
-
-
-@pytest.fixture(autouse=True)
-def sigterm() -> Iterator[None]:
-    """Commands install a handler of their own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_every_verb_is_a_command_and_every_command_a_verb() -> None:
@@ -95,14 +80,14 @@ def test_flags_are_spelled_like_their_arguments(name: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_defaults_are_the_verbs(verb: str) -> None:
     """``run``'s None stands for what the stored settings or the data say."""
-    translate = {"budget_sec": parse_duration, "tune_sec": lambda text: 0.0 if text is None else parse_duration(text)}
+    translate = {name: partial(parse_duration, may_be_zero=True) for name in RENAMED.values()}
     for name, parameter in arguments(verb).items():
         if parameter.default is inspect.Parameter.empty or (verb, name) in (("targets", "name"), ("targets", "like")):
             continue
         default = flags(verb)[name].default
         if name == "channels" and default is not None:
             default = {"rgb": 3, "grey": 1}[default]
-        elif default is not None or name == "tune_sec":
+        elif default is not None:
             default = translate.get(name, lambda value: value)(default)
         assert default == parameter.default, f"--{name}"
 
@@ -348,133 +333,31 @@ def test_errors_have_their_code_and_stdout_stays_empty(tmp_path: Path, words: st
     assert not (tmp_path / "r").exists(), "a refused run leaves no folder behind"
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["run digits --latency-ms 1 --out {tmp}/r --budget", "search --run {tmp}/r --budget", "profile --budget",
+     "tune --budget", "bench {tmp}/none.onnx --budget", "compile {tmp}/none.onnx --tune"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("0s", "must be longer than 0 s, got 0 s"), ("-3s", "'-3s' is no duration"), ("", "'' is no duration"),
+     ("soon", "'soon' is no duration"), ("99999999h", "must be at most a year")],
+)  # fmt: skip
+def test_what_is_no_time_is_refused_with_the_fix(tmp_path: Path, words: str, text: str, message: str) -> None:
+    given = words.format(tmp=tmp_path).split()
+    result = invoke(*given, text)
+    shown = " ".join(result.stderr.split())
+    if (given[0], text) == ("compile", "0s"):  # no tuning, which is the default
+        assert result.exit_code == 8 and "none.onnx does not exist" in shown
+        return
+    assert result.exit_code == 2 and result.stdout == ""
+    assert f"error: {given[-1]}: {message}" in shown and f"fix: {given[-1]} 90s" in shown
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_error_goes_to_the_real_stderr(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hwautoml.cli", "targets", "show", "rpi44"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 4 and done.stdout == ""
     assert done.stderr.startswith("error: unknown target 'rpi44'") and "Traceback" not in done.stderr
-
-
-def test_targets_as_json_and_as_a_table() -> None:
-    result = invoke("targets", "--json")
-    assert result.exit_code == 0 and result.stderr == ""
-    rows = {row["name"]: row for row in json.loads(result.stdout)["targets"]}
-    assert {"cpu", "gpu", "rpi4", "rpi5", "jetson-orin-nano"} <= rows.keys()
-    assert rows["cpu"]["works_here"] is True and rows["cpu"]["reason"] is None
-    assert rows["rpi4"]["works_here"] is False and "network" in rows["rpi4"]["reason"]
-    table = invoke("targets").stdout
-    assert all(name in table for name in rows)
-
-
-@pytest.mark.parametrize("words", ["targets show rpi4 --json", "targets --json show rpi4"])
-def test_one_target_as_json(words: str) -> None:
-    result = invoke(*words.split())
-    assert json.loads(result.stdout)["name"] == "rpi4"
-
-
-def test_own_targets_are_found(tmp_path: Path) -> None:
-    text = (Path(hwautoml.__file__).parent.parent / "targets" / "cpu.toml").read_text(encoding="utf-8")
-    (tmp_path / "mine.toml").write_text(text.replace("num_threads = 1", "num_threads = 2"), encoding="utf-8")
-    shown = json.loads(invoke("targets", "show", "mine", "--targets-dir", tmp_path, "--json").stdout)
-    assert shown["name"] == "mine" and shown["num_threads"] == 2
-
-
-def test_a_new_target_starts_as_a_copy_and_can_be_used_at_once(tmp_path: Path) -> None:
-    result = invoke("targets", "new", "my.board-2", "--like", "rpi4", "--targets-dir", tmp_path, "--json")
-    made = json.loads(result.stdout)
-    path = tmp_path / "my.board-2.toml"
-    assert made["path"] == str(path) and made["name"] == "my.board-2" and made["connection"] == "rpc"
-    assert "figures of rpi4 so far" in made["description"]
-    assert path.read_text(encoding="utf-8").startswith("# my.board-2: copied from rpi4. Replace every figure")
-    shown = json.loads(invoke("targets", "show", "my.board-2", "--targets-dir", tmp_path, "--json").stdout)
-    assert shown["peak_gflops"] == 57.6
-    again = invoke("targets", "new", "my.board-2", "--like", "rpi5", "--targets-dir", tmp_path)
-    assert again.exit_code == 2 and "exists already" in again.stderr
-    options = ["--target", "my.board-2", "--targets-dir", tmp_path, "--profiles-dir", tmp_path / "p"]
-    text = " ".join(invoke("profile", "--estimate", *options).stdout.split())
-    assert "ESTIMATED: nothing was measured on this target" in text and "1049 estimated" in text
-
-
-def test_doctor_names_what_is_here() -> None:
-    result = invoke("doctor", "--json")
-    assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    names = {check["name"]: check for check in found["checks"]}
-    assert names["torch"]["ok"] and names["runtime onnxruntime"]["ok"]
-    assert all(check["text"] for check in found["checks"]), "what is missing says how to get it"
-    assert found["hwautoml"] == hwautoml.__version__ and found["machine"]["num_allowed_cores"] >= 1
-
-
-def interrupted(monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, words[0], stop)
-    return invoke(*words)
-
-
-def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = ["--out", "runs/x", "--targets-dir", "t", "--profiles-dir", "p"]
-    result = interrupted(monkeypatch, "run", "my photos", "--latency-ms", "1", *folders)
-    assert result.exit_code == 130 and result.stdout == ""
-    expected = "go on with: hwautoml run 'my photos' --resume --out runs/x --targets-dir t --profiles-dir p"
-    assert expected in " ".join(result.stderr.split())
-
-
-def test_an_interrupted_profile_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = interrupted(monkeypatch, "profile")
-    assert result.exit_code == 130
-    assert "the same command goes on" in " ".join(result.stderr.split())
-
-
-def test_progress_in_a_log_says_how_long_it_will_take(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    now = iter([0.0, 30.0, 60.0, 90.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
-    show = console.Show(as_json=False)
-    for share in (0.5, 0.6, 0.7, 1.0):  # resumed half-way: a tenth takes 30 seconds
-        show.progress(Progress("profile", share, "layers"))
-    assert capsys.readouterr().err.splitlines() == [
-        "profile 50% layers", "profile 60% layers (about 2m00s left)", "profile 70% layers (about 1m30s left)",
-        "profile 100% layers",
-    ]  # fmt: skip
-
-
-def test_termination_ends_like_an_interruption(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as end, console.session(False, resume_hint="go on"):
-        os.kill(os.getpid(), signal.SIGTERM)
-        signal.sigtimedwait([], 5)
-    assert end.value.code == console.EXIT_INTERRUPTED
-    assert "interrupted; go on" in capsys.readouterr().err
-
-
-def test_a_reader_that_has_gone_is_no_crash() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hwautoml.cli", "targets", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    errors = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.wait() == 141
-    assert "Traceback" not in errors and "BrokenPipe" not in errors
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("2h", 7200), ("45", 45), (" 1.5M ", 90), ("1m30", 90)],
-)
-def test_durations_as_people_write_them(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "5d", "-3s", "0", "0s", "1.2.3s", "10 m", "s", "nan", "inf", "30m1h"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(InvalidValueError):
-        parse_duration(text)
-
-
-def test_durations_as_people_read_them() -> None:
-    assert [format_duration(s) for s in (0.4, 59.6, 83, 3600, 7265)] == ["0s", "1m00s", "1m23s", "1h00m", "2h01m"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -64,7 +65,12 @@ def room_of(name: str) -> str:
     return "hwautoml" if name == "__init__.py" else name.split("/")[0].removesuffix(".py")
 
 
-def imports_of(tree: ast.AST, at_import_time: bool = True) -> Iterator[Import]:
+@cache
+def imports_of(source: str) -> tuple[Import, ...]:
+    return tuple(_imports_of(ast.parse(source)))
+
+
+def _imports_of(tree: ast.AST, at_import_time: bool = True) -> Iterator[Import]:
     """Statements and ``import_module("...")`` calls, nested ones included."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
@@ -73,12 +79,18 @@ def imports_of(tree: ast.AST, at_import_time: bool = True) -> Iterator[Import]:
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 yield Import(node.lineno, f"{node.module or ''}.{alias.name}", node.level, at_import_time)
-        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func) and node.args:
+        elif isinstance(node, ast.Call) and _called(node) == "import_module" and node.args:
             # A computed name counts as far as its constant beginning goes.
             text = ast.unparse(node.args[0]).removeprefix("f").strip("'\"").split("{")[0].rstrip(".")
             yield Import(node.lineno, text, at_import_time=False)
         runs_later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _is_type_checking(node)
-        yield from imports_of(node, at_import_time and not runs_later)
+        yield from _imports_of(node, at_import_time and not runs_later)
+
+
+def _called(call: ast.Call) -> str:
+    """The last part of what is called by name."""
+    function = call.func
+    return getattr(function, "attr", "") or getattr(function, "id", "")
 
 
 def _is_type_checking(node: ast.AST) -> bool:
@@ -96,7 +108,7 @@ def violations(name: str, source: str) -> list[str]:
     """One line per forbidden import: file, offender, what is allowed."""
     room, allowed = room_of(name), allowed_rooms(room_of(name))
     problems = []
-    for item in imports_of(ast.parse(source)):
+    for item in imports_of(source):
         where = f"hwautoml/{name}:{item.line}"
         if item.level:
             problems.append(f"{where}: relative import {'.' * item.level}{item.module}; write it absolutely")
@@ -140,7 +152,7 @@ def test_no_cycles_between_rooms() -> None:
     for path in source_files():
         room = room_of(name_of(path))
         if room != "hwautoml":  # the package itself offers pipeline's verbs lazily
-            found = {item.room for item in imports_of(ast.parse(path.read_text(encoding="utf-8")))}
+            found = {item.room for item in imports_of(path.read_text(encoding="utf-8"))}
             graph.setdefault(room, set()).update({r for r in found if r} - {room, "hwautoml"})
     assert_acyclic(graph)
 
@@ -150,7 +162,7 @@ def test_no_cycles_between_modules_at_import_time() -> None:
     graph: dict[str, set[str]] = {}
     for path in source_files():
         here = module_name(path)
-        found = (i.module for i in imports_of(ast.parse(path.read_text(encoding="utf-8"))) if i.at_import_time)
+        found = (i.module for i in imports_of(path.read_text(encoding="utf-8")) if i.at_import_time)
         targets = {m if m in modules else m.rpartition(".")[0] for m in found if m.startswith("hwautoml")}
         graph[here] = {m for m in targets if m in modules} - {here, "hwautoml"}
     assert_acyclic(graph)

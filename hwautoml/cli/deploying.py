@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Seed, Target, TargetsDir, Tracker, app, seconds
+from hwautoml.cli.options import (
+    Batch,
+    Device,
+    Json,
+    Key,
+    ProfilesDir,
+    Seed,
+    Target,
+    TargetsDir,
+    Threads,
+    Tracker,
+    app,
+)
 from hwautoml.core.duration import parse_duration
 
 
@@ -18,7 +30,7 @@ def compile(
     target: Target = "cpu",
     runtime: Annotated[str, typer.Option(help="tvm or onnxruntime.")] = "tvm",
     out: Annotated[Path | None, typer.Option(help="Folder to write. \\[default: beside the model]")] = None,
-    tune: Annotated[str | None, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m. \\[default: none]")] = None,
+    tune: Annotated[str, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m; 0s for none.")] = "0s",
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -43,7 +55,7 @@ def compile(
             target=target,
             runtime=runtime,
             out=out,
-            tune_sec=seconds(tune) or 0.0,
+            tune_sec=parse_duration(tune, "--tune", may_be_zero=True),
             device=device,
             tracker=tracker,
             key=key,
@@ -67,8 +79,8 @@ def bench(
         str | None,
         typer.Option(help="Comma-separated, e.g. onnxruntime,tvm; compiled where needed. \\[default: each file's own]"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="\\[default: the target's]")] = None,
-    batch: Annotated[int, typer.Option(help="Images per run.")] = 1,
+    threads: Threads = None,
+    batch: Batch = 1,
     budget: Annotated[str, typer.Option(help="At most this long in rounds of measuring, e.g. 30s, 5m.")] = "60s",
     against: Annotated[Path | None, typer.Option(help="Stored --json output to compare with.")] = None,
     fail_above: Annotated[
@@ -97,7 +109,7 @@ def bench(
             runtime=runtime,
             threads=threads,
             batch=batch,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             against=against,
             fail_above=fail_above,
             csv=csv,

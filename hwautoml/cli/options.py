@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from hwautoml.core.duration import parse_duration
-
 app = typer.Typer(
     name="hwautoml",
     no_args_is_help=True,
@@ -28,13 +26,17 @@ Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or tvm.")]
 TargetsDir = Annotated[Path | None, typer.Option(help="Folder with your own NAME.toml targets.")]
 ProfilesDir = Annotated[Path | None, typer.Option(help="Folder for latency tables and tuning records.")]
 Target = Annotated[str, typer.Option(help="Name of a target; see: hwautoml targets.")]
+Space = Annotated[str, typer.Option(help="mobile, nasbench201, fbnet or ofa-mobilenetv3.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the published space's own]")
+]
+Channels = Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="\\[default: the target's]")]
+Batch = Annotated[int, typer.Option(min=1, help="Images per inference; latencies are of the whole batch.")]
+TrainedRun = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
 Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]
 Key = Annotated[str | None, typer.Option(help="Key of the board's agent, or the boards' name at the tracker.")]
-
-
-def seconds(text: str | None) -> float | None:
-    return None if text is None else parse_duration(text)
 
 
 def channels_of(text: str | None) -> int | None:

@@ -9,13 +9,18 @@ import typer
 
 from hwautoml.cli import console, table_summaries
 from hwautoml.cli.options import (
+    Batch,
+    Channels,
     Device,
+    ImageSize,
     Json,
     Key,
     ProfilesDir,
     Seed,
+    Space,
     Target,
     TargetsDir,
+    Threads,
     Tracker,
     app,
     channels_of,
@@ -28,16 +33,14 @@ FEW, TABLES = "With few measurements, or none", "Finished tables"
 @app.command(epilog="Example: hwautoml profile --target cpu --image-size 32 --runtime onnxruntime --precision int8")
 def profile(
     target: Target = "cpu",
-    space: Annotated[str, typer.Option(help="mobile, nasbench201, fbnet or ofa-mobilenetv3.")] = "mobile",
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the space's own]")
-    ] = None,
-    channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")] = None,
+    space: Space = "mobile",
+    image_size: ImageSize = None,
+    channels: Channels = None,
     runtime: Annotated[
         str, typer.Option(help="auto, one of the target's, or on this machine torch or torch-inductor.")
     ] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="\\[default: the target's]")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per inference; latencies are of the whole batch.")] = 1,
+    threads: Threads = None,
+    batch: Batch = 1,
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
     device: Device = None,
     tracker: Tracker = None,
@@ -108,7 +111,7 @@ def profile(
             merge=merge,
             out=out,
             picture=picture,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,

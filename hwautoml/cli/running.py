@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Device, Json, Key, ProfilesDir, Runtime, TargetsDir, Tracker, app, channels_of, seconds
+from hwautoml.cli.options import (
+    Device,
+    Json,
+    Key,
+    ProfilesDir,
+    Runtime,
+    TargetsDir,
+    Tracker,
+    TrainedRun,
+    app,
+    channels_of,
+)
 from hwautoml.core.duration import parse_duration
 
 
@@ -53,7 +64,7 @@ def run(
             target=target,
             latency_ms=latency_ms,
             out=out,
-            budget_sec=seconds(budget),
+            budget_sec=None if budget is None else parse_duration(budget, "--budget"),
             image_size=image_size,
             channels=channels_of(channels),
             runtime=runtime,
@@ -74,7 +85,7 @@ def run(
 
 @app.command(epilog="Example: hwautoml search --run runs/photos --target cpu --latency-ms 0.5")
 def search(
-    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
+    run: TrainedRun,
     target: Annotated[str | None, typer.Option(help="Another target. \\[default: the run's]")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Another limit. \\[default: the run's]")] = None,
     runtime: Runtime = "auto",
@@ -93,7 +104,7 @@ def search(
             target=target,
             latency_ms=latency_ms,
             runtime=runtime,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             seed=seed,
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,
@@ -104,7 +115,7 @@ def search(
 
 @app.command(epilog="Example: hwautoml export --run runs/photos --arch best --format onnx")
 def export(
-    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
+    run: TrainedRun,
     arch: Annotated[str, typer.Option(help="best, or the id of any scored architecture.")] = "best",
     format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write. \\[default: RUN/exports/ID.onnx]")] = None,

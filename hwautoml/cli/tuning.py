@@ -9,11 +9,15 @@ import typer
 
 from hwautoml.cli import console, summaries
 from hwautoml.cli.options import (
+    Batch,
+    Channels,
     Device,
+    ImageSize,
     Json,
     Key,
     ProfilesDir,
     Seed,
+    Space,
     Target,
     TargetsDir,
     Tracker,
@@ -26,12 +30,10 @@ from hwautoml.core.duration import parse_duration
 @app.command(epilog="Example: hwautoml tune --target cpu --space mobile --image-size 32 --budget 30m")
 def tune(
     target: Target = "cpu",
-    space: Annotated[str, typer.Option(help="mobile, nasbench201, fbnet or ofa-mobilenetv3.")] = "mobile",
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the published space's]")
-    ] = None,
-    channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
+    space: Space = "mobile",
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    batch: Batch = 1,
     budget: Annotated[str, typer.Option(help="At most about this long; the same command goes on later.")] = "30m",
     inspect: Annotated[bool, typer.Option("--inspect", help="Only show what is recorded for the target.")] = False,
     merge: Annotated[
@@ -58,7 +60,7 @@ def tune(
             image_size=image_size,
             channels=channels_of(channels),
             batch=batch,
-            budget_sec=parse_duration(budget),
+            budget_sec=parse_duration(budget, "--budget"),
             inspect=inspect,
             merge=merge,
             records=records,

@@ -24,6 +24,7 @@ from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_process import CompilerProcess
 from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
 from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
+from hwautoml.core.closing import Closing
 from hwautoml.errors import CompileError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def compile_model(
         )
 
 
-class CompilerPool:
+class CompilerPool(Closing):
     """Compiles many models in ``num_workers`` processes that stay; as many threads may call it at once.
 
     A model that crashes its worker, or keeps it silent for ``silence_sec``, is a CompileError; the
@@ -110,12 +111,6 @@ class CompilerPool:
         self._workers = [CompilerProcess(num_threads, command) for _ in range(num_workers)]
         for worker in self._workers:
             self._idle.put(worker)
-
-    def __enter__(self) -> CompilerPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         for worker in self._workers:

@@ -6,23 +6,42 @@ import re
 
 from hwautoml.errors import InvalidValueError
 
+#: A year: timeouts of the system have limits too.
+MAX_SEC = 365 * 24 * 3600.0
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 _PATTERN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
-def parse_duration(text: str | float) -> float:
-    """Seconds.
+def parse_duration(text: str | float, name: str = "duration", *, may_be_zero: bool = False) -> float:
+    """Seconds; ``name`` is what an error calls it: ``--budget``, say.
 
     Raises:
-        InvalidValueError: not a positive duration.
+        InvalidValueError: no duration, or not one that ``require_duration`` takes.
     """
     match = _PATTERN.fullmatch(str(text).strip().lower())
     if match is None or not any(match.groups()):
-        raise InvalidValueError(f"{text!r} is no duration; expected e.g. 90s, 20m or 1h30m")
+        raise InvalidValueError(f"{name}: {str(text)!r} is no duration", fix=_fix(name))
     seconds = sum(float(group or 0) * unit for group, unit in zip(match.groups(), _SECONDS.values(), strict=True))
-    if seconds <= 0:
-        raise InvalidValueError(f"a duration must be positive, got {text!r}")
+    return require_duration(seconds, name, may_be_zero=may_be_zero)
+
+
+def require_duration(seconds: float, name: str, *, may_be_zero: bool = False) -> float:
+    """``seconds``, if work can be given so much time.
+
+    Raises:
+        InvalidValueError: negative, not a number, longer than a year, or 0 where there is nothing to do in no time.
+    """
+    if not (seconds > 0 or (may_be_zero and seconds == 0)):
+        least = "not be negative" if may_be_zero else "be longer than 0 s"
+        raise InvalidValueError(f"{name}: must {least}, got {seconds:g} s", fix=_fix(name))
+    if seconds > MAX_SEC:
+        raise InvalidValueError(f"{name}: must be at most a year (8760h), got {seconds:g} s", fix=_fix(name))
     return seconds
+
+
+def _fix(name: str) -> str:
+    """As typed for an option, as a number for an argument of a function."""
+    return f"{name} 90s (or 20m, 1h30m)" if name.startswith("--") else f"{name}=90"
 
 
 def format_duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -116,20 +116,14 @@ class Board:
             machine = relax.VirtualMachine(self._session.load_module(name), self._device)
             description = json.loads(str(machine["describe"]()))
         self._session.remove(name)
-        return RemoteModel(
-            machine, self._device, str(description["input_name"]), tuple(description["input_shape"]),
-            str(description["input_dtype"]), tuple(description["output_shape"]),
-        )
+        return RemoteModel(self._device, *_signature(description), machine)
 
     def _load_onnx(self, name: str) -> RemoteOnnxModel:
         self._require_agent()
         with _loading(name):
             description = json.loads(str(self._call(PREFIX + "onnx_open", name, self._num_threads)))
         self._session.remove(name)
-        return RemoteOnnxModel(
-            self._call, name, self._device, str(description["input_name"]), tuple(description["input_shape"]),
-            str(description["input_dtype"]), tuple(description["output_shape"]),
-        )
+        return RemoteOnnxModel(self._device, *_signature(description), self._call, name)
 
     def _require_agent(self) -> None:
         if not self._machine["agent"]:
@@ -163,16 +157,35 @@ class Board:
         return None if function is None else function(*arguments)
 
 
-@dataclass(frozen=True)
-class RemoteModel:
-    """A library in TVM's virtual machine on the board; one input, one output."""
+def _signature(description: Mapping[str, Any]) -> tuple[str, tuple[int, ...], str, tuple[int, ...]]:
+    """``input_name`` to ``output_shape`` of a model on the board."""
+    return (
+        str(description["input_name"]), tuple(description["input_shape"]), str(description["input_dtype"]),
+        tuple(description["output_shape"]),
+    )  # fmt: skip
 
-    machine: Any
+
+@dataclass(frozen=True)
+class _OnBoard:
+    """What models on a board have in common: one input, one output."""
+
     device: Any
     input_name: str
     input_shape: tuple[int, ...]
     input_dtype: str
     output_shape: tuple[int, ...]
+
+    def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
+        import tvm
+
+        return tvm.runtime.tensor(checked_input(self, x), self.device)
+
+
+@dataclass(frozen=True)
+class RemoteModel(_OnBoard):
+    """A library in TVM's virtual machine on the board."""
+
+    machine: Any
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``; InvalidValueError where its shape or dtype does not fit."""
@@ -197,23 +210,13 @@ class RemoteModel:
     def close(self) -> None:
         """The board frees what the last reference to the machine holds."""
 
-    def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
-        import tvm
-
-        return tvm.runtime.tensor(checked_input(self, x), self.device)
-
 
 @dataclass(frozen=True)
-class RemoteOnnxModel:
-    """A model in the ONNX Runtime of the board's agent; one input, one output. As ``RemoteModel``."""
+class RemoteOnnxModel(_OnBoard):
+    """A model in the ONNX Runtime of the board's agent. As ``RemoteModel``."""
 
     call: Callable[..., Any]
     name: str
-    device: Any
-    input_name: str
-    input_shape: tuple[int, ...]
-    input_dtype: str
-    output_shape: tuple[int, ...]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         result: np.ndarray = self.call(PREFIX + "onnx_run", self.name, self._tensor(x)).numpy()
@@ -229,11 +232,6 @@ class RemoteOnnxModel:
 
     def close(self) -> None:
         self.call(PREFIX + "onnx_close", self.name)
-
-    def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
-        import tvm
-
-        return tvm.runtime.tensor(checked_input(self, x), self.device)
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
+from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
 from hwautoml.devices.local import Progress
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
@@ -25,7 +25,7 @@ MAX_BOARDS = 16
 Result = Measurement | MeasureFailure
 
 
-class BoardPool:
+class BoardPool(Closing):
     """The boards of ``key`` that are free when they are first needed; at least one, which may have to be waited for.
 
     They are taken for equal, but no two run at the same speed: with a reference network in ``measure``, every
@@ -41,14 +41,6 @@ class BoardPool:
         self.runtime = runtime
         self.num_threads = num_threads
         self._boards = [self._board()]
-
-    def __enter__(self) -> BoardPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Lets go of all boards."""

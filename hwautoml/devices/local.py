@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 
 import numpy as np
 
+from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
 from hwautoml.devices.process import WorkerDiedError, WorkerProcess
@@ -25,7 +25,7 @@ _REFERENCE = -1  # its model number
 _WARMUP_LIMIT = 20  # times warmup_ms: a machine that never settles is measured unsettled
 
 
-class LocalDevice:
+class LocalDevice(Closing):
     """Runs ``num_threads`` threads on the last allowed cores of this machine.
 
     The worker process starts with the first call and stays until ``close`` (or the ``with``
@@ -47,14 +47,6 @@ class LocalDevice:
         self.cores = cores[-num_threads:]  # interrupts and other processes prefer the first ones
         self._worker = WorkerProcess(runtime, num_threads, self.cores, command)
         self._reference: _Model | None = None
-
-    def __enter__(self) -> LocalDevice:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._worker.close()

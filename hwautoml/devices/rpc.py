@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
+from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
 from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _QUESTION_SEC = 30.0  # for what the board answers without computing
 
 
-class RpcDevice:
+class RpcDevice(Closing):
     """Runs ``num_threads`` threads on the board at ``address`` (host:port), one client at a time.
 
     A file's name says what runs it: ``.so`` TVM, ``.onnx`` the ONNX Runtime of the board's agent, others ``runtime``,
@@ -74,14 +74,6 @@ class RpcDevice:
             self.route, num_threads, connect_timeout_sec, session_timeout_sec, num_retries, runtime
         )
         self._reference: _Model | None = None
-
-    def __enter__(self) -> RpcDevice:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Lets go of the board."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.core.duration import require_duration
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
@@ -81,6 +82,7 @@ def bench(
     runtimes, limit = parse_runtimes(runtime), parse_share(fail_above)
     if batch < 1 or (threads is not None and threads < 1):
         raise InvalidValueError(f"--batch and --threads must be at least 1, got {batch} and {threads}")
+    require_duration(budget_sec, "budget_sec")
     baseline = None if against is None else read_baseline(against)
     found = load_target(target, target_folders(targets_dir))
     found = found if threads is None else replace(found, num_threads=threads)

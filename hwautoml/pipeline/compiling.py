@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from hwautoml.compilers import load_backend
+from hwautoml.compilers.base import CompiledModel
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target
+from hwautoml.core.target import Target, load_target
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
-from hwautoml.pipeline.connecting import device_for, require_reachable
+from hwautoml.pipeline.connecting import device_for, onnxruntime_outputs, require_reachable
 from hwautoml.pipeline.tables import choose_runtime, records_path, unavailable_reason
 
 TOLERANCE = 1e-4  # relative to the outputs' scale
@@ -55,6 +57,7 @@ def compile(
     path = Path(model)
     if not path.is_file():
         raise CompileError(f"{path} does not exist", fix="name an .onnx file, e.g. runs/demo/bundle/model.onnx")
+    require_duration(tune_sec, "tune_sec", may_be_zero=True)
     found = load_target(target, target_folders(targets_dir))
     board = {"device": device, "tracker": tracker, "key": key}
     if any(board.values()):
@@ -62,28 +65,17 @@ def compile(
     chosen = choose_runtime(found, runtime)
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else _given_inputs(path, Path(inputs))
-
-    def listen(done: int, total: int, text: str) -> None:
-        on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-        compiled = load_backend(chosen).compile_model(
-            path,
-            Path(temporary),
-            tvm_target=found.tvm,
-            num_threads=found.num_threads,
-            tune_budget_sec=tune_sec,
-            records_path=records_path(found, profiles_dir),
-            on_progress=listen,
-            seed=seed,
-        )
+        compiled = _compiled(path, Path(temporary), found, chosen, tune_sec, profiles_dir, seed, on_progress)
+        parity: str | dict[str, Any]
         reason = unavailable_reason(found, device=device, tracker=tracker)
-        parity: str | dict[str, Any] = f"not checked: {reason}"
         if reason is None:
             on_progress(Progress("compile", 0.999, f"checking it on {device or tracker or 'this machine'}"))
             with device_for(found, chosen, **board) as place:
                 parity = _parity(chosen, path, compiled.path, seed, given, place.run_model)
+        else:
+            parity = f"not checked: {reason}"
         folder.mkdir(exist_ok=True)
         kept = compiled.path.replace(folder / compiled.path.name)
     on_progress(Progress("compile", 1.0))
@@ -91,15 +83,40 @@ def compile(
         "path": str(kept),
         "runtime": chosen,
         "target": found.name,
+        **_facts(compiled),
+        "sha256": sha256_file(kept),
+        "parity": parity,
+    }
+
+
+def _compiled(
+    path: Path, folder: Path, target: Target, runtime: str, tune_sec: float, profiles_dir: Path | None, seed: int,
+    on_progress: OnProgress,
+) -> CompiledModel:
+    def listen(done: int, total: int, text: str) -> None:
+        on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
+
+    return load_backend(runtime).compile_model(
+        path,
+        folder,
+        tvm_target=target.tvm,
+        num_threads=target.num_threads,
+        tune_budget_sec=tune_sec,
+        records_path=records_path(target, profiles_dir),
+        on_progress=listen,
+        seed=seed,
+    )
+
+
+def _facts(compiled: CompiledModel) -> dict[str, Any]:
+    return {
         "functions": compiled.functions,
         "tuned": compiled.tuned,
         "untuned": list(compiled.untuned),
         "fallbacks": list(compiled.fallbacks),
         "slow": list(compiled.slow),
-        "sha256": sha256_file(kept),
         "seconds": {"compile": compiled.compile_sec, "tune": compiled.tune_sec},
         "device_code": compiled.device_code,
-        "parity": parity,
     }
 
 
@@ -115,7 +132,7 @@ def _parity(
     for kind, inputs in {"random": _random_inputs(onnx_path, seed), "given": given}.items():
         if inputs is None:
             continue
-        expected = _as_written(onnx_path, inputs) if is_quantized else _run_here("onnxruntime", onnx_path, inputs)
+        expected = _as_written(onnx_path, inputs) if is_quantized else onnxruntime_outputs(onnx_path, inputs)
         got = run_model(compiled, inputs)
         if not np.isfinite(expected).all():
             raise ParityError(
@@ -153,13 +170,6 @@ def _as_written(onnx_path: Path, inputs: np.ndarray) -> np.ndarray:
     size = source.shape[0] if isinstance(source.shape[0], int) else len(inputs)
     batches = (inputs[start : start + size] for start in range(0, len(inputs), size))
     return np.concatenate([session.run(None, {source.name: batch})[0] for batch in batches])
-
-
-def _run_here(runtime: str, path: Path, images: np.ndarray) -> np.ndarray:
-    from hwautoml.devices.local import LocalDevice
-
-    with LocalDevice(runtime) as device:
-        return device.run_model(path, images)
 
 
 def _random_inputs(onnx_path: Path, seed: int) -> np.ndarray:

@@ -10,6 +10,10 @@ from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import InvalidValueError, MeasurementError, TargetUnavailableError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
 
@@ -47,6 +51,12 @@ def device_for(
     return RpcDevice(
         device or tracker or "", key=key or "", is_tracker=tracker is not None, num_threads=num_threads, runtime=runtime
     )
+
+
+def onnxruntime_outputs(path: Path, inputs: np.ndarray) -> np.ndarray:
+    """(n, ...) for inputs (n, ...): of an ONNX file in a process of its own on this machine."""
+    with LocalDevice("onnxruntime") as device:
+        return device.run_model(path, inputs)
 
 
 def require_reachable(

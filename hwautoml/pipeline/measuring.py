@@ -22,7 +22,8 @@ from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.pipeline.connecting import require_real
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
-from hwautoml.profilers.layer_profiler import ProfileOptions, profile_layers
+from hwautoml.profilers.layer_profiler import profile_layers
+from hwautoml.profilers.profile_options import ProfileOptions
 from hwautoml.schedules import SCHEDULES_VERSION
 
 

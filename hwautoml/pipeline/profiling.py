@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hwautoml.compilers import backend_names, load_backend
+from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -128,6 +129,7 @@ def profile(
     board = {"device": device, "tracker": tracker, "key": key}
     few_shot = {"--like": like or None, "--measurements": measurements}
     _require_consistent(ways, few_shot, board, out, picture)
+    require_duration(budget_sec, "budget_sec")
     if inspect is not None:
         return table_tools.inspect_table(Path(inspect), picture=picture)
     if compare is not None:

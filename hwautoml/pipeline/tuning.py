@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.artifacts import deployable_probe, functions_probe
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
 from hwautoml.pipeline.tables import choose_runtime, records_path
@@ -70,8 +71,7 @@ def tune(
         return _merge(path, [Path(file) for file in merge])
     if inspect:
         return _inspect(path)
-    if not budget_sec > 0:
-        raise InvalidValueError(f"the budget must be a positive time, got {budget_sec} s", fix="--budget 10m")
+    require_duration(budget_sec, "budget_sec")
     require_reachable(found, device=device, tracker=tracker, key=key)
     choose_runtime(found, "tvm")
     board = None if device is None and tracker is None else _board(found, device, tracker, key)

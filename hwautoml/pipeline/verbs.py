@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.duration import require_duration
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target
+from hwautoml.core.space import Architecture
+from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 from hwautoml.pipeline.budget import Plan
+from hwautoml.pipeline.connecting import onnxruntime_outputs
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.settings import RunSettings
-from hwautoml.pipeline.tables import (
-    choose_runtime,
-    ensure_table,
-    profile_stage,
-)
+from hwautoml.pipeline.tables import choose_runtime, ensure_table, profile_stage
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
 
 SEARCH_SEC = 7.0
+TABLE_SEC = 60.0
 SEARCH_EVALUATIONS = 24
 FORMATS = ("onnx",)
 
@@ -54,6 +55,7 @@ def search(
     from hwautoml.pipeline.searching import front_rows, latencies_of, run_search
     from hwautoml.searchers.problem import require_feasible
 
+    require_duration(budget_sec, "budget_sec")
     began = time.monotonic()
     with RunStore(Path(run)) as store:
         job = _open_job(store, on_progress, targets_dir)
@@ -63,15 +65,7 @@ def search(
         if not 0 < limit < float("inf"):
             raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
         open_data(job)
-        if found.name == job.settings.target:
-            profile_stage(job)
-        if found.name == job.settings.target and (runtime == "auto" or runtime in job.tables):
-            tables = job.tables if runtime == "auto" else {runtime: job.tables[runtime]}
-        else:
-            chosen = choose_runtime(found, runtime)
-            tables = {chosen: ensure_table(
-                found, chosen, job.space, budget_sec=60.0, profiles_dir=profiles_dir, on_progress=on_progress
-            )}  # fmt: skip
+        tables = _tables(job, found, runtime, profiles_dir)
         generator = np.random.default_rng(job.settings.seed if seed is None else seed)
         require_feasible(job.space, latencies_of(job.space, tables), limit, generator)
         left = max(budget_sec - (time.monotonic() - began), 0.0)
@@ -95,6 +89,21 @@ def search(
         return result
 
 
+def _tables(job: Job, target: Target, runtime: str, profiles_dir: Path | None) -> dict[str, LatencyTable]:
+    """By runtime: the run's own where they are for that target, else what is found or measured in a minute."""
+    if target.name == job.settings.target:
+        profile_stage(job)
+        if runtime == "auto":
+            return job.tables
+        if runtime in job.tables:
+            return {runtime: job.tables[runtime]}
+    chosen = choose_runtime(target, runtime)
+    table = ensure_table(
+        target, chosen, job.space, budget_sec=TABLE_SEC, profiles_dir=profiles_dir, on_progress=job.on_progress
+    )
+    return {chosen: table}
+
+
 def export(
     run: str | Path,
     *,
@@ -113,10 +122,9 @@ def export(
         UnknownNameError: the run has no such architecture.
         ParityError: the file does not compute what the network computes.
     """
-    from hwautoml.exporters import check_parity, require_parity
     from hwautoml.pipeline.running import open_data
     from hwautoml.pipeline.searching import SHARED_WEIGHTS, Evaluator, scored_weights_path
-    from hwautoml.pipeline.shipping import export_architecture, spread
+    from hwautoml.pipeline.shipping import export_architecture
     from hwautoml.pipeline.specialising import load_network
 
     if format not in FORMATS:
@@ -137,11 +145,7 @@ def export(
         job.report("export", 0.3, f"ONNX of {wanted}")
         network = load_network(job, architecture) if is_tuned else Evaluator(job).recalibrated(architecture).eval()
         export_architecture(job, architecture, path, network)
-        images = job.dataset.val.raw(spread(job.dataset.val.num_images, 200), job.space.resolution(architecture))
-        report = check_parity(
-            _probabilities(job, network, images), _run_here("onnxruntime", path, images), tolerance=1e-4
-        )
-        require_parity(report, artifact=str(path))
+        parity = _exported_parity(job, architecture, network, path)
         on_progress(Progress("export", 1.0))
         return {
             "architecture": wanted,
@@ -149,12 +153,21 @@ def export(
             "format": format,
             "sha256": sha256_file(path),
             "weights": "fine-tuned" if is_tuned else "supernet, recalibrated",
-            "parity": {
-                "max_abs": report.max_abs,
-                "top1_agreement": report.top1_agreement,
-                "num_images": report.num_images,
-            },
+            "parity": parity,
         }
+
+
+def _exported_parity(job: Job, architecture: Architecture, network: Any, path: Path) -> dict[str, Any]:
+    """Of the file and the network, on validation images. Raises ParityError."""
+    from hwautoml.exporters import check_parity, require_parity
+    from hwautoml.pipeline.shipping import spread
+
+    images = job.dataset.val.raw(spread(job.dataset.val.num_images, 200), job.space.resolution(architecture))
+    report = check_parity(_probabilities(job, network, images), onnxruntime_outputs(path, images), tolerance=1e-4)
+    require_parity(report, artifact=str(path))
+    return {
+        "max_abs": report.max_abs, "top1_agreement": report.top1_agreement, "num_images": report.num_images,
+    }  # fmt: skip
 
 
 def report(run: str | Path) -> dict[str, Any]:
@@ -210,10 +223,3 @@ def _probabilities(job: Job, network: Any, images: np.ndarray) -> np.ndarray:
     module = Deployable(network.cpu(), job.dataset.mean, job.dataset.std).eval()
     with torch.no_grad():
         return np.asarray(module(torch.from_numpy(images)).numpy())
-
-
-def _run_here(runtime: str, path: Path, images: np.ndarray) -> np.ndarray:
-    from hwautoml.devices.local import LocalDevice
-
-    with LocalDevice(runtime) as device:
-        return device.run_model(path, images)

@@ -7,13 +7,12 @@ slices of a larger one's; ``supernets`` relies on it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hwautoml.core.layer import Layer
-from hwautoml.errors import InvalidValueError
+from hwautoml.spaces.layer_modules import LayerModules
 from hwautoml.spaces.mobile import inner_channels, squeeze_channels
 
 
@@ -113,23 +112,12 @@ class Head(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-_BLOCKS: dict[str, type[nn.Module]] = {
+_MODULES = LayerModules({
     "stem": Stem,
     "mbconv": MBConv,
     "mbconv_se": MBConv,
     "fused": FusedMBConv,
     "basic": Basic,
     "head": Head,
-}
-
-
-def build_block(layer: Layer) -> nn.Module:
-    """Raises InvalidValueError for a kind that is not of this space."""
-    if layer.kind not in _BLOCKS:
-        raise InvalidValueError(f"layer kind {layer.kind!r} is not one of {tuple(_BLOCKS)}")
-    return _BLOCKS[layer.kind](layer)
-
-
-def build_network(placed_layers: Sequence[tuple[str, Layer]]) -> nn.Sequential:
-    """Float images (N, C, H, W) to logits (N, num_classes); one child per position."""
-    return nn.Sequential(OrderedDict((position, build_block(layer)) for position, layer in placed_layers))
+})
+build_block, build_network = _MODULES.layer, _MODULES.network

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from hwautoml.core.layer import Layer
-from hwautoml.errors import InvalidValueError
 from hwautoml.spaces.blocks import Head, conv_bn
 from hwautoml.spaces.fbnet import num_groups
+from hwautoml.spaces.layer_modules import LayerModules
 
 
 class ConvRelu(nn.Module):
@@ -49,23 +46,12 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     return apart.transpose(1, 2).reshape(batch, channels, height, width)
 
 
-_LAYERS: dict[str, type[nn.Module]] = {
+_MODULES = LayerModules({
     "stem": ConvRelu,
     "skip": ConvRelu,
     "block": Block,
     "block_g2": Block,
     "final": ConvRelu,
     "head": Head,
-}
-
-
-def build_layer(layer: Layer) -> nn.Module:
-    """Raises InvalidValueError for a kind that is not of this space."""
-    if layer.kind not in _LAYERS:
-        raise InvalidValueError(f"layer kind {layer.kind!r} is not one of {tuple(_LAYERS)}")
-    return _LAYERS[layer.kind](layer)
-
-
-def build_network(placed_layers: Sequence[tuple[str, Layer]]) -> nn.Sequential:
-    """Float images (N, C, H, W) to logits (N, num_classes); one child per position."""
-    return nn.Sequential(OrderedDict((position, build_layer(layer)) for position, layer in placed_layers))
+})
+build_layer, build_network = _MODULES.layer, _MODULES.network

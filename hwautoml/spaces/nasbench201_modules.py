@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from hwautoml.core.layer import Layer
-from hwautoml.errors import InvalidValueError
 from hwautoml.spaces.blocks import conv_bn
+from hwautoml.spaces.layer_modules import LayerModules
 from hwautoml.spaces.nasbench201 import NUM_CELLS, Edge, operation_layer
 
 
@@ -102,7 +102,7 @@ class Network(nn.Sequential):
         self.add_module("head", build_layer(head))
 
 
-_LAYERS: dict[str, Callable[[Layer], nn.Module]] = {
+_MODULES = LayerModules({
     "stem": lambda layer: conv_bn(layer.in_channels, layer.out_channels, layer.kernel_size),
     "relu_conv": lambda layer: ReluConv(layer.in_channels, layer.out_channels, layer.kernel_size),
     "avgpool": lambda layer: nn.AvgPool2d(layer.kernel_size, 1, 1, count_include_pad=False),
@@ -110,11 +110,5 @@ _LAYERS: dict[str, Callable[[Layer], nn.Module]] = {
     "zero": lambda layer: Zero(),
     "reduction": Reduction,
     "head": Head,
-}
-
-
-def build_layer(layer: Layer) -> nn.Module:
-    """Raises InvalidValueError for a kind that is not of this space."""
-    if layer.kind not in _LAYERS:
-        raise InvalidValueError(f"layer kind {layer.kind!r} is not one of {tuple(_LAYERS)}")
-    return _LAYERS[layer.kind](layer)
+})
+build_layer = _MODULES.layer

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from hwautoml.core.layer import Layer
-from hwautoml.errors import InvalidValueError
 from hwautoml.spaces.blocks import Head, conv_bn
+from hwautoml.spaces.layer_modules import LayerModules
 from hwautoml.spaces.ofa import make_divisible
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "hswish": nn.functional.hardswish}
@@ -68,23 +67,12 @@ class Mix(nn.Module):
         return self.activate(self.conv(x.mean((2, 3), keepdim=True)))
 
 
-_LAYERS: dict[str, type[nn.Module]] = {
+_MODULES = LayerModules({
     "stem": Activated,
     "mbconv": MBConv,
     "mbconv_se": MBConv,
     "final": Activated,
     "mix": Mix,
     "head": Head,
-}
-
-
-def build_layer(layer: Layer) -> nn.Module:
-    """Raises InvalidValueError for a kind that is not of this space."""
-    if layer.kind not in _LAYERS:
-        raise InvalidValueError(f"layer kind {layer.kind!r} is not one of {tuple(_LAYERS)}")
-    return _LAYERS[layer.kind](layer)
-
-
-def build_network(placed_layers: Sequence[tuple[str, Layer]]) -> nn.Sequential:
-    """Float images (N, C, H, W) to logits (N, num_classes); one child per position."""
-    return nn.Sequential(OrderedDict((position, build_layer(layer)) for position, layer in placed_layers))
+})
+build_layer, build_network = _MODULES.layer, _MODULES.network

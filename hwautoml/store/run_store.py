@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwautoml.core.closing import Closing
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.errors import RunFolderError
 
@@ -51,7 +51,7 @@ class Evaluation:
         return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
 
 
-class RunStore:
+class RunStore(Closing):
     """Use as a context manager; one process at a time may write to a run folder."""
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
@@ -82,14 +82,6 @@ class RunStore:
                 f"{folder} was made by a version with journal schema {schema}, this one reads {SCHEMA}"
             )
         self.set_setting("schema", SCHEMA)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._db.close()

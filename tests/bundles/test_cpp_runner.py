@@ -99,13 +99,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import onnx
 
-    from hwautoml.compilers import load_backend
     from tests.bundles.conftest import CLASSES, RESOLUTION, _model
+    from tests.compilers.shared import compiler
 
     base = tmp_path_factory.mktemp("compiled")
     onnx.save(_model(3), base / "tiny.onnx")
     target = {"kind": "llvm", "mcpu": "native"}
-    compiled = load_backend("tvm").compile_model(base / "tiny.onnx", base / "tvm", tvm_target=target)
+    compiled = compiler().compile_model(base / "tiny.onnx", base / "tvm", tvm_target=target)
     return write_bundle(
         base / "a bundle", onnx_path=base / "tiny.onnx", tvm_library=compiled.path, default_runtime="tvm",
         classes=CLASSES, resolution=RESOLUTION, image_size=12, channels=3, accuracy={}, latency={}, conditions={},

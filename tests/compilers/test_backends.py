@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwautoml.compilers import backend_names, load_backend
 from hwautoml.errors import CompileError, InvalidValueError, UnknownNameError
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import compile_model_of
 
 BACKENDS = ("onnxruntime", "tvm")  # those that compile ONNX and can be run anywhere
 GPU_BACKENDS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
@@ -100,7 +101,7 @@ def test_a_file_that_was_replaced_is_opened_anew(name: str, tmp_path: Path) -> N
     for seed in (0, 1):
         graph = GraphBuilder((1, 4, 8, 8), seed=seed)
         source = graph.save(tmp_path / f"{seed}.onnx", graph.conv("images", 4, 4, 3), rank=4)
-        models.append(backend.open_model(backend.compile_model(source, tmp_path / "out", tvm_target=HOST).path))
+        models.append(backend.open_model(compile_model_of(name)(source, tmp_path / "out", tvm_target=HOST).path))
     x = np.ones((1, 4, 8, 8), "float32")
     assert np.abs(models[0](x) - models[1](x)).max() > 0.1
 
@@ -113,14 +114,14 @@ def test_unreadable_model_is_named(
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(onnx_path.read_bytes()[:-200] if content == b"truncated" else content)
     with pytest.raises(CompileError, match=r"broken\.onnx"):
-        load_backend(name).compile_model(broken, tmp_path / "out", tvm_target=HOST)
+        compile_model_of(name)(broken, tmp_path / "out", tvm_target=HOST)
     assert not list((tmp_path / "out").glob("*"))
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_missing_model_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"nowhere\.onnx"):
-        load_backend(name).compile_model(tmp_path / "nowhere.onnx", tmp_path, tvm_target=HOST)
+        compile_model_of(name)(tmp_path / "nowhere.onnx", tmp_path, tvm_target=HOST)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -154,7 +155,7 @@ def test_operator_from_another_domain(tmp_path: Path) -> None:
     onnx.save(model, path)
     for name in BACKENDS:
         with pytest.raises(CompileError, match=r"custom\.onnx"):
-            load_backend(name).compile_model(path, tmp_path / name, tvm_target=HOST)
+            compile_model_of(name)(path, tmp_path / name, tvm_target=HOST)
 
 
 def test_networks_with_several_inputs_can_be_timed_and_not_called(tmp_path: Path) -> None:

@@ -7,16 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from onnx import TensorProto
 
-from hwautoml.compilers import load_backend, tvm
+from hwautoml.compilers import tvm
 from hwautoml.errors import CompileError, RunFolderError, UnsupportedOperatorError
 from hwautoml.schedules.records import Records
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import compiler
 
 HOST = {"kind": "llvm", "mcpu": "native"}
 
@@ -30,13 +30,6 @@ def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return graph.save(tmp_path_factory.mktemp("onnx") / "net.onnx", graph.head(x, 32, 5))
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[tvm.CompilerPool]:
-    """One worker for all that ends in an error that it reports: importing TVM takes longer than that."""
-    with tvm.CompilerPool() as opened:
-        yield opened
-
-
 def test_the_caller_never_imports_tvm_to_compile(onnx_path: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hwautoml.compilers import load_backend; "
@@ -48,23 +41,20 @@ def test_the_caller_never_imports_tvm_to_compile(onnx_path: Path, tmp_path: Path
 
 def test_records_outlive_a_tuning_and_serve_the_next(onnx_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "records.json"
-    compile_model = load_backend("tvm").compile_model
-    first = compile_model(
-        onnx_path, tmp_path / "a", tvm_target=HOST, tune_budget_sec=1.5, records_path=path
-    )
+    first = compiler().compile_model(onnx_path, tmp_path / "a", tvm_target=HOST, tune_budget_sec=1.5, records_path=path)
     assert first.tuned >= 1
     assert 1.0 < first.tune_sec < 6.0
     (tilings,) = (Records.load(path).tilings(target) for target in Records.load(path).by_target)
-    second = compile_model(onnx_path, tmp_path / "b", tvm_target=HOST, records_path=path)
+    second = compiler().compile_model(onnx_path, tmp_path / "b", tvm_target=HOST, records_path=path)
     assert second.tuned == first.tuned == len(tilings)
     assert second.tune_sec == 0.0
 
 
-def test_damaged_records_are_an_error(pool: tvm.CompilerPool, onnx_path: Path, tmp_path: Path) -> None:
+def test_damaged_records_are_an_error(onnx_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "records.json"
     path.write_text("{")
     with pytest.raises(RunFolderError, match=r"records\.json"):
-        pool.compile_model(onnx_path, tmp_path / "out", tvm_target=HOST, records_path=path)
+        compiler().compile_model(onnx_path, tmp_path / "out", tvm_target=HOST, records_path=path)
     assert path.read_text() == "{"
 
 
@@ -94,7 +84,7 @@ def test_a_candidate_that_kills_the_worker_is_skipped(onnx_path: Path, tmp_path:
         onnx_path,
         tmp_path / "out",
         tvm_target=HOST,
-        tune_budget_sec=3.0,
+        tune_budget_sec=2.0,
         records_path=path,
         on_progress=kill_once,
     )
@@ -104,13 +94,13 @@ def test_a_candidate_that_kills_the_worker_is_skipped(onnx_path: Path, tmp_path:
     assert sum(len(record.crashed) for record in entries.values()) == 1
 
 
-def test_operator_the_importer_lacks(pool: tvm.CompilerPool, tmp_path: Path) -> None:
+def test_operator_the_importer_lacks(tmp_path: Path) -> None:
     graph = GraphBuilder((1, 4))
     bits = graph.node("Cast", "images", to=TensorProto.INT32)
     random = graph.node("Bernoulli", graph.node("Cast", bits, to=TensorProto.FLOAT))
     path = graph.save(tmp_path / "random.onnx", random)
     with pytest.raises(UnsupportedOperatorError, match="Bernoulli"):
-        pool.compile_model(path, tmp_path / "out", tvm_target=HOST)
+        compiler().compile_model(path, tmp_path / "out", tvm_target=HOST)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +112,7 @@ def test_operator_the_importer_lacks(pool: tvm.CompilerPool, tmp_path: Path) -> 
     ],
 )
 def test_unknown_target_is_named(
-    pool: tvm.CompilerPool, onnx_path: Path, tmp_path: Path, target: dict[str, object], named: str
+    onnx_path: Path, tmp_path: Path, target: dict[str, object], named: str
 ) -> None:
     with pytest.raises(CompileError, match=named):
-        pool.compile_model(onnx_path, tmp_path, tvm_target=target)
+        compiler().compile_model(onnx_path, tmp_path, tvm_target=target)

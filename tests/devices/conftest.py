@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwautoml.devices.local import LocalDevice
+from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import compiler
 
 Build = Callable[[str, int], Path]
 
@@ -61,3 +63,19 @@ def write(path: Path, nodes: list[onnx.NodeProto], shape: list[int], out: list[i
 def device() -> Iterator[LocalDevice]:
     with LocalDevice("onnxruntime") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """``small.onnx`` and ``large.onnx`` with what they were compiled to."""
+    folder, found = tmp_path_factory.mktemp("libraries"), {}
+    for name, channels in (("small", 8), ("large", 64)):
+        graph = GraphBuilder((2, channels, 16, 16))
+        found[f"{name}.onnx"] = graph.save(
+            folder / f"{name}.onnx", graph.conv(graph.input.name, channels, channels, 3), rank=4
+        )
+        compiled = compiler().compile_model(
+            found[f"{name}.onnx"], folder / name, tvm_target={"kind": "llvm", "mcpu": "native"}
+        )
+        found[name] = compiled.path
+    return found

@@ -15,7 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
+from hwautoml.core.measurement import Measurement
+from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
+from hwautoml.errors import TargetUnavailableError
+
 KEY = "test-board"
+QUICK = MeasureProtocol(warmup_ms=2, min_rounds=6, max_rounds=8, min_sample_ms=0.3, timeout_sec=20)
 AGENT = """
 from hwautoml.devices.agent import serve_agent
 serve_agent(port={port}, key={key!r}, tracker={tracker!r}, on_listening=lambda address: print(address, flush=True))
@@ -161,3 +168,12 @@ def becomes_true(condition: object, within_sec: float = 20.0) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
     return bool(condition())
+
+
+def unavailable(match: str) -> pytest.RaisesExc[TargetUnavailableError]:
+    return pytest.raises(TargetUnavailableError, match=match)
+
+
+def measured(results: list[Measurement | MeasureFailure]) -> list[Measurement]:
+    assert all(isinstance(result, Measurement) for result in results), results
+    return [result for result in results if isinstance(result, Measurement)]

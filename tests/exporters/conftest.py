@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+
+from hwautoml.exporters import export_onnx
 
 
 class SqueezeExcite(nn.Module):
@@ -59,6 +63,16 @@ def small_network(channels: int = 3, num_classes: int = 5, seed: int = 0) -> nn.
 @pytest.fixture
 def network() -> nn.Module:
     return small_network()
+
+
+@pytest.fixture(scope="session")
+def exported_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``network`` as it ships: uint8 images to probabilities, normalised by 0.5 and 0.25; not to be changed."""
+    return export_onnx(
+        small_network(), tmp_path_factory.mktemp("exported") / "fp32.onnx", resolution=16, channels=3,
+        mean=(0.5,) * 3, std=(0.25,) * 3, classes=list("abcde"), architecture={"small": True},
+        metadata={"dataset": "noise"},
+    ).path  # fmt: skip
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.exporters import export_onnx, export_probe
+from hwautoml.exporters import export_probe
 from hwautoml.exporters.batching import with_batch
 from hwautoml.exporters.reference import export_reference
 
@@ -21,14 +21,10 @@ def run(path: Path, x: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def test_a_batch_gives_what_single_images_give(network: nn.Module, tmp_path: Path) -> None:
-    one = export_onnx(
-        network, tmp_path / "one.onnx", resolution=16, channels=3, mean=[0.5] * 3, std=[0.25] * 3,
-        classes=list("abcde"), architecture={"small": True},
-    ).path  # fmt: skip
-    four = with_batch(one, tmp_path / "four.onnx", 4)
+def test_a_batch_gives_what_single_images_give(exported_path: Path, tmp_path: Path) -> None:
+    four = with_batch(exported_path, tmp_path / "four.onnx", 4)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
-    expected = np.concatenate([run(one, image[None]) for image in images])
+    expected = np.concatenate([run(exported_path, image[None]) for image in images])
     np.testing.assert_allclose(run(four, images), expected, atol=1e-6)
     assert with_batch(four, tmp_path / "x.onnx", 4) == four, "nothing to do, nothing written"
     back = with_batch(four, tmp_path / "back.onnx", 1)

@@ -33,19 +33,15 @@ def run(path: Path, x: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-@pytest.fixture
-def fp32(network: nn.Module, tmp_path: Path) -> Path:
-    return export_onnx(
-        network, tmp_path / "fp32.onnx", resolution=16, channels=3, mean=MEAN, std=STD, classes=list("abcde"),
-        architecture={"small": True}, metadata={"dataset": "noise"},
-    ).path  # fmt: skip
-
-
 def test_int8_computes_nearly_the_same_with_int8_kernels(
-    fp32: Path, network: nn.Module, tmp_path: Path, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+    exported_path: Path,
+    network: nn.Module,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        artifact = quantize_onnx(fp32, tmp_path / "new" / "int8.onnx", images(50))
+        artifact = quantize_onnx(exported_path, tmp_path / "new" / "int8.onnx", images(50))
     assert capfd.readouterr() == ("", "") and not caplog.records
     assert artifact.size_bytes == artifact.path.stat().st_size
     unseen = images(20, seed=1)
@@ -58,9 +54,9 @@ def test_int8_computes_nearly_the_same_with_int8_kernels(
     assert operations["QGemm"] == 1 and operations["Softmax"] == 1  # softmax stays in float32
 
 
-def test_int8_keeps_input_output_and_description(fp32: Path, tmp_path: Path) -> None:
-    quantize_onnx(fp32, tmp_path / "int8.onnx", images(8))
-    before, after = onnx.load(fp32), onnx.load(tmp_path / "int8.onnx")
+def test_int8_keeps_input_output_and_description(exported_path: Path, tmp_path: Path) -> None:
+    quantize_onnx(exported_path, tmp_path / "int8.onnx", images(8))
+    before, after = onnx.load(exported_path), onnx.load(tmp_path / "int8.onnx")
     onnx.checker.check_model(after, full_check=True)
     assert after.graph.input == before.graph.input
     assert after.graph.output == before.graph.output
@@ -68,8 +64,8 @@ def test_int8_keeps_input_output_and_description(fp32: Path, tmp_path: Path) -> 
     assert {p.key: p.value for p in after.metadata_props} == facts | {"precision": "int8", "calibration_images": "8"}
 
 
-def test_weights_are_int8_per_channel(fp32: Path, tmp_path: Path) -> None:
-    quantize_onnx(fp32, tmp_path / "int8.onnx", images(8))
+def test_weights_are_int8_per_channel(exported_path: Path, tmp_path: Path) -> None:
+    quantize_onnx(exported_path, tmp_path / "int8.onnx", images(8))
     graph = onnx.load(tmp_path / "int8.onnx").graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     weights = [t for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 4]
@@ -85,12 +81,12 @@ def test_a_batch_that_does_not_divide_the_images(network: nn.Module, tmp_path: P
     assert run(tmp_path / "int8.onnx", images(4)).shape == (4, 5)
 
 
-def test_what_cannot_be_quantised_is_said(fp32: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_quantised_is_said(exported_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     with pytest.raises(InvalidValueError, match=r"\(n, 16, 16, 3\), got \(2, 8, 8, 3\)"):
-        quantize_onnx(fp32, out, np.zeros((2, 8, 8, 3), np.uint8))
+        quantize_onnx(exported_path, out, np.zeros((2, 8, 8, 3), np.uint8))
     with pytest.raises(InvalidValueError, match="float"):
-        quantize_onnx(fp32, out, np.zeros((2, 16, 16, 3), np.float32))
+        quantize_onnx(exported_path, out, np.zeros((2, 16, 16, 3), np.float32))
     with pytest.raises(CompileError, match="no layer with weights"):
         quantize_onnx(export_probe(nn.ReLU(), tmp_path / "relu.onnx", (1, 4, 2, 2)).path, out, np.zeros((1, 4, 2, 2)))
     (tmp_path / "bad.onnx").write_bytes(b"no model")
@@ -157,10 +153,10 @@ def test_a_network_probe_is_the_form_that_ships(network: nn.Module, tmp_path: Pa
     assert run(path, images(1)).sum() == pytest.approx(1, abs=1e-3)
 
 
-def test_layers_can_stay_in_float32(fp32: Path, tmp_path: Path) -> None:
-    layers = weighted_layers(fp32)
+def test_layers_can_stay_in_float32(exported_path: Path, tmp_path: Path) -> None:
+    layers = weighted_layers(exported_path)
     assert len(layers) == 7
-    quantize_onnx(fp32, tmp_path / "mixed.onnx", images(8), keep_fp32=layers[:2])
+    quantize_onnx(exported_path, tmp_path / "mixed.onnx", images(8), keep_fp32=layers[:2])
     operations = optimised_operations(tmp_path / "mixed.onnx")
     assert operations["QLinearConv"] == 4 and operations["QGemm"] == 1
     assert operations["Conv"] + operations["FusedConv"] == 2

@@ -14,7 +14,6 @@ import pytest
 
 import hwautoml
 from hwautoml.compilers._files import read_onnx
-from hwautoml.compilers.tvm import CompilerPool
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
 from hwautoml.errors import InvalidValueError, RunFolderError, TargetUnavailableError
@@ -30,6 +29,7 @@ from hwautoml.schedules.records import Record, Records
 from hwautoml.schedules.tiling import Tiling
 from hwautoml.schedules.vector_unit import vector_unit
 from hwautoml.spaces import load_space
+from tests.compilers.shared import compiler
 
 HOST = {"kind": "llvm", "mcpu": "native"}
 FAST, SLOW = Record("conv", Tiling(), 3.0, num_tried=2), Record("conv", Tiling(rows=2), 9.0, num_tried=2)
@@ -70,13 +70,12 @@ def test_shipped_records_are_found_like_shipped_tables(tmp_path: Path, monkeypat
 def test_records_of_another_processor_are_not_used(tmp_path: Path) -> None:
     """The same target string on another processor: the function has a record, and takes the fixed rule."""
     source, own = small_layers(tmp_path)[0], tmp_path / "own.json"
-    with CompilerPool() as pool:
-        pool.tune([source], tvm_target=HOST, budget_sec=1.0, records_path=own)
-        found = pool.compile_model(source, tmp_path / "a", tvm_target=HOST, records_path=own)
-        ((device, entries),) = Records.load(own).by_target.items()
-        other = Records(tmp_path / "other.json", {device.replace(" on ", " on another "): entries})
-        other.save()
-        missed = pool.compile_model(source, tmp_path / "b", tvm_target=HOST, records_path=other.path)
+    compiler().tune([source], tvm_target=HOST, budget_sec=1.0, records_path=own)
+    found = compiler().compile_model(source, tmp_path / "a", tvm_target=HOST, records_path=own)
+    ((device, entries),) = Records.load(own).by_target.items()
+    other = Records(tmp_path / "other.json", {device.replace(" on ", " on another "): entries})
+    other.save()
+    missed = compiler().compile_model(source, tmp_path / "b", tvm_target=HOST, records_path=other.path)
     assert (found.tuned, found.untuned) == (1, ())
     assert (missed.tuned, len(missed.untuned)) == (0, 1)
 
@@ -86,7 +85,7 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
         tune(inspect=True, profiles_dir=tmp_path)
     with pytest.raises(RunFolderError, match="does not exist"):
         tune(merge=[tmp_path / "none.json"], profiles_dir=tmp_path)
-    with pytest.raises(InvalidValueError, match="positive time"):
+    with pytest.raises(InvalidValueError, match="budget_sec: must be longer than 0 s"):
         tune(budget_sec=0.0, profiles_dir=tmp_path)
     with pytest.raises(TargetUnavailableError):
         tune("rpi4", profiles_dir=tmp_path)
@@ -132,8 +131,7 @@ def test_a_killed_tuner_repeats_no_trial(tmp_path: Path) -> None:
     process.communicate()
     before = num_tried(path)
     assert num_done <= before <= num_done + 1, "nothing that was finished is lost"
-    with CompilerPool() as pool:
-        tuned = pool.tune(sources, tvm_target=HOST, budget_sec=6.0, records_path=path)
+    tuned = compiler().tune(sources, tvm_target=HOST, budget_sec=2.0, records_path=path)
     assert tuned.num_trials > 0 and before + tuned.num_trials == num_tried(path)
 
 

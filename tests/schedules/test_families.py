@@ -73,7 +73,7 @@ def tiles(
         assert "tile_transforms" in families.values() and "packed" in families.values()
 
 
-@few(4)
+@few(2)
 @given(**TILES)
 @example(batch=1, inputs=32, outputs=32, height=16, width=15, padding=1, choose=0)
 def test_tiles(tmp_path: Path, **drawn: int) -> None:

@@ -29,7 +29,7 @@ def test_no_more_than_the_allowed_evaluations_are_made(name: str, device, make_p
 
 @every_searcher
 def test_nothing_is_evaluated_twice(name: str, device, make_problem) -> None:
-    load_searcher(name).search(make_problem(device, max_evaluations=40))
+    load_searcher(name).search(make_problem(device, max_evaluations=24))
     assert max(device.calls.values()) == 1
 
 
@@ -70,7 +70,7 @@ def test_a_budget_of_nothing_evaluates_at_most_one(name: str, device, make_probl
 @every_searcher
 def test_the_same_seed_gives_the_same_search(name: str, make_device, make_problem) -> None:
     def scores(seed: int) -> list[tuple[str, float]]:
-        problem = make_problem(make_device(), seed=seed, max_evaluations=20)
+        problem = make_problem(make_device(), seed=seed, max_evaluations=12)
         load_searcher(name).search(problem)
         return [(a.id, score) for a, score in problem.scores.items()]
 

@@ -52,10 +52,13 @@ def supernet() -> Supernet:
     return network
 
 
+@pytest.mark.parametrize("num_samples", [6, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("is_training", [False, True], ids=["running statistics", "batch statistics"])
-def test_a_cut_out_network_computes_what_the_supernet_does(supernet: Supernet, is_training: bool) -> None:
+def test_a_cut_out_network_computes_what_the_supernet_does(
+    supernet: Supernet, is_training: bool, num_samples: int
+) -> None:
     supernet.train(is_training)
-    for architecture in members(32):
+    for architecture in members(num_samples):
         images = images_for(architecture)
         network = supernet.cut_out(architecture)
         with torch.no_grad():
