@@ -165,12 +165,12 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "tune",
-            "--target gpu --space fbnet --image-size 48 --channels grey --batch 4 --budget 90s --inspect --merge a "
-            "--merge b --records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t --profiles-dir p",
+            "--target gpu --space fbnet --image-size 48 --channels grey --batch 4 --precision int8 --budget 90s "
+            "--inspect --merge a --merge b --records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t --profiles-dir p",
             {
                 "device": "b:1", "tracker": "t:2", "key": "k",
-                "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "batch": 4, "budget_sec": 90.0,
-                "inspect": True, "merge": [Path("a"), Path("b")], "records": Path("r"), "seed": 7,
+                "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "batch": 4, "precision": "int8",
+                "budget_sec": 90.0, "inspect": True, "merge": [Path("a"), Path("b")], "records": Path("r"), "seed": 7,
                 "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),

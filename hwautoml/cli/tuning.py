@@ -34,6 +34,7 @@ def tune(
     image_size: ImageSize = None,
     channels: Channels = None,
     batch: Batch = 1,
+    precision: Annotated[str, typer.Option(help="fp32 or int8; one file of records holds both.")] = "fp32",
     budget: Annotated[str, typer.Option(help="At most about this long; the same command goes on later.")] = "30m",
     inspect: Annotated[bool, typer.Option("--inspect", help="Only show what is recorded for the target.")] = False,
     merge: Annotated[
@@ -60,6 +61,7 @@ def tune(
             image_size=image_size,
             channels=channels_of(channels),
             batch=batch,
+            precision=precision,
             budget_sec=parse_duration(budget, "--budget"),
             inspect=inspect,
             merge=merge,

@@ -133,9 +133,14 @@ def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
 
 def quantize_network_probe(path: Path, *, seed: int = 0) -> Artifact:
     """A network's probe in place, calibrated on random images: for its latency, which values do not change."""
-    shape = _input_shape(_read(path))
-    images = np.random.default_rng(seed).integers(0, 256, (_NUM_PROBE_BATCHES * shape[0], *shape[1:]), np.uint8)
-    return quantize_onnx(path, path, images)
+    import onnx
+
+    model, generator = _read(path), np.random.default_rng(seed)
+    batch, *rest = _input_shape(model)
+    shape = (_NUM_PROBE_BATCHES * batch, *rest)
+    if model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+        return quantize_onnx(path, path, generator.integers(0, 256, shape, np.uint8))
+    return quantize_onnx(path, path, generator.standard_normal(shape).astype("float32"))
 
 
 def quantize_layer_probe(path: Path, *, seed: int = 0) -> Artifact:

@@ -39,14 +39,18 @@ def layer_probe(space: SearchSpace, layer: Layer, path: Path) -> Path:
     return _layer(space, layer).write_onnx(path)
 
 
-def deployable_probe(space: SearchSpace, architecture: Architecture, path: Path, *, batch: int = 1) -> Path:
+def deployable_probe(
+    space: SearchSpace, architecture: Architecture, path: Path, *, batch: int = 1, precision: str = "fp32"
+) -> Path:
     """A whole network with random weights, normalisation and softmax included, as it would ship: uint8 in."""
-    return _network(space, architecture, batch).write_onnx(path)
+    return _network(space, architecture, batch).write(path, ".onnx", precision)
 
 
-def functions_probe(space: SearchSpace, layers: Sequence[Layer], path: Path, *, batch: int = 1) -> Path:
+def functions_probe(
+    space: SearchSpace, layers: Sequence[Layer], path: Path, *, batch: int = 1, precision: str = "fp32"
+) -> Path:
     """Many layers side by side in one network: compiled, it has every function of the networks made of them."""
-    return _functions(space, layers, batch).write_onnx(path)
+    return _functions(space, layers, batch).write(path, ".onnx", precision)
 
 
 def overhead_probe(path: Path) -> Path:
@@ -111,10 +115,7 @@ class _Probe:
     make: Callable[[], nn.Module]
     input_shape: tuple[int, ...]
     is_network: bool = False
-
-    @property
-    def dtype(self) -> str:
-        return "uint8" if self.is_network else "float32"
+    dtype: str = "float32"
 
     def write(self, path: Path, suffix: str, precision: str) -> Path:
         if suffix != ".onnx":
@@ -191,7 +192,7 @@ def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Prob
 
         return SideBySide()
 
-    return _Probe(make, (batch, max(math.prod(shape) for shape in shapes)))
+    return _Probe(make, (batch, max(math.prod(shape) for shape in shapes)), is_network=True)
 
 
 def _network(space: SearchSpace, architecture: Architecture, batch: int) -> _Probe:
@@ -202,7 +203,7 @@ def _network(space: SearchSpace, architecture: Architecture, batch: int) -> _Pro
 
         return Deployable(space.module(architecture), [0.5] * channels, [0.25] * channels)
 
-    return _Probe(make, (batch, side, side, channels), is_network=True)
+    return _Probe(make, (batch, side, side, channels), is_network=True, dtype="uint8")
 
 
 def _overhead(batch: int) -> _Probe:

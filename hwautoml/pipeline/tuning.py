@@ -16,7 +16,7 @@ from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import RunFolderError
+from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.artifacts import deployable_probe, functions_probe
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
 from hwautoml.pipeline.tables import choose_runtime, records_path
@@ -42,6 +42,7 @@ def tune(
     image_size: int | None = None,
     channels: int | None = None,
     batch: int = 1,
+    precision: str = "fp32",
     budget_sec: float = 1800.0,
     inspect: bool = False,
     merge: Sequence[str | Path] | None = None,
@@ -59,6 +60,7 @@ def tune(
     Records are kept beside the target's latency tables (or in ``records``), after every trial: whatever ends this,
     the same command goes on. ``inspect`` only says what is recorded, ``merge`` adds what other files recorded.
     ``device``, or ``tracker`` and ``key``, name a board: candidates are compiled here and timed there.
+    ``precision`` "int8" tunes the networks' quantised form, whose functions are other ones.
 
     Raises:
         TargetUnavailableError: code for the target cannot be timed from this machine, or its board does not answer.
@@ -74,9 +76,11 @@ def tune(
     require_duration(budget_sec, "budget_sec")
     require_reachable(found, device=device, tracker=tracker, key=key)
     choose_runtime(found, "tvm")
+    if precision not in ("fp32", "int8"):
+        raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
     board = None if device is None and tracker is None else _board(found, device, tracker, key)
     chosen = _space(space, image_size, channels)
-    return _tune(found, chosen, batch, path, board, budget_sec, seed, on_progress)
+    return _tune(found, chosen, batch, precision, path, board, budget_sec, seed, on_progress)
 
 
 def _board(target: Target, device: str | None, tracker: str | None, key: str | None) -> BoardRoute:
@@ -98,8 +102,8 @@ def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpa
 
 
 def _tune(
-    target: Target, space: SearchSpace, batch: int, path: Path, board: BoardRoute | None, budget_sec: float, seed: int,
-    on_progress: OnProgress,
+    target: Target, space: SearchSpace, batch: int, precision: str, path: Path, board: BoardRoute | None,
+    budget_sec: float, seed: int, on_progress: OnProgress,
 ) -> dict[str, Any]:
     from hwautoml.compilers.tvm import CompilerPool
 
@@ -113,14 +117,15 @@ def _tune(
         sources, layers = [], space.all_layers()
         with _one_torch_thread():
             for start in range(0, len(layers), LAYERS_PER_PROBE):
-                source = Path(name) / f"layers{start}.onnx"
-                sources.append(functions_probe(space, layers[start : start + LAYERS_PER_PROBE], source, batch=batch))
+                some, source = layers[start : start + LAYERS_PER_PROBE], Path(name) / f"layers{start}.onnx"
+                sources.append(functions_probe(space, some, source, batch=batch, precision=precision))
                 listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
             networks, deadline = telling_networks(space, seed), time.monotonic() + NETWORKS_SHARE * budget_sec
             for index, network in enumerate(networks):
                 if time.monotonic() > deadline:
                     break
-                sources.append(deployable_probe(space, network, Path(name) / f"network{index}.onnx", batch=batch))
+                source = Path(name) / f"network{index}.onnx"
+                sources.append(deployable_probe(space, network, source, batch=batch, precision=precision))
                 listen(index + 1, len(networks), "writing networks")
         # However long writing took, every function gets some time.
         left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
@@ -135,6 +140,7 @@ def _tune(
         "target": target.name,
         "device": "this machine" if board is None else f"{board.cpu} at {board}",
         "space": space.name,
+        "precision": precision,
         "num_layers": len(layers),
         "num_functions": tuned.num_functions,
         "num_recorded": tuned.num_recorded,
