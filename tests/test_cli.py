@@ -166,7 +166,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "tune",
             "--target gpu --space fbnet --image-size 48 --channels grey --batch 4 --precision int8 --budget 90s "
-            "--inspect --merge a --merge b --records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t --profiles-dir p",
+            "--inspect --merge a --merge b --records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t "
+            "--profiles-dir p",
             {
                 "device": "b:1", "tracker": "t:2", "key": "k",
                 "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "batch": 4, "precision": "int8",
