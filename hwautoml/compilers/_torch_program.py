@@ -1,12 +1,12 @@
 """Exported programs (``torch.export``'s .pt2 archives), checked before anything reads them.
 
-To run a program, its graph and weights are read here (`_torch_graph`); torch's reader is for what needs torch's own
-object: compiling, and moving to another device. torch's own reader trusts its files. In torch 2.13 ``torch.export.load`` unpickles tensors and objects
-that an archive marks so (``weights_only=False``), evaluates symbolic sizes with sympy (which calls
-``eval``), turns a node's target into any attribute below ``torch`` (``torch.os.system`` among them), imports
-what a tree specification names, and runs guards that are kept as Python source. What
-``exporters.export_program`` writes needs none of it: raw weights and a graph of ATen operators with
-fixed shapes. Everything else is refused here, from the very bytes that torch then gets.
+To run a program, its graph and weights are read here (`_torch_graph`); torch's own reader is for what needs torch's own
+object: compiling, and moving to another device. That reader trusts its files. In torch 2.13 ``torch.export.load``
+unpickles tensors and objects that an archive marks so (``weights_only=False``), evaluates symbolic sizes with sympy
+(which calls ``eval``), turns a node's target into any attribute below ``torch`` (``torch.os.system`` among them),
+imports what a tree specification names, and runs guards that are kept as Python source. What ``exporters`` write needs
+none of it: raw weights and a graph of ATen operators with fixed shapes. Everything else is refused here, from the very
+bytes that are then read.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def read_program(path: Path) -> tuple[ExportedProgram, Description]:
 
     content, model = _checked(path)
     with _damage_named(path):
-        return torch.export.load(io.BytesIO(content)), _describe(model["graph_module"])
+        description = _describe(model["graph_module"])
+        return torch.export.load(io.BytesIO(content)), description
 
 
 @contextmanager

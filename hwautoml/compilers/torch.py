@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 RUNTIME = "torch"
 SOURCE_SUFFIX = SUFFIX
 FILE_NAME = "model.pt2"
+#: Of how a program is run (`_torch_graph`): latencies from before it changed are of something else.
+FUNCTIONS_VERSION = 1
 
 
 def unavailable_reason() -> str | None:

@@ -88,6 +88,9 @@ def _recorded(network: torch.nn.Module, example: torch.Tensor) -> tuple[list[_Ca
 def _archive(network: torch.nn.Module, example: torch.Tensor) -> bytes:
     calls, output = _recorded(network, example)
     weights = dict(network.named_parameters()) | dict(network.named_buffers())
+    for name, weight in weights.items():
+        if not weight.is_contiguous():
+            raise CompileError(f"the weight {name} is not contiguous", fix="call contiguous() on it")
     num_parameters = sum(1 for _ in network.parameters())
     names = {id(weight): f"w_{number}" for number, weight in enumerate(weights.values())}
     specs = [_spec(name, names[id(weight)], index < num_parameters)
@@ -214,12 +217,13 @@ def _zipped(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Map
         for number, (name, weight) in enumerate(weights.items())
     }  # fmt: skip
     files: dict[str, bytes] = {
-        f"data/weights/weight_{number}": weight.detach().contiguous().view(-1).numpy().tobytes()
+        f"data/weights/weight_{number}": weight.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
         for number, weight in enumerate(weights.values())
     }
     files |= {
         "data/weights/model_weights_config.json": json.dumps({"config": config}).encode(),
-        "data/constants/model_constants_config.json": b'{"config": {}}', "models/model.json": json.dumps(model).encode(),
+        "data/constants/model_constants_config.json": b'{"config": {}}',
+        "models/model.json": json.dumps(model).encode(),
         "data/sample_inputs/model.pt": b"", "archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little",
         ".data/version": b"6\n",
     }  # fmt: skip
