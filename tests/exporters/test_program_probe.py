@@ -103,12 +103,12 @@ class Several(nn.Module):
         super().__init__()
         self.register_buffer("shift", torch.arange(4.0).view(1, 4, 1, 1))
         self.factor = nn.Parameter(torch.randn(4))
-        self.half = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
+        self.offset = nn.Parameter(torch.ones((), dtype=torch.bfloat16))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         left, right = torch.chunk(x + self.shift, 2, dim=1)
         values, _ = torch.max(torch.cat([left * 2.5, right.clamp(min=-1)], dim=1), dim=3)
-        return (values.mean(2).double() * self.factor + self.half).to(torch.float32).relu_()
+        return (values.mean(2).double() * self.factor + self.offset).to(torch.float32).relu_()
 
 
 def test_several_results_and_other_arguments(tmp_path: Path) -> None:
