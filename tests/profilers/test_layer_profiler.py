@@ -235,6 +235,22 @@ def test_a_noisy_run_is_not_written(tmp_path: Path, device: LocalDevice, tiny: M
     assert table.conditions["num_layers_measured"] > 0  # type: ignore[operator]
 
 
+def test_one_network_that_fails_does_not_end_the_others(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    """Nine are wanted: eight in one call, the last alone. It fails, and another takes its place."""
+    alone: list[str] = []
+
+    def measure(paths: Sequence[Path], reference: Path | None = None) -> Sequence[Measurement | MeasureFailure]:
+        if len(paths) > 1 or alone:
+            return device.measure(paths, reference, protocol=tiny.PROTOCOL)
+        alone.extend(path.name for path in paths)
+        return [MeasureFailure(path, "a neighbour") for path in paths]
+
+    options = replace(tiny.OPTIONS, num_networks=11, num_holdout=2)
+    table = tiny.profile(tmp_path / "t.json", device, options, measure_networks=measure)
+    assert len(alone) == 1
+    assert len(table.observations) == 11 and table.conditions["num_failed"] == 1
+
+
 def test_order_covers_every_group_early(tiny: ModuleType) -> None:
     layers = {layer.key: layer for layer in tiny.TinySpace().all_layers()}
     order = coverage_order(layers, seed=0)
