@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,8 @@ from hwautoml.core.sibling_prior import sibling_prior_table
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure
 from hwautoml.errors import CompileError, InvalidValueError, MeasurementError, RunFolderError
-from hwautoml.profilers.journal import exclusive_lock
+from hwautoml.profilers.assembly import assemble_table
+from hwautoml.profilers.journal import Journal, exclusive_lock
 from hwautoml.profilers.layer_profiler import ProfileOptions, coverage_order
 
 PROGRAM = Path(__file__).with_name("tiny_profile.py")
@@ -233,6 +234,20 @@ def test_a_noisy_run_is_not_written(tmp_path: Path, device: LocalDevice, tiny: M
     assert not (tmp_path / "t.json").exists()
     table = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=2, max_relative_deviation=0.4))
     assert table.conditions["num_layers_measured"] > 0  # type: ignore[operator]
+
+
+def test_where_every_run_reads_the_weights_a_table_knows_how_many(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    space, setting = tiny.TinySpace(), tiny.setting(device.runtime_version)
+    packing = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=0, num_holdout=0))
+    assert {entry.num_weights for entry in packing.entries.values()} == {0}
+    costs = {setting.key(layer): space.cost(layer) for layer in space.all_layers()}
+    journal = Journal(tmp_path / "t.journal.jsonl", asdict(setting))
+    table = assemble_table(replace(setting, runtime="torch"), journal, costs, 5.0)
+    assert {key: entry.num_weights for key, entry in table.entries.items()} == {
+        key: cost.parameters for key, cost in costs.items()
+    }
 
 
 def test_one_network_that_fails_does_not_end_the_others(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
