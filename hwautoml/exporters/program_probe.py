@@ -91,29 +91,30 @@ def _archive(network: torch.nn.Module, example: torch.Tensor) -> bytes:
     for name, weight in weights.items():
         if not weight.is_contiguous():
             raise CompileError(f"the weight {name} is not contiguous", fix="call contiguous() on it")
-    num_parameters = sum(1 for _ in network.parameters())
     names = {id(weight): f"w_{number}" for number, weight in enumerate(weights.values())}
-    specs = [_spec(name, names[id(weight)], index < num_parameters)
-             for index, (name, weight) in enumerate(weights.items())]  # fmt: skip
+    specs = [_spec(name, names[id(weight)], weight) for name, weight in weights.items()]
     tensors = {names[id(weight)]: _meta(weight) for weight in weights.values()} | {_INPUT: _meta(example)}
     names[id(example)] = _INPUT
+    inputs = [_tensor(name) for name in tensors]
     nodes = [_node(call, f"v_{number}", names, tensors) for number, call in enumerate(calls)]
     graph = {
-        "inputs": [_tensor(name) for name in tensors if name.startswith("w_") or name == _INPUT],
-        "outputs": [_tensor(names[id(output)])], "nodes": nodes, "tensor_values": tensors, "sym_int_values": {},
-        "sym_bool_values": {}, "is_single_tensor_return": False, "custom_obj_values": {}, "sym_float_values": {},
-    }
+        "inputs": inputs, "outputs": [_tensor(names[id(output)])], "nodes": nodes, "tensor_values": tensors,
+        "sym_int_values": {}, "sym_bool_values": {}, "is_single_tensor_return": False, "custom_obj_values": {},
+        "sym_float_values": {},
+    }  # fmt: skip
     signature = {
         "input_specs": [*specs, {"user_input": {"arg": _tensor(_INPUT)}}],
         "output_specs": [{"user_output": {"arg": _tensor(names[id(output)])}}],
     }
-    return _zipped(graph, signature, weights)
+    return _zipped(_model(graph, signature), weights)
 
 
-def _spec(weight: str, name: str, is_parameter: bool) -> dict[str, Any]:
-    if is_parameter:
-        return {"parameter": {"arg": {"name": name}, "parameter_name": weight}}
-    return {"buffer": {"arg": {"name": name}, "buffer_name": weight, "persistent": True}}
+def _spec(name: str, name_in_graph: str, weight: torch.Tensor) -> dict[str, Any]:
+    import torch
+
+    if isinstance(weight, torch.nn.Parameter):
+        return {"parameter": {"arg": {"name": name_in_graph}, "parameter_name": name}}
+    return {"buffer": {"arg": {"name": name_in_graph}, "buffer_name": name, "persistent": True}}
 
 
 def _node(call: _Call, name: str, names: dict[int, str], tensors: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +193,8 @@ def _meta(tensor: torch.Tensor) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _zipped(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> bytes:
+def _model(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> dict[str, Any]:
+    """One input by its place, one output, neither in a structure."""
     import torch
     from torch._export.serde.schema import SCHEMA_VERSION
 
@@ -206,11 +208,16 @@ def _zipped(graph: Mapping[str, Any], signature: Mapping[str, Any], weights: Map
         "graph": graph, "signature": signature, "module_call_graph": [{"fqn": "", "signature": called}],
         "metadata": {}, "treespec_namedtuple_fields": {},
     }  # fmt: skip
-    model = {
+    return {
         "graph_module": module, "opset_version": {"aten": torch._C._get_max_operator_version()},
         "range_constraints": {}, "schema_version": dict(zip(("major", "minor"), SCHEMA_VERSION, strict=True)),
         "verifiers": ["TRAINING"], "torch_version": torch.__version__, "guards_code": [],
     }  # fmt: skip
+
+
+def _zipped(model: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> bytes:
+    import torch
+
     config = {
         name: {"path_name": f"weight_{number}", "is_param": isinstance(weight, torch.nn.Parameter),
                "use_pickle": False, "tensor_meta": _meta(weight)}
