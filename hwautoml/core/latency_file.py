@@ -169,7 +169,7 @@ def _typed(data: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:
-    data = {"mean_ms": entry.mean_ms, "deviation_ms": entry.deviation_ms, "origin": entry.origin}
+    data: dict[str, object] = {"mean_ms": entry.mean_ms, "deviation_ms": entry.deviation_ms, "origin": entry.origin}
     return data | ({"num_weights": entry.num_weights} if entry.num_weights else {})
 
 
