@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--profile-budget", type=duration, default="300s", help="per runtime, e.g. 300s or 5m")
     parser.add_argument("--folder", type=Path, default=RESULTS / "latency_model", help="models and measurements")
     parser.add_argument("--out", type=Path, default=RESULTS / "latency_model.json")
-    parser.add_argument("--quick-export", action="store_true", help="ONNX as the profiler exports it: 0.2 s, not 3 s")
+    parser.add_argument("--quick-export", action="store_true", help="as the profiler exports: 0.2 s for ONNX, not 3 s")
     arguments = parser.parse_args(words)
     names = arguments.runtimes.split(",")
     unknown = [name for name in names if name not in RUNTIMES]

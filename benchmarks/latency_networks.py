@@ -35,12 +35,13 @@ def shipped_files(
 ) -> list[Path]:
     """One file each, in order; what is there already is kept.
 
-    ``quick`` exports ONNX through the profiler's exporter: the same operations, ten times as fast, nothing checked.
+    ``quick`` exports through the profiler's exporters: the same operations, ten times as fast, nothing checked.
     """
     onnx = [folder / "onnx" / f"{a.id}.onnx" for a in architectures]
     if runtime in ("torch", "torch-inductor"):
         sources = [folder / "programs" / f"{a.id}.pt2" for a in architectures]
-        _make(sources, [lambda path, a=a: _program(space, a, path) for a in architectures], "exporting", on_done)  # type: ignore[misc]
+        program = _quick_program if quick else _program
+        _make(sources, [lambda path, a=a: program(space, a, path) for a in architectures], "exporting", on_done)  # type: ignore[misc]
     else:
         sources = onnx
         export = _quick_onnx if quick else _onnx
@@ -81,6 +82,14 @@ def _program(space: MobileSpace, architecture: Architecture, path: Path) -> None
     side = space.resolution(architecture)
     module = Deployable(space.module(architecture), MEAN, STD)
     export_program(module, path, (1, side, side, space.channels), dtype="uint8")
+
+
+def _quick_program(space: MobileSpace, architecture: Architecture, path: Path) -> None:
+    from hwautoml.exporters import Deployable, export_program_probe
+
+    side = space.resolution(architecture)
+    module = Deployable(space.module(architecture), MEAN, STD)
+    export_program_probe(module, path, (1, side, side, space.channels), dtype="uint8")
 
 
 def _int8(source: Path, path: Path) -> None:

@@ -1,11 +1,12 @@
-"""Exported programs (``torch.export``'s .pt2 archives), checked before torch reads them.
+"""Exported programs (``torch.export``'s .pt2 archives), checked before anything reads them.
 
-torch's own reader trusts its files. In torch 2.13 ``torch.export.load`` unpickles tensors and objects
-that an archive marks so (``weights_only=False``), evaluates symbolic sizes with sympy (which calls
-``eval``), turns a node's target into any attribute below ``torch`` (``torch.os.system`` among them), imports
-what a tree specification names, and runs guards that are kept as Python source. What
-``exporters.export_program`` writes needs none of it: raw weights and a graph of ATen operators with
-fixed shapes. Everything else is refused here, from the very bytes that torch then gets.
+To run a program, its graph and weights are read here (`_torch_graph`); torch's own reader is for what needs torch's own
+object: compiling, and moving to another device. That reader trusts its files. In torch 2.13 ``torch.export.load``
+unpickles tensors and objects that an archive marks so (``weights_only=False``), evaluates symbolic sizes with sympy
+(which calls ``eval``), turns a node's target into any attribute below ``torch`` (``torch.os.system`` among them),
+imports what a tree specification names, and runs guards that are kept as Python source. What ``exporters`` write needs
+none of it: raw weights and a graph of ATen operators with fixed shapes. Everything else is refused here, from the very
+bytes that are then read.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwautoml.compilers._torch_model import Description
+from hwautoml.compilers import _torch_graph
+from hwautoml.compilers._torch_model import Description, require_device
 from hwautoml.errors import CompileError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
+    import torch
     from torch.export import ExportedProgram
 
 SUFFIX = ".pt2"
@@ -37,24 +42,49 @@ _REFUSED_KEYS = {"expr_str", "as_graph", "as_custom_obj", "as_operator", "as_opa
 _TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 
 
-def read_program(path: Path) -> tuple[ExportedProgram, bytes]:
-    """The program in a file, and the file's content.
+@dataclass(frozen=True)
+class Program:
+    """Ready to run, and the file's content."""
 
-    Raises CompileError, naming the file, when it is damaged or holds more than weights and ATen operators, and
-    UnsupportedOperatorError for a model of another kind.
+    function: Callable[[torch.Tensor], torch.Tensor]
+    description: Description
+    num_operators: int
+    content: bytes
+
+
+def open_program(path: Path) -> Program:
+    """The program in a file, its weights on their device.
+
+    Raises as `read_program` does, and MissingDependencyError where the device cannot be reached.
+    """
+    content, model = _checked(path)
+    with _damage_named(path):
+        module = model["graph_module"]
+        description = _describe(module)
+        require_device(description.device.partition(":")[0])
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            graph = _torch_graph.build(module, _weights(archive))
+    return Program(graph.function, description, graph.num_operators, content)
+
+
+def read_program(path: Path) -> tuple[ExportedProgram, Description]:
+    """The program in a file as torch has it.
+
+    Raises CompileError, naming the file, when it is damaged, holds more than weights and ATen operators or has not
+    one input and one output, both tensors of fixed shape; UnsupportedOperatorError for a model of another kind.
     """
     import torch
 
-    if path.suffix == ".onnx":
-        raise UnsupportedOperatorError(
-            f"torch cannot compile {path}: it runs exported programs ({SUFFIX}), not ONNX",
-            fix="compile the ONNX file with onnxruntime or tvm, or export the network itself "
-            "with hwautoml.exporters.export_program",
-        )
+    content, model = _checked(path)
+    with _damage_named(path):
+        description = _describe(model["graph_module"])
+        return torch.export.load(io.BytesIO(content)), description
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
     try:
-        content = path.read_bytes()
-        _check(content)
-        program = torch.export.load(io.BytesIO(content))
+        yield
     except _RefusedError as error:
         raise CompileError(
             f"{path} is not loaded: {error}", fix="export the network with hwautoml.exporters.export_program"
@@ -65,25 +95,47 @@ def read_program(path: Path) -> tuple[ExportedProgram, bytes]:
             f"{path} is not a readable exported program: {str(error).strip() or type(error).__name__}",
             fix="export the network again",
         ) from error
-    return program, content
 
 
-def describe(program: ExportedProgram) -> Description:
-    """Raises CompileError unless the program has one input and one output, both tensors of fixed shape."""
-    placeholders = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
-    inputs, outputs = program.graph_signature.user_inputs, program.graph.output_node().args[0]
-    if len(inputs) != 1 or len(outputs) != 1 or inputs[0] not in placeholders:
-        raise CompileError(
-            f"the program has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected",
-            fix="export a network that maps images to probabilities",
+def _checked(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """A file's content, and the model in it."""
+    if path.suffix == ".onnx":
+        raise UnsupportedOperatorError(
+            f"torch cannot compile {path}: it runs exported programs ({SUFFIX}), not ONNX",
+            fix="compile the ONNX file with onnxruntime or tvm, or export the network itself "
+            "with hwautoml.exporters.export_program",
         )
-    given, result = placeholders[inputs[0]], outputs[0].meta["val"]
+    with _damage_named(path):
+        content = path.read_bytes()
+        return content, _check(content)
+
+
+def _weights(archive: zipfile.ZipFile) -> dict[str, torch.Tensor]:
+    """By their names in the module."""
+    root, found = archive.namelist()[0].partition("/")[0], {}
+    for config in _CONFIGS:
+        for name, meta in json.loads(archive.read(f"{root}/{config}"))["config"].items():
+            stored = f"{root}/{config.rpartition('/')[0]}/{meta['path_name']}"
+            found[name] = _torch_graph.tensor(archive.read(stored), meta["tensor_meta"])
+    return found
+
+
+def _describe(module: dict[str, Any]) -> Description:
+    specs, tensors = module["signature"], module["graph"]["tensor_values"]
+    inputs = [spec["user_input"]["arg"] for spec in specs["input_specs"] if "user_input" in spec]
+    outputs = [spec["user_output"]["arg"] for spec in specs["output_specs"] if "user_output" in spec]
+    if len(specs["output_specs"]) != len(outputs):
+        raise _RefusedError("it changes its weights")
+    if len(inputs) != 1 or len(outputs) != 1 or "as_tensor" not in inputs[0] or "as_tensor" not in outputs[0]:
+        raise _RefusedError(f"it has {len(inputs)} inputs and {len(outputs)} outputs; one tensor each is expected")
+    name = inputs[0]["as_tensor"]["name"]
+    given, result = tensors[name], tensors[outputs[0]["as_tensor"]["name"]]
     return Description(
-        device=str(given.device),
-        input_name=str(inputs[0]),
-        input_shape=tuple(int(extent) for extent in given.shape),
-        input_dtype=str(given.dtype).removeprefix("torch."),
-        output_shape=tuple(int(extent) for extent in result.shape),
+        device=_torch_graph.device(given["device"]),
+        input_name=name,
+        input_shape=_torch_graph.extents(given["sizes"]),
+        input_dtype=_torch_graph.DTYPES[given["dtype"]],
+        output_shape=_torch_graph.extents(result["sizes"]),
     )
 
 
@@ -91,7 +143,8 @@ class _RefusedError(Exception):
     """The archive holds something that reading or running could execute."""
 
 
-def _check(content: bytes) -> None:
+def _check(content: bytes) -> dict[str, Any]:
+    """The model, once nothing in the archive can execute."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [name.partition("/")[2] for name in archive.namelist()]
         if len({name.partition("/")[0] for name in archive.namelist()}) != 1 or len(set(names)) != len(names):
@@ -107,7 +160,9 @@ def _check(content: bytes) -> None:
             for weight, meta in json.loads(archive.read(entries[name]))["config"].items():
                 if meta["use_pickle"] is not False:
                     raise _RefusedError(f"{weight!r} is pickled")
-        _check_model(json.loads(archive.read(entries[_MODEL])))
+        model: dict[str, Any] = json.loads(archive.read(entries[_MODEL]))
+        _check_model(model)
+    return model
 
 
 def _check_model(model: dict[str, Any]) -> None:
@@ -116,7 +171,7 @@ def _check_model(model: dict[str, Any]) -> None:
         if part.get(name):
             raise _RefusedError(f"it has {name}")
     for node in module["graph"]["nodes"]:
-        if not _OPERATOR.fullmatch(node["target"]):
+        if not _OPERATOR.fullmatch(node["target"]) or ".from_file." in node["target"]:  # which opens any file
             raise _RefusedError(f"it calls {node['target']!r}, which is no ATen operator")
         if node["metadata"]:
             raise _RefusedError(f"{node['target']} carries metadata")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwautoml.compilers._files import missing_packages, replaced_atomically
 from hwautoml.compilers._torch_model import TorchModel, device_of, require_device, set_num_threads
-from hwautoml.compilers._torch_program import SUFFIX, describe, read_program
+from hwautoml.compilers._torch_program import SUFFIX, open_program, read_program
 from hwautoml.compilers.base import CompiledModel, ProgressCallback
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 RUNTIME = "torch"
 SOURCE_SUFFIX = SUFFIX
 FILE_NAME = "model.pt2"
+#: Of how a program is run (`_torch_graph`): latencies from before it changed are of something else.
+FUNCTIONS_VERSION = 1
 
 
 def unavailable_reason() -> str | None:
@@ -61,34 +63,29 @@ def compile_model(
     """
     started = time.perf_counter()
     set_num_threads(num_threads)
-    program, content = read_program(source)
+    program = open_program(source)
     device = device_of(tvm_target)
     require_device(device)
-    if device != "cpu":
-        program, content = _moved(program, device)
+    content = program.content if device == "cpu" else _moved(read_program(source)[0], device)
     path = out_dir / FILE_NAME
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(content)
     if on_progress is not None:
         on_progress(1, 1, "checked with torch")
-    num_operators = sum(node.op == "call_function" for node in program.graph.nodes)
-    return CompiledModel(path, RUNTIME, num_operators, 0, (), time.perf_counter() - started, 0.0)
+    return CompiledModel(path, RUNTIME, program.num_operators, 0, (), time.perf_counter() - started, 0.0)
 
 
 def open_model(path: Path, *, num_threads: int = 1) -> TorchModel:
-    """The program as a module on its device; CompileError when it cannot be loaded or is refused."""
+    """The program's operators as a function, its weights on their device; CompileError when it is refused."""
     set_num_threads(num_threads)
-    program, _ = read_program(path)
-    description = describe(program)
-    require_device(description.device)
-    # Guards would repeat, at every run, what `checked_input` checks once.
-    return TorchModel(program.module(check_guards=False), description)
+    program = open_program(path)
+    return TorchModel(program.function, program.description)
 
 
-def _moved(program: ExportedProgram, device: str) -> tuple[ExportedProgram, bytes]:
+def _moved(program: ExportedProgram, device: str) -> bytes:
     import torch
     from torch.export.passes import move_to_device_pass
 
-    moved, buffer = move_to_device_pass(program, device), io.BytesIO()
-    torch.export.save(moved, buffer)
-    return moved, buffer.getvalue()
+    buffer = io.BytesIO()
+    torch.export.save(move_to_device_pass(program, device), buffer)
+    return buffer.getvalue()

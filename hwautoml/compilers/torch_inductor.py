@@ -13,13 +13,13 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwautoml.compilers._files import missing_packages, replaced_atomically
 from hwautoml.compilers._torch_model import Description, TorchModel, device_of, require_device, set_num_threads
-from hwautoml.compilers._torch_program import SUFFIX, describe, read_program
+from hwautoml.compilers._torch_program import SUFFIX, read_program
 from hwautoml.compilers.base import CompiledModel, ProgressCallback
 from hwautoml.errors import CompileError, MissingDependencyError
 
@@ -80,17 +80,18 @@ def compile_model(
     if reason is not None:
         raise MissingDependencyError(reason)
     started = time.perf_counter()
-    program, _ = read_program(source)
+    program, description = read_program(source)
     device = device_of(tvm_target)
     require_device(device)
-    program = _ready_to_compile(program, device)
+    description = replace(description, device=device)
+    program = _ready_to_compile(program, description)
     if on_progress is not None:
         on_progress(0, 1, "building")
     path, threads_before = out_dir / FILE_NAME, torch.get_num_threads()
     set_num_threads(num_threads)
     configs = {
         "freezing": True,  # folds batch normalisation and packs weights
-        "aot_inductor.metadata": {_DESCRIPTION: json.dumps(asdict(describe(program)))},
+        "aot_inductor.metadata": {_DESCRIPTION: json.dumps(asdict(description))},
     }
     try:
         with replaced_atomically(path) as temporary, torch.no_grad():
@@ -123,15 +124,15 @@ def open_model(path: Path, *, num_threads: int = 1) -> TorchModel:
     return TorchModel(package, description)
 
 
-def _ready_to_compile(program: ExportedProgram, device: str) -> ExportedProgram:
+def _ready_to_compile(program: ExportedProgram, known: Description) -> ExportedProgram:
     """On the device, with the example input that compiling wants and our files leave out."""
     import torch
     from torch.export.passes import move_to_device_pass
 
-    if device != "cpu":
-        program = move_to_device_pass(program, device)
-    known = describe(program)
-    example: torch.Tensor = torch.zeros(known.input_shape, dtype=getattr(torch, known.input_dtype), device=device)
+    if known.device != "cpu":
+        program = move_to_device_pass(program, known.device)
+    dtype = getattr(torch, known.input_dtype)
+    example: torch.Tensor = torch.zeros(known.input_shape, dtype=dtype, device=known.device)
     program.example_inputs = ((example,), {})
     return program
 

@@ -40,7 +40,7 @@ def dumps(table: LatencyTable) -> str:
             }
             for o in table.observations
         ],
-        "hyperparameters": None if table.hyperparameters is None else table.hyperparameters.as_dict(),
+        "hyperparameters": _hyperparameters_json(table),
         "conditions": table.conditions,
     }
     if table.learned is not None:
@@ -169,7 +169,16 @@ def _typed(data: Mapping[str, Any], name: str, kind: type) -> Any:
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:
-    return {"mean_ms": entry.mean_ms, "deviation_ms": entry.deviation_ms, "origin": entry.origin}
+    data: dict[str, object] = {"mean_ms": entry.mean_ms, "deviation_ms": entry.deviation_ms, "origin": entry.origin}
+    return data | ({"num_weights": entry.num_weights} if entry.num_weights else {})
+
+
+def _hyperparameters_json(table: LatencyTable) -> dict[str, float] | None:
+    """Without what no layer of the table has."""
+    if table.hyperparameters is None:
+        return None
+    has_weights = any(entry.num_weights for entry in table.entries.values())
+    return {name: value for name, value in table.hyperparameters.as_dict().items() if name != "weights" or has_weights}
 
 
 def _rounded(value: Any) -> Any:

@@ -11,7 +11,9 @@ D holds how far each entry may be off on its own. F holds what entries share: on
 scale for all, one constant per layer, one in proportion to its input and output (a layer
 alone pays for changing the layout of both, a layer inside a network does not), one relative
 scale per layer kind, per feature-map size, per number of output channels (a multiple of the
-vector width leaves the layout as it is) and per shape (the same layer at several resolutions).
+vector width leaves the layout as it is) and per shape (the same layer at several resolutions);
+for runtimes that read a layer's weights anew at every run, one in proportion to their number:
+alone, they stay in the nearest cache.
 u is what all results of one session have in common and the reference network cannot divide out:
 where it lies in memory, and how much more or less than the others it suffers from a busy machine.
 A prediction is about another session.
@@ -36,7 +38,7 @@ defaults, by coordinate search over a logarithmic grid.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -67,8 +69,9 @@ class Hyperparameters:
     milliseconds on every layer (relative to the mean layer) · kind: of one kind's layers ·
     size: of one feature-map size's layers · width: of layers with the same number of output channels ·
     shape: of layers that differ in their feature-map size only · activation: of each layer in proportion to what it
-    reads and writes · overhead: of the fixed overhead · residual: of a network's latency that no sum of layers
-    explains · level: of all results of one measuring session.
+    reads and writes · weights: of each layer in proportion to its weights, where these are known · overhead: of the
+    fixed overhead · residual: of a network's latency that no sum of layers explains · level: of all results of one
+    measuring session.
     """
 
     entry: float = 0.05
@@ -79,6 +82,7 @@ class Hyperparameters:
     width: float = 0.03
     shape: float = 0.03
     activation: float = 0.10
+    weights: float = 0.10
     overhead: float = 1.0
     residual: float = 0.01
     level: float = 0.005
@@ -175,13 +179,20 @@ class Posterior:
         return np.hstack([self.mean[:, None], self.factors, self.gain])
 
 
-def structure(entries: Mapping[Layer, tuple[float, float]], overhead: tuple[float, float]) -> Structure:
-    """Factors for entries given as (mean, deviation) in ms, in their order; p = len(entries) + 1."""
+def structure(
+    entries: Mapping[Layer, tuple[float, float]], overhead: tuple[float, float], num_weights: Sequence[int] = ()
+) -> Structure:
+    """Factors for entries given as (mean, deviation) in ms, in their order; p = len(entries) + 1.
+
+    ``num_weights`` (len(entries),) are those that every run reads anew; none given, no factor is in proportion to them.
+    """
     mean = np.array([value[0] for value in entries.values()])
     level = float(mean.mean()) if len(mean) else 1.0
     means = np.append(mean, 0.0)  # no shared factor moves the overhead
     moved = np.array([_activations(layer) for layer in entries])
     relative = moved / max(float(moved.mean()), 1.0) if len(moved) else moved
+    read = np.array(num_weights, dtype=np.float64)
+    by_weights = {"weights": np.append(level * read / read.mean(), 0.0)[:, None]} if read.any() else {}
     return Structure(
         mean=np.append(mean, overhead[0]),
         deviation=np.append([value[1] for value in entries.values()], overhead[1]),
@@ -193,6 +204,7 @@ def structure(entries: Mapping[Layer, tuple[float, float]], overhead: tuple[floa
             "size": means[:, None] * _membership([layer.height for layer in entries]),
             "width": means[:, None] * _membership([layer.out_channels for layer in entries]),
             "shape": means[:, None] * _membership([replace(layer, height=1, width=1).key for layer in entries]),
+            **by_weights,
         },
     )
 
@@ -265,9 +277,9 @@ def fit_hyperparameters(prior: Structure, data: Observations, defaults: Hyperpar
     for _ in range(_NUM_SWEEPS):
         # An outlier must not be explained by a large residual; ordinary scatter must be.
         weights = evidence.robust_weights(best, _FIT_TOLERANCE)
-        for field in fields(Hyperparameters):
-            default = getattr(defaults, field.name)
-            options = [replace(best, **{field.name: float(default * step)}) for step in _GRID_STEPS]
+        for name in evidence.names:
+            default = getattr(defaults, name)
+            options = [replace(best, **{name: float(default * step)}) for step in _GRID_STEPS]
             best = max(options, key=lambda option: evidence.log_posterior(option, defaults, weights))
     return best
 
@@ -287,6 +299,11 @@ class _Evidence:
             shared = counts @ loading
             self._parts[name] = shared @ shared.T
         self._parts["level"] = shared_noise(prior, data)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the hyper-parameters that this structure has."""
+        return [field.name for field in fields(Hyperparameters) if field.name in {*self._parts, "residual"}]
 
     def kernel(self, hyper: Hyperparameters) -> Array:
         """K (n, n) without what each result has of its own."""

@@ -55,12 +55,14 @@ class Entry:
     """Time of one layer (or of the overhead) and its standard deviation.
 
     Origins: "measured" by a micro-benchmark on this target, "inferred" from measured entries (by regression
-    from this target's, or from other devices'), "estimated" from the datasheet.
+    from this target's, or from other devices'), "estimated" from the datasheet. ``num_weights`` is how many weights of
+    the layer every run reads anew; 0 where the runtime packs them when it opens a model.
     """
 
     mean_ms: float
     deviation_ms: float
     origin: EntryOrigin = "measured"
+    num_weights: int = 0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.mean_ms) and self.mean_ms > 0):
@@ -69,6 +71,8 @@ class Entry:
             raise InvalidValueError(f"an entry's deviation_ms must be finite and >= 0, got {self.deviation_ms!r}")
         if self.origin not in ENTRY_ORIGINS:
             raise InvalidValueError(f"an entry's origin must be one of {ENTRY_ORIGINS}, got {self.origin!r}")
+        if type(self.num_weights) is not int or self.num_weights < 0:
+            raise InvalidValueError(f"an entry's num_weights must be a count, got {self.num_weights!r}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,8 @@ class LatencyTable:
     @cached_property
     def _structure(self) -> model.Structure:
         entries = {Layer.from_key(key): (entry.mean_ms, entry.deviation_ms) for key, entry in self.entries.items()}
-        return model.structure(entries, (self.overhead.mean_ms, self.overhead.deviation_ms))
+        num_weights = [entry.num_weights for entry in self.entries.values()]
+        return model.structure(entries, (self.overhead.mean_ms, self.overhead.deviation_ms), num_weights)
 
     @cached_property
     def _data(self) -> model.Observations:

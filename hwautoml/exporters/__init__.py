@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hwautoml.exporters.onnx_export import export_onnx
     from hwautoml.exporters.parity import ParityReport, check_parity, require_parity
     from hwautoml.exporters.probe import export_probe
+    from hwautoml.exporters.program_probe import export_program_probe
     from hwautoml.exporters.quantization import quantize_onnx
     from hwautoml.exporters.torch_export import export_program
 
@@ -23,6 +24,7 @@ __all__ = [
     "export_onnx",
     "export_probe",
     "export_program",
+    "export_program_probe",
     "quantize_onnx",
     "require_parity",
 ]
@@ -34,6 +36,7 @@ _MODULE_OF = {
     "export_onnx": "onnx_export",
     "export_probe": "probe",
     "export_program": "torch_export",
+    "export_program_probe": "program_probe",
     "quantize_onnx": "quantization",
     "require_parity": "parity",
 }

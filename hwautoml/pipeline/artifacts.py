@@ -135,10 +135,10 @@ class _Probe:
         return path
 
     def write_program(self, path: Path) -> Path:
-        from hwautoml.exporters import export_program
+        from hwautoml.exporters import export_program_probe
 
         with _exporting:
-            export_program(self.make(), path, self.input_shape, dtype=self.dtype)
+            export_program_probe(self.make(), path, self.input_shape, dtype=self.dtype)
         return path
 
 

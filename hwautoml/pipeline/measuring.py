@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
+from hwautoml.compilers.torch import FUNCTIONS_VERSION
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -25,6 +26,8 @@ from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import profile_layers
 from hwautoml.profilers.profile_options import ProfileOptions
 from hwautoml.schedules import SCHEDULES_VERSION
+
+_CODE_VERSIONS = {"tvm": f"+schedules{SCHEDULES_VERSION}", "torch": f"+functions{FUNCTIONS_VERSION}"}
 
 
 def measure_table(
@@ -80,8 +83,8 @@ def measure_table(
 
 
 def with_code_version(runtime: str, runtime_version: str) -> str:
-    """What a table says its runtime's version is: TVM runs code that is ours, and that has a version too."""
-    return f"{runtime_version}+schedules{SCHEDULES_VERSION}" if runtime == "tvm" else runtime_version
+    """What a table says its runtime's version is: TVM and torch run code that is ours, and that has a version too."""
+    return runtime_version + _CODE_VERSIONS.get(runtime, "")
 
 
 def require_no_less(path: Path, table: LatencyTable) -> None:

@@ -243,7 +243,8 @@ def _joined(entries: Sequence[Entry | None], factors: Sequence[float]) -> Entry:
     stated = np.array([factor * entry.deviation_ms for entry, factor in chosen])
     weights = 1 / np.maximum(stated, _MIN_RELATIVE_DEVIATION * means) ** 2
     mean = float(weights @ means / weights.sum())
-    return Entry(mean, float(weights.sum() ** -0.5) if len(chosen) > 1 else float(stated[0]), chosen[0][0].origin)
+    deviation = float(weights.sum() ** -0.5) if len(chosen) > 1 else float(stated[0])
+    return replace(chosen[0][0], mean_ms=mean, deviation_ms=deviation)
 
 
 def _scaled_observation(observation: Observation, factor: float) -> Observation:

@@ -292,7 +292,7 @@ def find_table(
             _log.warning("%s is not used: %s", path, error)
             continue
         if table.runtime_version is not None and with_code_version(identity.runtime, "") not in table.runtime_version:
-            _log.warning("%s is not used: it was measured with other schedules than this version's", path)
+            _log.warning("%s is not used: it was measured with other code than this version's", path)
             continue
         if machine is not None and table.conditions.get("fingerprint") != machine:
             # Tables that ship are of one machine, and that it is not this one is nothing to warn of.

@@ -18,6 +18,8 @@ from hwautoml.profilers.journal import Journal
 
 _PER_MODEL_CONDITIONS = ("load_ms", "peak_memory_bytes", "num_inner", "preempted_share", "reference_median_ms")
 _MIN_LEAVE_ONE_OUT = 3
+#: Runtimes that read, and convert, a layer's weights at every run; the others pack them when they open a model.
+READING_WEIGHTS = ("torch",)
 _MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhead is subtracted
 
 
@@ -69,9 +71,12 @@ def assemble_table(
         )
     measured = doubt_wild_entries(measured, costs)
     inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
+    entries = dict(sorted((measured | inferred).items()))
+    if setting.runtime in READING_WEIGHTS:
+        entries = {key: replace(entry, num_weights=costs[key].parameters) for key, entry in entries.items()}
     table = LatencyTable(
         setting.target, setting.runtime, setting.num_threads, setting.batch, setting.precision, setting.space,
-        entries=dict(sorted((measured | inferred).items())), overhead=overhead,
+        entries=entries, overhead=overhead,
         conditions=_conditions(setting, journal, records, quiet, len(measured), len(inferred)),
     )
     networks = [line for line in quiet if line["record"] == "network"]

@@ -161,6 +161,7 @@ class _Profile:
         pool = self._pool()
         for is_holdout in (False, True):
             chosen: list[Architecture] = []
+            num_in_vain = 0
             while True:
                 start = monotonic()
                 until = start + self._left_sec() - (0.0 if is_holdout else self._holdout_sec())
@@ -177,10 +178,11 @@ class _Profile:
                 num_before = len(self._usable("network"))
                 self._measure_chunk("network", jobs, start, until)
                 self._report("networks")
-                if len(self._usable("network")) == num_before and self._prior is not None:
+                num_in_vain = num_in_vain + len(jobs) if len(self._usable("network")) == num_before else 0
+                if num_in_vain and self._prior is not None:
                     raise MeasurementError(f"none of {len(jobs)} networks could be measured{self._last_failure()}")
-                if len(self._usable("network")) == num_before:
-                    logger.warning("none of the last %d networks could be measured; the table goes without", len(jobs))
+                if num_in_vain >= _NETWORKS_PER_CALL:  # fewer may have been bad luck
+                    logger.warning("none of the last %d networks could be measured; no more are tried", num_in_vain)
                     return
 
     def _network_job(self, architecture: Architecture, table: LatencyTable, is_holdout: bool) -> Job:

@@ -173,9 +173,22 @@ def signature(model: dict[str, Any]) -> dict[str, Any]:
     return model["graph_module"]["module_call_graph"][0]["signature"]
 
 
+def changed_weight(model: dict[str, Any]) -> None:
+    specs = model["graph_module"]["signature"]["output_specs"]
+    specs.append({"buffer_mutation": {"arg": {"name": "b_mean"}, "buffer_name": "mean"}})
+
+
+def second_input(model: dict[str, Any]) -> None:
+    specs = model["graph_module"]["signature"]["input_specs"]
+    specs.append(specs[-1])
+
+
 REFUSED = {
     "pickled": edit_json(WEIGHTS, pickled_weight),
     "no ATen operator": edit_json(MODEL, lambda model: first_node(model).update(target="torch.os.system")),
+    "from_file": edit_json(MODEL, lambda model: first_node(model).update(target="torch.ops.aten.from_file.default")),
+    "changes its weights": edit_json(MODEL, lambda model: changed_weight(model)),
+    "2 inputs and 1 outputs": edit_json(MODEL, lambda model: second_input(model)),
     "guards_code": edit_json(MODEL, lambda model: model.update(guards_code=["__import__('os').abort()"])),
     "as_expr|expr_str": edit_json(
         MODEL, lambda m: m["graph_module"]["graph"]["sym_int_values"].update(s={"as_expr": {"expr_str": "exit()"}})
@@ -200,6 +213,83 @@ def test_what_could_execute_is_refused(reason: str, program: Path, tmp_path: Pat
                 lambda: load_backend("torch-inductor").compile_model(path, tmp_path, tvm_target=CPU)):  # fmt: skip
         with pytest.raises(CompileError, match=rf"bad\.pt2 is not loaded: .*({reason})"):
             use()
+
+
+def unknown_operator(model: dict[str, Any]) -> None:
+    first_node(model)["target"] = "torch.ops.aten.relu.nowhere"
+
+
+def unknown_argument(model: dict[str, Any]) -> None:
+    first_node(model)["inputs"][0]["arg"] = {"as_complex": {"real": 1.0, "imag": 0.0}}
+
+
+def unknown_tensor(model: dict[str, Any]) -> None:
+    first_node(model)["inputs"][0]["arg"] = {"as_tensor": {"name": "nobody"}}
+
+
+DAMAGED = {
+    "nowhere": edit_json(MODEL, unknown_operator),
+    "as_complex": edit_json(MODEL, unknown_argument),
+    "nobody": edit_json(MODEL, unknown_tensor),
+    "storage": lambda entries: entries.update({"data/weights/weight_0": entries["data/weights/weight_0"][:8]}),
+    "weight_0": lambda entries: entries.pop("data/weights/weight_0"),
+    "graph_module": edit_json(MODEL, lambda model: model.pop("graph_module")),
+}
+
+
+@pytest.mark.parametrize("reason", DAMAGED)
+def test_what_is_damaged_is_named(reason: str, program: Path, tmp_path: Path) -> None:
+    path = rewritten(program, tmp_path / "bad.pt2", DAMAGED[reason])
+    with pytest.raises(CompileError, match=rf"(?s)bad\.pt2 is not a readable exported program: .*{reason}"):
+        load_backend("torch").open_model(path)
+
+
+def test_it_computes_what_torchs_own_reader_computes(program: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    with torch.no_grad():
+        expected = torch.export.load(program).module()(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(load_backend("torch").open_model(program)(x), expected)
+
+
+MEANINGFUL = ("torch", "self", "forward", "x", "device", "inf", "fx_pytree", "weight_0", "None_", "class", "exec")
+
+
+def rename_in(value: Any, known: dict[str, str]) -> None:
+    """Tensors and nodes, at any depth."""
+    if isinstance(value, dict):
+        if isinstance(value.get("name"), str):
+            value["name"] = known.get(value["name"], value["name"])
+        for child in value.values():
+            rename_in(child, known)
+    elif isinstance(value, list):
+        for child in value:
+            rename_in(child, known)
+
+
+def test_no_text_of_the_file_becomes_code(program: Path, tmp_path: Path) -> None:
+    """Names are free, even those that mean something in the code that runs."""
+
+    def rename(model: dict[str, Any]) -> None:
+        graph = model["graph_module"]["graph"]
+        known = dict(zip(graph["tensor_values"], MEANINGFUL, strict=False))
+        graph["tensor_values"] = {known.get(name, name): meta for name, meta in graph["tensor_values"].items()}
+        rename_in(model["graph_module"], known)
+
+    model = load_backend("torch").open_model(rewritten(program, tmp_path / "renamed.pt2", edit_json(MODEL, rename)))
+    assert model(np.zeros((1, 8, 8, 3), np.uint8)).shape == (1, 5)
+
+
+def test_values_are_freed_after_their_last_use(tmp_path: Path) -> None:
+    """Else networks would take far more memory than in torch, and miss the caches."""
+    layers = torch.nn.Sequential(*[torch.nn.ReLU() for _ in range(50)])
+    path = export_program(layers, tmp_path / "net.pt2", (1, 1, 1024, 1024)).path
+    model = load_backend("torch").open_model(path)
+    run = model.bind(np.ones(model.input_shape, np.float32))
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert len(changes) >= 50
+    assert np.cumsum(changes).max() <= 3 * 4 * 1024**2
 
 
 def test_a_pickle_is_never_opened(program: Path, tmp_path: Path) -> None:

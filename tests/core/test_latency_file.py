@@ -20,7 +20,8 @@ layers = st.builds(
     Layer, st.sampled_from(["stem", "mbconv", "head"]), st.integers(1, 512), st.integers(1, 224), st.integers(1, 224),
     st.integers(1, 512), st.sampled_from([1, 3, 5]), st.integers(1, 6), st.integers(1, 2),
 )
-entries = st.builds(Entry, times, st.floats(0, 1e3), st.sampled_from(["measured", "inferred", "estimated"]))
+origins = st.sampled_from(["measured", "inferred", "estimated"])
+entries = st.builds(Entry, times, st.floats(0, 1e3), origins, st.sampled_from([0, 0, 20_000]))
 
 
 @st.composite
@@ -61,6 +62,21 @@ TABLE = LatencyTable(
     "cpu", "onnxruntime", 1, 1, "fp32", "mobile/v1/32x32x3", {LAYER.key: Entry(0.5, 0.1)}, Entry(0.01, 0.001),
     (Observation("0123456789ab", ((LAYER.key, 2),), 1.1),), conditions={"runtime_version": "1.20.0"},
 )
+
+
+def test_a_file_says_nothing_of_weights_that_no_layer_has(tmp_path: Path) -> None:
+    """So that what was written before weights were a term stays as it is, and is read."""
+    table = replace(TABLE, hyperparameters=Hyperparameters(entry=0.02))
+    assert "weights" not in dumps(table)
+    read = table_of(table, tmp_path)
+    assert read.hyperparameters == table.hyperparameters
+    reading = replace(table, entries={LAYER.key: Entry(0.5, 0.1, num_weights=432)})
+    assert reading == table_of(reading, tmp_path) and dumps(reading).count("weights") == 2
+
+
+def table_of(table: LatencyTable, folder: Path) -> LatencyTable:
+    save(table, folder / "t.json")
+    return load(folder / "t.json")
 
 
 def test_damaged_json_names_line_and_column_and_is_left_alone(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -121,3 +122,32 @@ def test_what_a_session_has_in_common_is_told_from_what_each_result_has() -> Non
     posterior = model.posterior(prior, found, model.Observations(data.counts, latency, 0 * latency, session))
     means, stds = posterior.predict(data.counts)
     assert np.all(stds > 0.02 * means)
+
+
+def test_what_weights_cost_within_a_network_is_learnt_where_they_are_known() -> None:
+    """Layers alone took what they take, less a share in proportion to their weights, which differ a hundredfold."""
+    rng = np.random.default_rng(0)
+    layers = [Layer(f"kind{i % 3}", 8, (4, 8)[i % 2], 8, 8 + i) for i in range(40)]
+    num_weights = [int(n) for n in 10 ** rng.uniform(2, 4, 40)]
+    alone = {layer: (float(rng.uniform(0.1, 0.2)), 0.002) for layer in layers}
+    within = np.append(np.array([mean for mean, _ in alone.values()]) + 1e-5 * np.array(num_weights), 0.05)
+    counts = np.hstack([rng.integers(0, 2, (60, 40)), np.ones((60, 1))])
+    latency = counts @ within * rng.lognormal(0, 0.005, 60)
+    errors = {}
+    for name, known in {"without": (), "with": num_weights}.items():
+        prior = model.structure(alone, (0.05, 0.01), known)
+        data = model.Observations(counts[:20], latency[:20], (0.005 * latency[:20]) ** 2, np.zeros(20, dtype=np.int64))
+        hyper = model.fit_hyperparameters(prior, data, HYPER)
+        means, _ = model.posterior(prior, hyper, data).predict(counts[20:])
+        errors[name] = float(np.abs(means / latency[20:] - 1).mean())
+    assert errors["with"] < 0.01
+    assert errors["without"] > 2 * errors["with"]
+
+
+def test_without_weights_their_hyperparameter_is_inert() -> None:
+    prior, data = problem(3, 12, 40)
+    found = model.fit_hyperparameters(prior, data, HYPER)
+    assert found.weights == HYPER.weights
+    means, stds = model.posterior(prior, found, data).predict(data.counts)
+    others = model.posterior(prior, replace(found, weights=9.0), data).predict(data.counts)
+    assert np.array_equal(means, others[0]) and np.array_equal(stds, others[1])

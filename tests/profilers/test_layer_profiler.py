@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,8 @@ from hwautoml.core.sibling_prior import sibling_prior_table
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure
 from hwautoml.errors import CompileError, InvalidValueError, MeasurementError, RunFolderError
-from hwautoml.profilers.journal import exclusive_lock
+from hwautoml.profilers.assembly import assemble_table
+from hwautoml.profilers.journal import Journal, exclusive_lock
 from hwautoml.profilers.layer_profiler import coverage_order
 from hwautoml.profilers.profile_options import ProfileOptions
 
@@ -234,6 +235,36 @@ def test_a_noisy_run_is_not_written(tmp_path: Path, device: LocalDevice, tiny: M
     assert not (tmp_path / "t.json").exists()
     table = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=2, max_relative_deviation=0.4))
     assert table.conditions["num_layers_measured"] > 0  # type: ignore[operator]
+
+
+def test_where_every_run_reads_the_weights_a_table_knows_how_many(
+    tmp_path: Path, device: LocalDevice, tiny: ModuleType
+) -> None:
+    space, setting = tiny.TinySpace(), tiny.setting(device.runtime_version)
+    packing = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=0, num_holdout=0))
+    assert {entry.num_weights for entry in packing.entries.values()} == {0}
+    costs = {setting.key(layer): space.cost(layer) for layer in space.all_layers()}
+    journal = Journal(tmp_path / "t.journal.jsonl", asdict(setting))
+    table = assemble_table(replace(setting, runtime="torch"), journal, costs, 5.0)
+    assert {key: entry.num_weights for key, entry in table.entries.items()} == {
+        key: cost.parameters for key, cost in costs.items()
+    }
+
+
+def test_one_network_that_fails_does_not_end_the_others(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
+    """Nine are wanted: eight in one call, the last alone. It fails, and another takes its place."""
+    alone: list[str] = []
+
+    def measure(paths: Sequence[Path], reference: Path | None = None) -> Sequence[Measurement | MeasureFailure]:
+        if len(paths) > 1 or alone:
+            return device.measure(paths, reference, protocol=tiny.PROTOCOL)
+        alone.extend(path.name for path in paths)
+        return [MeasureFailure(path, "a neighbour") for path in paths]
+
+    options = replace(tiny.OPTIONS, num_networks=11, num_holdout=2)
+    table = tiny.profile(tmp_path / "t.json", device, options, measure_networks=measure)
+    assert len(alone) == 1
+    assert len(table.observations) == 11 and table.conditions["num_failed"] == 1
 
 
 def test_order_covers_every_group_early(tiny: ModuleType) -> None:
