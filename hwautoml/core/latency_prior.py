@@ -22,6 +22,7 @@ _MAX_DEVIATION = 1.0
 _MAX_OF_ALL_KINDS = 200
 _WILD = 5.0  # robust standard deviations from what similar layers take
 _MIN_SPREAD = 0.15  # of log time: where a regression fits better than that, a layer may still have its peculiarities
+_MAX_ROUNDS = 6  # of leaving out what is wild; two or three settle it
 _ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Wall time to start one kernel: a function call and a thread barrier on a CPU, a launch through the driver on a GPU
 # (about 5 us on CUDA), the same at an eighth of the clock on small boards.
@@ -69,7 +70,7 @@ def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerC
         has_own = len(keys) >= MIN_LAYERS
         regression = _trusting_regression(keys if has_own else _some(list(measured)), measured, costs)
         limit = _wild_limit(regression) * (1 if has_own else 4)
-        for key, suggested_ms in zip(keys, map(float, regression.predict(keys)[0]), strict=True):
+        for key, suggested_ms in _suggestions(regression, keys).items():
             entry = measured[key]
             if abs(math.log(entry.mean_ms / suggested_ms)) > limit:
                 logger.warning(
@@ -96,14 +97,25 @@ def _some(keys: Sequence[str]) -> Sequence[str]:
 def _trusting_regression(
     keys: Sequence[str], measured: Mapping[str, Entry], costs: Mapping[str, LayerCost]
 ) -> LayerRegression:
-    """Of those layers that the regression of all of them does not find wild."""
-    first = LayerRegression({key: measured[key].mean_ms for key in keys}, costs)
-    limit = _wild_limit(first)
-    trusted = {
-        key: measured[key].mean_ms
-        for key, residual in zip(keys, first.left_out, strict=True) if abs(residual) <= limit
-    }
-    return LayerRegression(trusted, costs) if 0 < len(trusted) < len(keys) else first
+    """Of those layers that it does not find wild itself: a wild one may hide another until it is left out."""
+    times = {key: measured[key].mean_ms for key in keys}
+    regression = LayerRegression(times, costs)
+    for _ in range(_MAX_ROUNDS):
+        limit, suggested = _wild_limit(regression), _suggestions(regression, keys)
+        trusted = {key: ms for key, ms in times.items() if abs(math.log(ms / suggested[key])) <= limit}
+        if not trusted or trusted.keys() == regression.mean_ms.keys():
+            break
+        regression = LayerRegression(trusted, costs)
+    return regression
+
+
+def _suggestions(regression: LayerRegression, keys: Sequence[str]) -> dict[str, float]:
+    """Milliseconds by the other layers of the regression alone: what it was fitted to says nothing of itself."""
+    suggested = dict(zip(keys, map(float, regression.predict(keys)[0]), strict=True))
+    for (key, ms), residual in zip(regression.mean_ms.items(), regression.left_out, strict=True):
+        if key in suggested:
+            suggested[key] = ms / math.exp(float(residual))
+    return suggested
 
 
 def _wild_limit(regression: LayerRegression) -> float:

@@ -31,7 +31,7 @@ class LayerRegression:
     """Of measured layers (at least one): ``mean_ms`` by key. ``costs`` has every key that is asked about."""
 
     def __init__(self, mean_ms: Mapping[str, float], costs: Mapping[str, LayerCost]) -> None:
-        self._costs = costs
+        self._costs, self.mean_ms = costs, dict(mean_ms)
         features = self._features(list(mean_ms))
         self._center, self._spread = features.mean(axis=0), features.std(axis=0)
         self._inputs = self._standardised(features)

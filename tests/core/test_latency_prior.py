@@ -89,7 +89,6 @@ def test_wild_layers_poison_neither_the_others_nor_networks(wild: list[tuple[int
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="about one wild layer in seventy is trusted (7 of 477 drawn ones)")
 @settings(max_examples=40, deadline=None, phases=[Phase.generate])  # to find a smaller one would take minutes
 @given(**WILD)
 def test_many_wild_layers_poison_neither_the_others_nor_networks(wild: list[tuple[int, float]], seed: int) -> None:
