@@ -153,7 +153,10 @@ def _weights(call: relax.Call, values: list[relax.Expr]) -> tuple[np.ndarray, np
     integers, scale, zero = arrays
     along = [1] * integers.ndim
     if scale.size > 1:
-        along[int(call.attrs.axis) % integers.ndim] = -1
+        axis = int(call.attrs.axis) % integers.ndim
+        if scale.size != integers.shape[axis] or zero.size not in (1, scale.size):
+            return None  # in blocks along an axis
+        along[axis] = -1
     scale, zero = (array.reshape(along if array.size > 1 else [1] * integers.ndim) for array in (scale, zero))
     dtype = "int16" if str(integers.dtype) in _RANGES else "int64"
     return integers.astype(dtype) - zero.astype(dtype), scale
