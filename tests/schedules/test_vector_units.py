@@ -9,7 +9,7 @@ import tvm
 
 from hwautoml.schedules.dispatch import Machine
 from hwautoml.schedules.library import functions_of, schedule_module
-from hwautoml.schedules.vector_unit import VectorUnit, vector_unit
+from hwautoml.schedules.vector_unit import vector_unit
 from tests.compilers.graphs import GraphBuilder
 from tests.schedules.single import functions
 
@@ -28,18 +28,22 @@ SCALAR = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-u74"}
 
 
 @pytest.mark.parametrize(
-    ("mapping", "expected"),
+    ("mapping", "lanes", "registers", "pair_widths"),
     [
-        (AVX2, VectorUnit(8, 16)),
-        (AVX512, VectorUnit(16, 32)),
-        (NEON, VectorUnit(4, 32)),
-        (NEON32, VectorUnit(4, 16)),
-        (RVV, VectorUnit(8, 32)),
-        (SCALAR, VectorUnit(4, 8)),
+        (AVX2, 8, 16, [4, 8]),
+        (AVX512, 16, 32, [4, 8, 16]),
+        (NEON, 4, 32, []),
+        (NEON32, 4, 16, []),
+        (RVV, 8, 32, []),
+        (SCALAR, 4, 8, []),
     ],
 )
-def test_width_and_registers_come_from_the_target(mapping: dict[str, object], expected: VectorUnit) -> None:
-    assert vector_unit(tvm.target.Target(mapping)) == expected
+def test_width_and_registers_come_from_the_target(
+    mapping: dict[str, object], lanes: int, registers: int, pair_widths: list[int]
+) -> None:
+    unit = vector_unit(tvm.target.Target(mapping))
+    assert (unit.lanes, unit.num_registers) == (lanes, registers)
+    assert [width for width, _ in unit.pair_products] == pair_widths
 
 
 @pytest.mark.parametrize(
