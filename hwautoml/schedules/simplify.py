@@ -176,6 +176,25 @@ def _divide(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax
     return relax.op.multiply(call.args[0], relax.const(reciprocal, str(reciprocal.dtype)))
 
 
+def _max(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
+    """The importer stacks the operands of ONNX's Max along a fifth axis, for which images have no layout."""
+    stacked = values[0]
+    if not is_call(stacked, "relax.stack") or int(stacked.attrs.axis) != 0 or bool(call.attrs.keepdims):
+        return None
+    if call.attrs.axis is None or [int(axis) for axis in call.attrs.axis] != [0]:
+        return None
+    operands = list(getattr(mutator.trace(stacked.args[0]), "fields", ()))
+    result = None
+    for operand in operands:
+        value = mutator.trace(operand)
+        spread = mutator.trace(value.args[0]) if is_call(value, "relax.broadcast_to") else value
+        array = constant_array(spread)
+        if array is not None and array.dtype.kind == "f" and np.all(array == np.finfo(array.dtype).min):
+            continue  # nothing is smaller
+        result = operand if result is None else mutator.emit(relax.op.maximum(result, operand))
+    return result
+
+
 def _take(_: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """torch exports adaptive pooling as a gather of every element in order: a reshape."""
     indices, shape = constant_array(values[1]), static_shape(call.args[0])
@@ -300,6 +319,7 @@ def _widen(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> 
 _RULES: dict[str, Rule] = {
     "relax.clip": _clip,
     "relax.divide": _divide,
+    "relax.max": _max,
     "relax.take": _take,
     "relax.reshape": _reshape,
     "relax.permute_dims": _permute,

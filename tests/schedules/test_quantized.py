@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hwautoml.exporters import quantize_onnx
+from hwautoml.exporters.quantization import weighted_layers
 from hwautoml.schedules.host import resolve_target
 from hwautoml.schedules.library import function_key, functions_of
 from tests.compilers.graphs import GraphBuilder
@@ -21,10 +23,14 @@ from tests.schedules.single import HOST, assert_candidates_agree, functions
 from tests.schedules.test_families import CANDIDATE, CHANNELS, SIDE, few
 
 
-def quantized(graph: GraphBuilder, result: str, path: Path, shape: tuple[int, ...], rank: int = 4) -> Path:
-    """The graph in int8, calibrated on random numbers."""
+def quantized(
+    graph: GraphBuilder, result: str, path: Path, shape: tuple[int, ...], rank: int = 4, num_fp32: int = 0
+) -> Path:
+    """The graph in int8, calibrated on random numbers; its first ``num_fp32`` layers but one stay in float32."""
     images = np.random.default_rng(0).standard_normal((4 * shape[0], *shape[1:])).astype("float32")
-    quantize_onnx(graph.save(path, result, rank=rank), path, images, reduce_range=True)
+    graph.save(path, result, rank=rank)
+    kept = weighted_layers(path)[1 : 1 + num_fp32]
+    quantize_onnx(path, path, images, reduce_range=True, keep_fp32=kept)
     return path
 
 
@@ -114,6 +120,17 @@ def test_groups_pools_and_joints(tmp_path: Path) -> None:
     joint = graph.node("Concat", grouped, pooled, axis=1)
     path = quantized(graph, graph.conv(joint, 48, 24, 3), tmp_path / "joint.onnx", shape)
     assert "packed" in assert_agree(path, choose=0, num_threads=2)
+
+
+def test_layers_that_stay_in_float32(tmp_path: Path) -> None:
+    """Mixed precision: what keeps ONNX Runtime from quantising such a layer must not keep TVM from lowering it."""
+    shape = (1, 16, 9, 9)
+    graph = GraphBuilder(shape)
+    x = graph.activation(graph.conv("images", 16, 24, 3), "relu")
+    x = graph.activation(graph.conv(x, 24, 24, 3, groups=24), "relu")
+    path = quantized(graph, graph.conv(x, 24, 8, 1), tmp_path / "mixed.onnx", shape, num_fp32=1)
+    assert any(node.op_type == "Max" for node in onnx.load(path).graph.node)
+    assert "packed" in assert_agree(path, choose=0)
 
 
 def test_networks_calibrated_differently_share_records(tmp_path: Path) -> None:
