@@ -97,15 +97,15 @@ class Tuner:
         """Tries candidates until the budget is spent; returns how many were tried.
 
         Each is recorded at once, so that a tuner that is ended repeats none but the one that it was timing.
-        ``each_first``: no function gets a second trial before every one had its first.
+        ``each_first``: no function that has a time gets a further trial before every one has its first.
         """
         deadline, num_trials = time.perf_counter() + budget_sec, 0
         while time.perf_counter() < deadline:
             open_tasks = [task for task in self.tasks.values() if not task.is_done]
             if not open_tasks:
                 break
-            untried = [task for task in open_tasks if not task.record.num_tried] if each_first else []
-            task = max(untried or open_tasks, key=lambda candidate: candidate.priority)
+            unknown = [task for task in open_tasks if task.record.tiling is None] if each_first else []
+            task = max(unknown or open_tasks, key=lambda candidate: candidate.priority)
             tiling = task.order[task.record.num_tried]
             if tiling not in task.record.crashed:
                 if on_trial is not None:
