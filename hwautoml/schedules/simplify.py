@@ -240,32 +240,6 @@ def _axes(call: relax.Call) -> list[int]:
     return [int(axis) % rank for axis in call.attrs.axes]
 
 
-def _multiply(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
-    """Products with zero (a cell's dropped edges) are zeros: what was multiplied need not be computed.
-
-    As TVM's own arithmetic has it, which folds such products within a function, infinities or not.
-    """
-    shape = static_shape(call)
-    if shape is not None and any(_is_zero(value) for value in values):
-        dtype = str(call.ty.dtype)
-        return relax.const(np.zeros(shape, dtype), dtype)
-    return _per_channel(mutator, call, values)
-
-
-def _add(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
-    """A sum with a map of zeros (a dropped edge) is the other; a bias of zeros stays (trained ones have others)."""
-    shape = static_shape(call)
-    for operand, other in zip(call.args, reversed(values), strict=True):
-        if shape is not None and _is_zero(other) and static_shape(operand) == static_shape(other) == shape:
-            return operand
-    return _per_channel(mutator, call, values)
-
-
-def _is_zero(expression: relax.Expr) -> bool:
-    array = constant_array(expression)
-    return array is not None and not array.any()
-
-
 def _per_channel(
     mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
 ) -> relax.Expr | None:
@@ -332,7 +306,7 @@ _RULES: dict[str, Rule] = {
     "relax.dequantize": quantized.dequantize,
     "relax.nn.conv2d": quantized.conv2d,
     "relax.matmul": quantized.matmul,
-    "relax.add": _add,
+    "relax.add": _per_channel,
     "relax.subtract": _per_channel,
-    "relax.multiply": _multiply,
+    "relax.multiply": _per_channel,
 }
