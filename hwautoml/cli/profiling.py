@@ -65,10 +65,12 @@ def profile(
         Path | None, typer.Option(help="What this table holds; its most expensive layers.", rich_help_panel=TABLES)
     ] = None,
     compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="In what two tables differ.", rich_help_panel=TABLES)
+        tuple[Path, Path] | None,
+        typer.Option(help="In what two tables differ.", metavar="TABLE TABLE", rich_help_panel=TABLES),
     ] = None,
     merge: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Join two tables of the same kind.", rich_help_panel=TABLES)
+        tuple[Path, Path] | None,
+        typer.Option(help="Join two tables of the same kind.", metavar="TABLE TABLE", rich_help_panel=TABLES),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the table. \\[default: in --profiles-dir]")] = None,
     picture: Annotated[

@@ -240,6 +240,8 @@ class _Scorer:
 
 def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | None]:
     """The TVM library, or why there is none."""
+    if job.settings.precision == "auto" and job.elapsed_sec > job.plan.total:
+        return None, "not compiled: the budget was used up"
     job.report("quantize", 0.6, "TVM: compiling")
     try:
         compiled = load_backend("tvm").compile_model(

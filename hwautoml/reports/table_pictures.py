@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+#: Ranges wider than this have a mark at each power of ten only.
+_MANY_TICKS = 300.0
 _ORIGIN_COLORS = {"measured": BLUE, "inferred": TEAL, "estimated": ORANGE}
 
 
@@ -59,8 +61,9 @@ def save_comparison(
         axes.plot(ends, [level * end for end in ends], color=RED, linewidth=1, linestyle="--",
                   label=f"times {level:.3g} (median over networks)")  # fmt: skip
         axes.set(xscale="log", yscale="log", title=what)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        for axis, values in ((axes.xaxis, first), (axes.yaxis, second)):
+            is_wide = max(values) > _MANY_TICKS * min(values)
+            axis.set_major_locator(LogLocator(subs=(1,) if is_wide else (1, 2, 5)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
         _label(axes, f"{_plain(titles[0])}\nms", f"{_plain(titles[1])}\nms")

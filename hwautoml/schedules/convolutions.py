@@ -39,7 +39,7 @@ def packed_conv2d(
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
         return _pointwise_conv2d(data, weights, outputs, has_room)
     channels = _Channels(weights, is_paired=weights.ndim == 6)
-    data = _padded(as_dtype(data, weights.dtype), padding, 0 if groups > 1 else channels.number - int(data.shape[3]))
+    data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]))
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
 
@@ -69,7 +69,7 @@ def _pointwise_conv2d(
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
     channels = _Channels(weights, is_paired=weights.ndim == 6)
-    data = _padded(as_dtype(data, weights.dtype), [0, 0, 0, 0], channels.number - int(data.shape[3]))
+    data = _padded(data, [0, 0, 0, 0], channels.number - int(data.shape[3]))
     batch, height, width, _ = data.shape
     num_pixels = height * width
 
@@ -175,10 +175,6 @@ def depthwise_conv2d(
         ),
         name=DEPTHWISE,
     )
-
-
-def as_dtype(data: te.Tensor, dtype: str) -> te.Tensor:
-    return data if str(data.dtype) == str(dtype) else topi.cast(data, dtype)
 
 
 def _padded(data: te.Tensor, padding: list[int], more_channels: int = 0) -> te.Tensor:

@@ -68,7 +68,7 @@ def schedule_module(
         if isinstance(function, relax.Function):
             done[variable] = function
             continue
-        name, recorded = variable.name_hint, tilings.get(function_key(function))
+        name, recorded = variable.name_hint, tilings.get(function_key(function)) if tilings else None
         result = None
         if recorded is not None:
             result = dispatch.scheduled(function, recorded, machine)

@@ -3,7 +3,7 @@
 ``quantize(x) = clip(round(x / scale) + zero)`` becomes a *centred* map, ``clip(round(x / scale))`` without the zero
 point, int16 (float32 on its way into a depthwise convolution): a convolution pads it with zeros and needs no
 correction. ``dequantize`` multiplies it by the scale. A convolution or matrix product of two dequantised operands is
-one of their integers, whose result, an exact integer, is scaled per output channel; with the bias and the next
+one of their integers, whose result is scaled per output channel; with the bias and the next
 ``quantize`` that is one multiply-add. See Jacob et al. 2018, "Quantization and training of neural networks for
 efficient integer-arithmetic-only inference", section 2.2; scales stay float32 here, as ONNX has them.
 """

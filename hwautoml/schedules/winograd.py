@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te, tirx, topi
 
-from hwautoml.schedules.convolutions import PACKED, PADDING, as_dtype, clamped, roomy
+from hwautoml.schedules.convolutions import PACKED, PADDING, clamped, roomy
 from hwautoml.schedules.vector_unit import VectorUnit
 
 #: Names of the blocks that `hwautoml.schedules.tile_transforms` looks for.
@@ -110,7 +110,9 @@ def input_tiles(data: te.Tensor, height: int, width: int, padding: list[int], tr
     down = num_tiles(height, transforms)
     top, left = padding[:2]
     bottom, right = down * step + 2 - rows - top, across * step + 2 - columns - left
-    padded = topi.nn.pad(as_dtype(data, "float32"), [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
+    if str(data.dtype) != "float32":  # integers: their transforms are none
+        data = topi.cast(data, "float32")
+    padded = topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name=PADDING)
 
     def row(tile: tirx.Var, x: tirx.Var, y: tirx.Var, c: tirx.Var) -> tirx.PrimExpr:
         image, place = tile // (down * across), tile % (down * across)
