@@ -15,14 +15,12 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError
 from hwautoml.pipeline import profile
 from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.run_tables import kept_table_path, profile_stage, sibling_table
 from hwautoml.pipeline.tables import (
     choose_runtime,
     ensure_table,
     find_table,
     identity_of,
-    kept_table_path,
-    profile_stage,
-    sibling_table,
     table_path,
     unavailable_reason,
     usable_runtimes,
