@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -124,13 +125,33 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str, precision: str = 
             _log.warning("%s cannot be built for %s and is left out: %s", architecture.id, form, error)
     # The same reference as in every later measurement: tables are kept at the speed at which it was timed.
     reference = builders.network(reference_architecture(job.space), job.folder / "probes" / f"reference.{form}")
+    before = _speed_of(job, known)
     results = job.device(runtime).measure(list(paths.values()), reference)
+    speed = math.sqrt(before * _speed_of(job, known))
     measured = [(a, r) for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)]
     if not measured:
         raise MeasurementError(f"none of {len(chosen)} networks could be measured as {form}")
     observations = [
-        Observation(a.id, prior.counts(job.space.layers(a)), r.median_ms, r.deviation_ms) for a, r in measured
+        Observation(a.id, prior.counts(job.space.layers(a)), speed * r.median_ms, speed * r.deviation_ms)
+        for a, r in measured
     ]
     table = at_level_of(prior, observations)
-    conditions = {**measured[0][1].conditions, "sibling": known.form, "level": table.conditions["level"]}
+    conditions = dict(measured[0][1].conditions)
+    if isinstance(timed := conditions.get("reference_median_ms"), float):
+        conditions["reference_median_ms"] = speed * timed
+    conditions |= {"sibling": known.form, "level": table.conditions["level"]}
     return replace(table, conditions=conditions).with_observations(observations)
+
+
+def _speed_of(job: Job, table: LatencyTable) -> float:
+    """The machine's speed when ``table`` was made over its speed now, by the reference network of that table: what
+    times of now are multiplied by, since forms are only compared fairly at one speed. 1 where it isn't known."""
+    then = table.conditions.get("reference_median_ms")
+    if not isinstance(then, float):
+        return 1.0
+    builders = probe_builders(
+        job.space, job.target, table.runtime, records_path(job.target, job.profiles_dir), precision=table.precision
+    )
+    path = job.folder / "probes" / f"reference.{table.form}"
+    now = job.device(table.runtime).measure([builders.network(reference_architecture(job.space), path)])[0]
+    return then / now.median_ms if isinstance(now, Measurement) else 1.0
