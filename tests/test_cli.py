@@ -142,10 +142,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "search",
-            "--run r --target gpu --latency-ms 0.5 --runtime tvm --budget 3s --seed 7 --targets-dir t --profiles-dir p",
+            "--run r --target gpu --latency-ms 0.5 --runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t "
+            "--profiles-dir p",
             {
-                "run": Path("r"), "target": "gpu", "latency_ms": 0.5, "runtime": "tvm", "budget_sec": 3.0, "seed": 7,
-                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "run": Path("r"), "target": "gpu", "latency_ms": 0.5, "runtime": "tvm", "precision": "int8",
+                "budget_sec": 3.0, "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         (
