@@ -297,7 +297,7 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("profile --inspect {tmp}/none.json", 10, "no latency table"),
         ("profile --like nosuch --profiles-dir {tmp}/r", 10, "target 'nosuch' has no measured table of mobile"),
         ("profile --target rpi4 --from-csv {tmp}/m.csv", 10, "networks.json does not exist"),
-        ("run digits --latency-ms 1 --target rpi4 --device a:1 --runtime onnxruntime --out {tmp}/r", 2, "network run tvm"),
+        ("run digits --latency-ms 1 --target rpi4 --device a:1 --runtime torch --out {tmp}/r", 2, "network run tvm"),
         ("run digits --latency-ms 1 --target rpi4 --device nowhere --out {tmp}/r", 2, "an address is host:port"),
         ("compile {tmp}/none.onnx --target rpi4 --tracker a:1", 8, "none.onnx does not exist"),
         ("build --target gpu", 2, "the C++ runner runs on processors"),
