@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 
 from hwautoml.schedules.arena import PIPELINE, _internal
+from hwautoml.schedules.host import resolve_target
 from hwautoml.schedules.timing import random_arguments
 
 _PROGRAM = """
@@ -19,7 +20,9 @@ _PROGRAM = """
 #include <stdlib.h>
 extern int32_t kernel(PARAMETERS);
 /* What the runtime would do for kernels whose own buffers are too large for the stack. */
-static void *allocate(int device, int id, uint64_t size, int code, int bits) { return aligned_alloc(64, (size + 63) / 64 * 64); }
+static void *allocate(int device, int id, uint64_t size, int code, int bits) {
+  return aligned_alloc(64, (size + 63) / 64 * 64);
+}
 static int release(int device, int id, void *memory) { free(memory); return 0; }
 extern __attribute__((weak)) void *(*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int);
 extern __attribute__((weak)) int (*__TVMBackendFreeWorkspace)(int, int, void *);
@@ -61,7 +64,7 @@ class Processor:
 
 def run_there(function: tvm.tirx.PrimFunc, processor: Processor, folder: Path) -> list[np.ndarray]:
     """All buffers of a scheduled function after it ran on random numbers, always the same ones."""
-    target = tvm.target.Target(processor.target)
+    target = resolve_target(processor.target, 1)
     module = tvm.IRModule({"kernel": _internal(function).with_attr("global_symbol", "kernel")})
     tvm.compile(module, target=target, tir_pipeline=PIPELINE).mod.write_to_file(str(folder / "kernel.o"), "o")
     buffers, files = _buffers(function), []
@@ -77,7 +80,8 @@ def run_there(function: tvm.tirx.PrimFunc, processor: Processor, folder: Path) -
     ]  # fmt: skip
     subprocess.run(link, cwd=folder, check=True, capture_output=True, text=True)
     command = [*processor.qemu, str(folder / "program"), *map(str, files)]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, (done.returncode, done.stderr)
     return [np.fromfile(file, b.dtype).reshape(b.shape) for file, b in zip(files, buffers, strict=True)]
 
 
