@@ -155,12 +155,13 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "compile",
-            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --inputs i.npz --seed 7 --targets-dir t "
+            "m.onnx --target gpu --runtime onnxruntime --out x --precision fp16 --tune 2m --inputs i.npz --seed 7 --targets-dir t "
             "--profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1", "tracker": "t:2", "key": "k",
                 "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
                 "inputs": Path("i.npz"), "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "precision": "fp16",
             },
         ),
         (

@@ -25,7 +25,7 @@ from hwautoml.compilers._tvm_process import CompilerProcess
 from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
 from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
 from hwautoml.core.closing import Closing
-from hwautoml.errors import CompileError, InvalidValueError
+from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
     import tvm
@@ -222,11 +222,15 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
     try:
         with unique_name(path) as unique:
             library = tvm.runtime.load_module(str(unique))
-        machine = relax.VirtualMachine(library, tvm.cpu())
+        device = tvm.cpu()
+        machine = relax.VirtualMachine(library, device)
         description = json.loads(str(machine["describe"]()))
         if description.get("device") == "cuda":
-            machine = relax.VirtualMachine(library, tvm.cuda())
+            device = _cuda_device(path)
+            machine = relax.VirtualMachine(library, device)
     except (tvm.error.InternalError, RuntimeError, ValueError, AttributeError, OSError) as error:
+        if "created using {cuda}" in str(error):  # TVM's CUDA runtime is not loaded: it lacks the driver
+            raise _no_cuda(path) from error
         raise CompileError(
             f"{path} is not a model compiled by hwautoml: {error}", fix="compile the model again"
         ) from error
@@ -237,12 +241,32 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
         input_shape=tuple(description["input_shape"]),
         input_dtype=description["input_dtype"],
         output_shape=tuple(description["output_shape"]),
+        device=device,
+    )
+
+
+def _cuda_device(path: Path) -> tvm.runtime.Device:
+    import tvm
+
+    device = tvm.cuda()
+    if not device.exist:
+        raise _no_cuda(path)
+    return device
+
+
+def _no_cuda(path: Path) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{path.name} is compiled for a CUDA device, and TVM finds none here",
+        fix="run it where there is one (hwautoml doctor), or compile for another target",
     )
 
 
 @dataclass(frozen=True)
 class TvmModel:
-    """A compiled network in TVM's virtual machine, with one input and one output."""
+    """A compiled network in TVM's virtual machine, with one input and one output.
+
+    On a CUDA ``device`` (not run on a GPU so far) inputs are copied there, and a run is over when its result is there.
+    """
 
     machine: Any
     run: Callable[[tvm.runtime.Tensor], tvm.runtime.Tensor]
@@ -250,6 +274,7 @@ class TvmModel:
     input_shape: tuple[int, ...]
     input_dtype: str
     output_shape: tuple[int, ...]
+    device: tvm.runtime.Device
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
@@ -257,14 +282,20 @@ class TvmModel:
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x``, which is converted once."""
-        tensor, run = self._tensor(x), self.run
+        import tvm
+
+        tensor, run, device = self._tensor(x), self.run, self.device
 
         def run_once() -> None:
             run(tensor)
 
-        return run_once
+        def run_to_the_end() -> None:
+            run(tensor)
+            device.sync()
+
+        return run_once if device == tvm.cpu() else run_to_the_end
 
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
 
-        return tvm.runtime.tensor(checked_input(self, x))
+        return tvm.runtime.tensor(checked_input(self, x), self.device)
