@@ -155,8 +155,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "compile",
-            "m.onnx --target gpu --runtime onnxruntime --out x --precision fp16 --tune 2m --inputs i.npz --seed 7 --targets-dir t "
-            "--profiles-dir p --device b:1 --tracker t:2 --key k",
+            "m.onnx --target gpu --runtime onnxruntime --out x --precision fp16 --tune 2m --inputs i.npz --seed 7 "
+            "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1", "tracker": "t:2", "key": "k",
                 "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,

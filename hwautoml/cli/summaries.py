@@ -107,7 +107,7 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             *([("by fixed rule", _untuned_text(result["untuned"]))] if result["untuned"] else []),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
             *([("kernels", result["device_code"])] if result["device_code"] else []),
-            ("far too slow", ", ".join(result["slow"]) or "none (measured)"),
+            *([] if result["device_code"] else [("far too slow", ", ".join(result["slow"]) or "none (measured)")]),
             *([("fp16 form", _half_text(result["half_parity"]))] if result["half_parity"] else []),
             (
                 "parity",

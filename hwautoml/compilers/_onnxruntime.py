@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SOURCE_SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
 CPU_PROVIDER = "CPUExecutionProvider"
+_LOGGER = logging.getLogger(__name__)
 _NUMPY_TYPES = {
     "tensor(float)": "float32",
     "tensor(uint8)": "uint8",
@@ -116,16 +118,20 @@ class OnnxRuntimeBackend:
             output_name=result.name,
             output_shape=_shape(result.shape),
             device=self.device,
+            captured_session=lambda: self._session(path, path, num_threads, with_cuda_graph=True),
             further_inputs=tuple((i.name, _shape(i.shape), _NUMPY_TYPES[i.type]) for i in session.get_inputs()[1:]),
         )
 
-    def _session(self, path: Path, named: Path, num_threads: int) -> onnxruntime.InferenceSession:
-        """A session on the file ``path``; errors call it ``named``."""
+    def _session(
+        self, path: Path, named: Path, num_threads: int, *, with_cuda_graph: bool = False
+    ) -> onnxruntime.InferenceSession:
+        """A session on the file ``path``; errors call it ``named``. With a CUDA graph it runs bound buffers only."""
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         try:
-            session = onnxruntime.InferenceSession(str(path), _options(num_threads), [*self.providers, CPU_PROVIDER])
+            providers = [(name, _provider_options(name, path, with_cuda_graph)) for name in self.providers]
+            session = onnxruntime.InferenceSession(str(path), _options(num_threads), [*providers, CPU_PROVIDER])
         except state.NotImplemented as error:
             raise UnsupportedOperatorError(f"ONNX Runtime cannot run {named}: {error}") from error
         except (
@@ -148,6 +154,23 @@ class OnnxRuntimeBackend:
         return session
 
 
+def _provider_options(provider: str, path: Path, with_cuda_graph: bool) -> dict[str, str]:
+    """Not run on a GPU so far. TensorRT keeps to float32 unless it is allowed the file's own precision."""
+    if provider == "TensorrtExecutionProvider":
+        allowed = {f"trt_{precision}_enable": "1" for precision in _precisions(path)}
+        return allowed | ({"trt_cuda_graph_enable": "1"} if with_cuda_graph else {})
+    return {"enable_cuda_graph": "1"} if with_cuda_graph and provider == "CUDAExecutionProvider" else {}
+
+
+def _precisions(path: Path) -> set[str]:
+    """Those below float32 that a file computes in."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    found = {"fp16"} if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer) else set()
+    return found | ({"int8"} if any(node.op_type == "QuantizeLinear" for node in graph.node) else set())
+
+
 @dataclass(frozen=True)
 class OnnxRuntimeModel:
     """An ONNX Runtime session with one input and one output.
@@ -163,6 +186,7 @@ class OnnxRuntimeModel:
     output_shape: tuple[int, ...]
     device: str = "cpu"
     further_inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    captured_session: Callable[[], onnxruntime.InferenceSession] | None = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
@@ -174,30 +198,54 @@ class OnnxRuntimeModel:
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x`` with input and output bound on the device, so that no call copies either.
 
-        On a CUDA device a run is over when its result is there: it ends with a synchronisation.
+        On a CUDA device (not run on a GPU so far) the kernels are captured as a CUDA graph where they can be, and a run
+        is over when its result is there: it ends with a synchronisation.
         """
+        if self.device == "cpu":
+            binding, session = self._bound(self.session, x), self.session
+            return lambda: session.run_with_iobinding(binding)
+        return self._captured(x) or self._synchronised(self.session, x)
+
+    def _captured(self, x: np.ndarray) -> Callable[[], None] | None:
+        """None, and a line in the log, where the network cannot be captured: shapes are open, or the CPU has a part."""
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        assert self.captured_session is not None
+        try:
+            run = self._synchronised(self.captured_session(), x)
+            run()  # which captures
+        except (CompileError, state.Fail, state.InvalidArgument, state.RuntimeException, state.EPFail) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            _LOGGER.info("kernels are launched one by one: the network cannot be captured as a CUDA graph: %s", reason)
+            return None
+        return run
+
+    def _synchronised(self, session: onnxruntime.InferenceSession, x: np.ndarray) -> Callable[[], None]:
+        binding = self._bound(session, x)
+
+        def run() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
+
+    def _bound(self, session: onnxruntime.InferenceSession, x: np.ndarray) -> onnxruntime.IOBinding:
+        """Inputs on the device; the output, too, at an address that stays where its shape is known."""
         import onnxruntime
 
-        binding = self.session.io_binding()
+        binding = session.io_binding()
         source = onnxruntime.OrtValue.ortvalue_from_numpy(checked_input(self, x), self.device)
         binding.bind_ortvalue_input(self.input_name, source)
         for name, shape, dtype in self.further_inputs:
             ones = np.ones([max(extent, 1) for extent in shape], dtype)
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ones, self.device))
-        binding.bind_output(self.output_name, self.device)
-        session = self.session
-        if self.device == "cpu":
-
-            def run() -> None:
-                session.run_with_iobinding(binding)
-
+        if self.device != "cpu" and min(self.output_shape, default=1) > 0:
+            dtype = _NUMPY_TYPES[session.get_outputs()[0].type]
+            result = onnxruntime.OrtValue.ortvalue_from_shape_and_type(self.output_shape, dtype, self.device)
+            binding.bind_ortvalue_output(self.output_name, result)
         else:
-
-            def run() -> None:
-                session.run_with_iobinding(binding)
-                binding.synchronize_outputs()
-
-        return run
+            binding.bind_output(self.output_name, self.device)
+        return binding
 
 
 def _options(num_threads: int) -> onnxruntime.SessionOptions:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ml_dtypes  # noqa: F401  # from here on numpy knows bfloat16 by its name
 import numpy as np
 
 from hwautoml.compilers.base import checked_input
@@ -13,6 +15,10 @@ from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
     import torch
+
+
+_NUM_WARM_UPS = 3
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,15 @@ class TorchModel:
         import torch
 
         with torch.inference_mode():
-            return self.function(self._tensor(x)).cpu().numpy()
+            result = self.function(self._tensor(x)).cpu()
+        return (result.float() if result.dtype == torch.bfloat16 else result).numpy()  # numpy has no bfloat16
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x``, which is converted (and copied to the device) once.
 
-        On a CUDA device a run is over when its result is there: it ends with a synchronisation, as it
-        does for whoever waits for one answer.
+        On a CUDA device (not run on a GPU so far) the kernels are captured as a CUDA graph where they can be, and a
+        run is over when its result is there: it ends with a synchronisation, as it does for whoever waits for one
+        answer.
         """
         import torch
 
@@ -72,10 +80,11 @@ class TorchModel:
                     function(tensor)
 
         else:
+            launch = captured(function, tensor)
 
             def run() -> None:
                 with torch.inference_mode():
-                    function(tensor)
+                    launch()
                 torch.cuda.synchronize()
 
         return run
@@ -83,7 +92,33 @@ class TorchModel:
     def _tensor(self, x: np.ndarray) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(checked_input(self, x)).to(self.description.device)
+        array = checked_input(self, x)
+        if self.input_dtype == "bfloat16":  # ml_dtypes', which numpy knows and torch does not
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self.description.device)
+        return torch.from_numpy(array).to(self.description.device)
+
+
+def captured(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Callable[[], object]:
+    """Launches all kernels of ``function(x)`` as one CUDA graph; one by one, with a line in the log, where it cannot.
+
+    Not run on a GPU so far. As torch's documentation of CUDA graphs has it: warmed up on a stream of its own.
+    """
+    import torch
+
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    try:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.inference_mode():
+            for _ in range(_NUM_WARM_UPS):
+                function(x)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph), torch.inference_mode():
+            function(x)
+    except RuntimeError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        _LOGGER.info("kernels are launched one by one: the network cannot be captured as a CUDA graph: %s", reason)
+        return lambda: function(x)
+    return graph.replay
 
 
 def device_of(tvm_target: Mapping[str, object]) -> str:
