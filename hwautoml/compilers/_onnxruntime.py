@@ -130,7 +130,8 @@ class OnnxRuntimeBackend:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         try:
-            providers = [(name, _provider_options(name, path, with_cuda_graph)) for name in self.providers]
+            first = self.providers[:1] if with_cuda_graph else ()  # the graph is of the provider that runs all of it
+            providers = [(name, _provider_options(name, path, name in first)) for name in self.providers]
             session = onnxruntime.InferenceSession(str(path), _options(num_threads), [*providers, CPU_PROVIDER])
         except state.NotImplemented as error:
             raise UnsupportedOperatorError(f"ONNX Runtime cannot run {named}: {error}") from error

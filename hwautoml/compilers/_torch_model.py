@@ -55,6 +55,10 @@ class TorchModel:
     def output_shape(self) -> tuple[int, ...]:
         return self.description.output_shape
 
+    @property
+    def device(self) -> str:
+        return self.description.device.partition(":")[0]
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
         import torch
@@ -73,7 +77,7 @@ class TorchModel:
         import torch
 
         tensor, function = self._tensor(x), self.function
-        if self.description.device == "cpu":
+        if self.device == "cpu":
 
             def run() -> None:
                 with torch.inference_mode():

@@ -57,6 +57,11 @@ class Model(Protocol):
         """-1 where an extent is only known at run time."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where it runs: ``cpu`` or ``cuda``."""
+        ...
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for input ``x``, which must have the input's shape and dtype."""
         ...

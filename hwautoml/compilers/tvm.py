@@ -241,7 +241,7 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
         input_shape=tuple(description["input_shape"]),
         input_dtype=description["input_dtype"],
         output_shape=tuple(description["output_shape"]),
-        device=device,
+        place=device,
     )
 
 
@@ -265,7 +265,7 @@ def _no_cuda(path: Path) -> MissingDependencyError:
 class TvmModel:
     """A compiled network in TVM's virtual machine, with one input and one output.
 
-    On a CUDA ``device`` (not run on a GPU so far) inputs are copied there, and a run is over when its result is there.
+    On a CUDA device (not run on a GPU so far) inputs are copied there, and a run is over when its result is there.
     """
 
     machine: Any
@@ -274,7 +274,13 @@ class TvmModel:
     input_shape: tuple[int, ...]
     input_dtype: str
     output_shape: tuple[int, ...]
-    device: tvm.runtime.Device
+    place: tvm.runtime.Device
+
+    @property
+    def device(self) -> str:
+        import tvm
+
+        return "cpu" if self.place == tvm.cpu() else "cuda"
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
@@ -282,20 +288,18 @@ class TvmModel:
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x``, which is converted once."""
-        import tvm
-
-        tensor, run, device = self._tensor(x), self.run, self.device
+        tensor, run, place = self._tensor(x), self.run, self.place
 
         def run_once() -> None:
             run(tensor)
 
         def run_to_the_end() -> None:
             run(tensor)
-            device.sync()
+            place.sync()
 
-        return run_once if device == tvm.cpu() else run_to_the_end
+        return run_once if self.device == "cpu" else run_to_the_end
 
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
 
-        return tvm.runtime.tensor(checked_input(self, x), self.device)
+        return tvm.runtime.tensor(checked_input(self, x), self.place)

@@ -184,6 +184,11 @@ class _OnBoard:
     input_dtype: str
     output_shape: tuple[int, ...]
 
+    @property
+    def device_name(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return "cuda" if "cuda" in str(self.device) else "cpu"
+
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
 

@@ -127,6 +127,7 @@ class _Model:
     load_ms: float = 0.0
     peak_memory_bytes: int | None = None
     process_peak_bytes: int | None = None
+    device: str | None = None  # cpu or cuda
     times_sec: list[float] = field(default_factory=list)
     samples_ms: list[float] = field(default_factory=list)  # the fastest part of each
     excess: list[float] = field(default_factory=list)  # the typical part of its second half, relative to the fastest
@@ -201,7 +202,7 @@ class _Session:
                 results.append(MeasureFailure(model.path, model.failure))
                 continue
             own = {
-                "load_ms": model.load_ms, "peak_memory_bytes": model.peak_memory_bytes,
+                "load_ms": model.load_ms, "device": model.device, "peak_memory_bytes": model.peak_memory_bytes,
                 "process_peak_bytes": model.process_peak_bytes, "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
@@ -233,6 +234,7 @@ class _Session:
         model.process = worker.num_starts
         model.load_ms, model.peak_memory_bytes = opened["load_ms"], opened["peak_memory_bytes"]  # type: ignore[assignment]
         model.process_peak_bytes = opened.get("process_peak_bytes")  # type: ignore[assignment]
+        model.device = opened.get("device")  # type: ignore[assignment]
         limits = {"min_ms": protocol.warmup_ms, "max_ms": _WARMUP_LIMIT * protocol.warmup_ms}
         warmed = worker.request({"do": "warm", "model": model.number, **limits}, protocol.timeout_sec)
         model.num_parts, model.num_inner = protocol.parts_and_runs(float(warmed["ns"]) / 1e6)  # type: ignore[arg-type]

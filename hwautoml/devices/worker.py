@@ -114,10 +114,11 @@ class Server:
         call()
         load_ms = 1e3 * (perf_counter() - start)
         self._models[model], self._calls[model] = opened, call
+        told = {"load_ms": load_ms, "device": opened.device}
         if before is None:
-            return {"load_ms": load_ms, "peak_memory_bytes": None, "process_peak_bytes": None}
+            return {**told, "peak_memory_bytes": None, "process_peak_bytes": None}
         peak = _status_bytes("VmHWM")
-        return {"load_ms": load_ms, "peak_memory_bytes": max(peak - before, 0), "process_peak_bytes": peak}
+        return {**told, "peak_memory_bytes": max(peak - before, 0), "process_peak_bytes": peak}
 
     def close(self, keep: int) -> dict[str, object]:
         """Forget all models but ``keep``."""
