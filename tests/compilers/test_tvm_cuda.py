@@ -71,15 +71,15 @@ def test_sums_of_fp16_are_taken_in_float32(
 
 
 def network(folder: Path, *, batch: int | str = 2) -> Path:
-    graph = GraphBuilder((batch, 16, 16, 3), TensorProto.UINT8)
-    x = graph.activation(graph.conv(graph.normalised(3), 3, 16, 3), "relu")
-    return graph.save(folder / "net.onnx", graph.head(graph.conv(x, 16, 32, 3, 2), 32, 5))
+    graph = GraphBuilder((batch, 8, 8, 3), TensorProto.UINT8)
+    x = graph.activation(graph.conv(graph.normalised(3), 3, 8, 3), "relu")
+    return graph.save(folder / "net.onnx", graph.head(graph.conv(x, 8, 16, 3, 2), 16, 5))
 
 
 def test_an_fp16_network_computes_what_the_float32_network_does(tmp_path: Path) -> None:
     source = network(tmp_path)
     half = half_onnx(source, tmp_path / "half.onnx").path
-    x = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     expected = on_the_processor(import_onnx(onnx.load(source), "net"), x)
     got = on_the_processor(_tvm_cuda.with_float32_sums(import_onnx(onnx.load(half), "half")), x)
     assert got.dtype == np.float32 and 0 < np.abs(expected - got).max() / expected.max() < 10 * 2.0**-10
@@ -93,7 +93,7 @@ def test_kernels_are_captured_as_a_graph_where_shapes_are_known(
     lowered = _tvm_cuda.lower_for_cuda(import_onnx(onnx.load(half), "half"), resolve_target(GPU, 1))
     text = lowered.script()
     assert _tvm_cuda.has_cuda_graph(lowered) == is_captured == ("cuda_graph.run_or_capture" in text)
-    assert "threadIdx.x" in text and 'T.float16' in text
+    assert "threadIdx.x" in text and "T.float16" in text
 
 
 @pytest.mark.slow
