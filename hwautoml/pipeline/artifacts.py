@@ -130,7 +130,8 @@ class _Probe:
 
     def write(self, path: Path, suffix: str, precision: str) -> Path:
         if suffix != ".onnx":
-            return self.in_half(precision).write_program(path) if precision in HALF_RUNTIMES else self.write_program(path)
+            probe = self.in_half(precision) if precision in HALF_RUNTIMES else self
+            return probe.write_program(path)
         self.write_onnx(path)
         if precision == "int8":
             from hwautoml.exporters.quantization import quantize_layer_probe, quantize_network_probe

@@ -34,7 +34,9 @@ def on_the_processor(module: tvm.IRModule, *inputs: np.ndarray) -> np.ndarray:
     return run(*map(tvm.runtime.tensor, inputs)).numpy()
 
 
-def all_ones(operator: str, shape: tuple[int, ...], weights: tuple[int, ...] | None, **attributes: object) -> onnx.ModelProto:
+def all_ones(
+    operator: str, shape: tuple[int, ...], weights: tuple[int, ...] | None, **attributes: object
+) -> onnx.ModelProto:
     """An operator in fp16 on ones."""
     inputs = ["x"] if weights is None else ["x", "w"]
     constant = [] if weights is None else [onnx.numpy_helper.from_array(np.ones(weights, "float16"), "w")]

@@ -17,7 +17,7 @@ int cuInit(unsigned flags) { return %d; }
 int cuDeviceGetCount(int *count) { *count = %d; return 0; }
 int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "NVIDIA Test 9000", size); return 0; }
 """
-QUESTION = "from hwautoml.devices.machine import cuda_device, fingerprint; print(cuda_device(), fingerprint('tvm', '1'))"
+QUESTION = "from hwautoml.devices import machine as m; print(m.cuda_device(), m.fingerprint('tvm', '1'))"
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

@@ -143,6 +143,7 @@ def test_compiled_in_fp16_for_a_gpu_that_is_elsewhere(tmp_path: Path, monkeypatc
     assert b"half* __restrict__" in content and b"cuda_graph.run_or_capture" in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_torch_program_is_compared_with_itself(precision: str, tmp_path: Path) -> None:
     import torch
