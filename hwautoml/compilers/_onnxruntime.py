@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwautoml.compilers._files import missing_packages, read_onnx, replaced_atomically
-from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
+from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input, first_line
 from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 SOURCE_SUFFIX = ".onnx"
 FILE_NAME = "model.onnx"
 CPU_PROVIDER = "CPUExecutionProvider"
-_LOGGER = logging.getLogger(__name__)
 _NUMPY_TYPES = {
     "tensor(float)": "float32",
     "tensor(uint8)": "uint8",
@@ -199,36 +197,28 @@ class OnnxRuntimeModel:
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x`` with input and output bound on the device, so that no call copies either.
 
-        On a CUDA device (not run on a GPU so far) the kernels are captured as a CUDA graph where they can be, and a run
-        is over when its result is there: it ends with a synchronisation.
+        On a CUDA device it is a `CudaRun`: captured as a CUDA graph where it can be, and over when its result is there.
         """
         if self.device == "cpu":
             binding, session = self._bound(self.session, x), self.session
             return lambda: session.run_with_iobinding(binding)
-        return self._captured(x) or self._synchronised(self.session, x)
+        return self._captured(x)
 
-    def _captured(self, x: np.ndarray) -> Callable[[], None] | None:
-        """None, and a line in the log, where the network cannot be captured: shapes are open, or the CPU has a part."""
+    def _captured(self, x: np.ndarray) -> CudaRun:
+        """Not run on a GPU so far. ONNX Runtime refuses to capture what has a part on the processor."""
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         assert self.captured_session is not None
         try:
-            run = self._synchronised(self.captured_session(), x)
+            run = self._on_device(self.captured_session(), x, None)
             run()  # which captures
         except (CompileError, state.Fail, state.InvalidArgument, state.RuntimeException, state.EPFail) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            _LOGGER.info("kernels are launched one by one: the network cannot be captured as a CUDA graph: %s", reason)
-            return None
+            return self._on_device(self.session, x, first_line(error))
         return run
 
-    def _synchronised(self, session: onnxruntime.InferenceSession, x: np.ndarray) -> Callable[[], None]:
+    def _on_device(self, session: onnxruntime.InferenceSession, x: np.ndarray, launched_singly: str | None) -> CudaRun:
         binding = self._bound(session, x)
-
-        def run() -> None:
-            session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-
-        return run
+        return CudaRun(lambda: session.run_with_iobinding(binding), binding.synchronize_outputs, launched_singly)
 
     def _bound(self, session: onnxruntime.InferenceSession, x: np.ndarray) -> onnxruntime.IOBinding:
         """Inputs on the device; the output, too, at an address that stays where its shape is known."""

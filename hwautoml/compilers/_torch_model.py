@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import ml_dtypes  # noqa: F401  # from here on numpy knows bfloat16 by its name
 import numpy as np
 
-from hwautoml.compilers.base import checked_input
+from hwautoml.compilers.base import CudaRun, checked_input, first_line
 from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 
 _NUM_WARM_UPS = 3
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,28 +68,18 @@ class TorchModel:
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x``, which is converted (and copied to the device) once.
 
-        On a CUDA device (not run on a GPU so far) the kernels are captured as a CUDA graph where they can be, and a
-        run is over when its result is there: it ends with a synchronisation, as it does for whoever waits for one
-        answer.
+        On a CUDA device it is a `CudaRun`: captured as a CUDA graph where it can be, and over when its result is
+        there, as it is for whoever waits for one answer.
         """
         import torch
 
         tensor, function = self._tensor(x), self.function
-        if self.device == "cpu":
 
-            def run() -> None:
-                with torch.inference_mode():
-                    function(tensor)
+        def run() -> None:
+            with torch.inference_mode():
+                function(tensor)
 
-        else:
-            launch = captured(function, tensor)
-
-            def run() -> None:
-                with torch.inference_mode():
-                    launch()
-                torch.cuda.synchronize()
-
-        return run
+        return run if self.device == "cpu" else captured(run)
 
     def _tensor(self, x: np.ndarray) -> torch.Tensor:
         import torch
@@ -102,27 +90,25 @@ class TorchModel:
         return torch.from_numpy(array).to(self.description.device)
 
 
-def captured(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> Callable[[], object]:
-    """Launches all kernels of ``function(x)`` as one CUDA graph; one by one, with a line in the log, where it cannot.
+def captured(run: Callable[[], object]) -> CudaRun:
+    """What ``run`` launches as one CUDA graph, where it can be captured. Not run on a GPU so far.
 
-    Not run on a GPU so far. As torch's documentation of CUDA graphs has it: warmed up on a stream of its own.
+    Warmed up on a stream of its own first, as torch's documentation of CUDA graphs has it.
     """
     import torch
 
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     try:
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream), torch.inference_mode():
+        with torch.cuda.stream(stream):
             for _ in range(_NUM_WARM_UPS):
-                function(x)
+                run()
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph), torch.inference_mode():
-            function(x)
+        with torch.cuda.graph(graph):
+            run()
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        _LOGGER.info("kernels are launched one by one: the network cannot be captured as a CUDA graph: %s", reason)
-        return lambda: function(x)
-    return graph.replay
+        return CudaRun(run, torch.cuda.synchronize, first_line(error))
+    return CudaRun(graph.replay, torch.cuda.synchronize, None)
 
 
 def device_of(tvm_target: Mapping[str, object]) -> str:

@@ -71,6 +71,27 @@ class Model(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class CudaRun:
+    """One run on a CUDA device, over when its result is there. Not run on a GPU so far.
+
+    ``launched_singly`` says why its kernels are launched one by one; None where they are launched as one CUDA graph.
+    """
+
+    launch: Callable[[], object]
+    wait: Callable[[], object]
+    launched_singly: str | None
+
+    def __call__(self) -> None:
+        self.launch()
+        self.wait()
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def checked_input(model: Model, x: np.ndarray) -> np.ndarray:
     """``x`` as a contiguous array; InvalidValueError where its shape or dtype does not fit."""
     fits = x.ndim == len(model.input_shape) and all(

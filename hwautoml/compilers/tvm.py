@@ -23,7 +23,7 @@ from hwautoml.compilers._files import missing_packages, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_process import CompilerProcess
 from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
-from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
+from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input
 from hwautoml.core.closing import Closing
 from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import tvm
 
 RUNTIME = "tvm"
+#: The function of a library that TVM's runtime captures as a CUDA graph.
+CAPTURED = "main_cuda_graph_capture"
 SOURCE_SUFFIX = ".onnx"
 FILE_NAME = "model.so"
 #: A worker that reports nothing for this long is stuck in a candidate (or in the compiler).
@@ -287,17 +289,22 @@ class TvmModel:
         return self.run(self._tensor(x)).numpy()
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
-        """Runs on ``x``, which is converted once."""
+        """Runs on ``x``, which is converted once; on a CUDA device it is a `CudaRun`."""
         tensor, run, place = self._tensor(x), self.run, self.place
 
         def run_once() -> None:
             run(tensor)
 
-        def run_to_the_end() -> None:
-            run(tensor)
-            place.sync()
+        if self.device == "cpu":
+            return run_once
+        return CudaRun(run_once, place.sync, None if self._has_cuda_graph() else "nothing of it has fixed shapes")
 
-        return run_once if self.device == "cpu" else run_to_the_end
+    def _has_cuda_graph(self) -> bool:
+        try:
+            self.machine[CAPTURED]
+        except AttributeError:
+            return False
+        return True
 
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm

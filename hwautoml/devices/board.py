@@ -148,7 +148,8 @@ class Board:
         if described is not None:
             return {**json.loads(str(described)), "agent": True}
         cpu, triple = self._call("target.llvm_get_system_cpu"), self._call("target.llvm_get_system_triple")
-        unknown = dict.fromkeys(("num_cores", "num_allowed_cores", "governor", "os", "python_version", "load_average"))
+        fields = ("gpu", "num_cores", "num_allowed_cores", "governor", "os", "python_version", "load_average")
+        unknown = dict.fromkeys(fields)
         return {
             "cpu": None if cpu is None else str(cpu), "machine": None if triple is None else str(triple).split("-")[0],
             **unknown, "date": datetime.now(UTC).isoformat(timespec="seconds"), "runtime_version": None,
