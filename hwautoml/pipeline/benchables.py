@@ -61,7 +61,7 @@ def own_runtimes(target: Target) -> dict[str, str]:
     if not target.is_cuda:
         return RUNTIME_OF_SUFFIX
     usable = usable_runtimes(target) or target.runtimes
-    return {".so": "tvm"} | {load_backend(name).SOURCE_SUFFIX: name for name in reversed(usable)}
+    return {".onnx": "tvm", ".so": "tvm"} | {load_backend(name).SOURCE_SUFFIX: name for name in reversed(usable)}
 
 
 def require_of_target(runtimes: tuple[str, ...], target: Target) -> None:
