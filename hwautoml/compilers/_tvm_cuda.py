@@ -41,15 +41,14 @@ def lower_for_cuda(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRMod
     """
     module = with_float32_sums(module)
     with target, tvm.transform.PassContext(config=_CUDA_GRAPH):
-        lowered = relax.get_default_pipeline(target)(module)
-    if not has_cuda_graph(lowered):
-        _LOGGER.info("the library launches its kernels one by one: nothing of it can be captured as a CUDA graph")
-    return lowered
+        return relax.get_default_pipeline(target)(module)
 
 
-def has_cuda_graph(lowered: tvm.IRModule) -> bool:
-    """Whether a part of the module is captured and replayed as a CUDA graph."""
-    return any("cuda_graph" in variable.name_hint for variable in lowered.get_global_vars())
+def launches(lowered: tvm.IRModule) -> str:
+    """How the kernels of a lowered module are started, in words."""
+    if any("cuda_graph_capture" in variable.name_hint for variable in lowered.get_global_vars()):
+        return "launched as a CUDA graph"
+    return "kernels launched one by one (no CUDA graph: its shapes are open)"
 
 
 def with_float32_sums(module: tvm.IRModule) -> tvm.IRModule:
