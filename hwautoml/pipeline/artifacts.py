@@ -132,6 +132,10 @@ class _Probe:
         if suffix != ".onnx":
             probe = self.in_half(precision) if precision in HALF_RUNTIMES else self
             return probe.write_program(path)
+        if precision in HALF_RUNTIMES:
+            from hwautoml.exporters.half_precision import require_onnx_precision
+
+            require_onnx_precision(precision)
         self.write_onnx(path)
         if precision == "int8":
             from hwautoml.exporters.quantization import quantize_layer_probe, quantize_network_probe

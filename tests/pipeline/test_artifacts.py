@@ -11,6 +11,7 @@ from hwautoml.compilers import load_backend
 from hwautoml.core.layer import Layer
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError
+from hwautoml.exporters.half_precision import is_half_onnx
 from hwautoml.pipeline.artifacts import deployable_probe, probe_builders
 from hwautoml.spaces.mobile import MobileSpace
 from tests.compilers.shared import compile_model_of
@@ -143,6 +144,14 @@ def test_precisions_are_checked(space: MobileSpace, cpu: Target, tmp_path: Path)
         message = f"'{precision}' cannot be measured on {runtime}:.* bf16 on torch and torch-inductor"
         with pytest.raises(InvalidValueError, match=message):
             probe_builders(space, cpu, runtime, tmp_path, precision=precision)
+
+
+def test_networks_to_measure_by_hand_have_their_precision(space: MobileSpace, tmp_path: Path) -> None:
+    path = deployable_probe(space, space.smallest(), tmp_path / "net.onnx", precision="fp16")
+    assert is_half_onnx(path)
+    with pytest.raises(InvalidValueError, match="ONNX files are not compiled in bf16"):
+        deployable_probe(space, space.smallest(), tmp_path / "bf16.onnx", precision="bf16")
+    assert not (tmp_path / "bf16.onnx").exists()
 
 
 def test_a_network_probe_takes_pictures_in_batches(space: MobileSpace, tmp_path: Path) -> None:
