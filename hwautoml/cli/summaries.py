@@ -112,7 +112,8 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             *([("by fixed rule", _untuned_text(result["untuned"]))] if result["untuned"] else []),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
             *([("kernels", result["device_code"])] if result["device_code"] else []),
-            ("far too slow", ", ".join(result["slow"]) or "none (measured)"),
+            *([] if result["device_code"] else [("far too slow", ", ".join(result["slow"]) or "none (measured)")]),
+            *([("fp16 form", _half_text(result["half_parity"]))] if result["half_parity"] else []),
             (
                 "parity",
                 parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale",
@@ -120,6 +121,10 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             ("time", f"compile {seconds['compile']:.1f} s, tune {seconds['tune']:.1f} s"),
         ],
     )
+
+
+def _half_text(parity: Mapping[str, Any]) -> str:
+    return f"{_exponent(parity['max_relative'])} of the outputs' scale from the file (on this machine's processor)"
 
 
 def _untuned_text(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline import results
 from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
-from hwautoml.pipeline.job import BOARD_RUNTIME, Job
+from hwautoml.pipeline.job import BOARD_RUNTIME, SHIPPED_RUNTIMES, Job
 from hwautoml.pipeline.run_tables import profile_stage
 from hwautoml.pipeline.settings import RunSettings, require_same
 from hwautoml.pipeline.tables import choose_runtime
@@ -104,7 +104,12 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapp
     found = load_target(settings.target, target_folders(targets_dir))
     require_reachable(found, **board)
     if not any(board.values()):
-        choose_runtime(found, settings.runtime)
+        chosen = choose_runtime(found, settings.runtime)
+        if chosen not in SHIPPED_RUNTIMES:
+            raise InvalidValueError(
+                f"a run ships networks on {' and '.join(SHIPPED_RUNTIMES)}, not on {chosen}",
+                fix=f"--runtime tvm; a table of {chosen}: hwautoml profile --target {found.name} --runtime {chosen}",
+            )
         return found
     if settings.runtime not in ("auto", BOARD_RUNTIME):
         raise InvalidValueError(
@@ -112,7 +117,8 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapp
             fix=f"--runtime {BOARD_RUNTIME}",
         )
     with device_for(found, BOARD_RUNTIME, **board) as there:
-        require_compiler(architecture_of(str(found.tvm["mtriple"]) if "mtriple" in found.tvm else None))
+        host = found.tvm.get("host", found.tvm)  # a GPU's
+        require_compiler(architecture_of(str(host["mtriple"]) if "mtriple" in host else None))
         require_real(there.conditions())
     return found
 
