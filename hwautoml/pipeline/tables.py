@@ -20,7 +20,6 @@ from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.devices.machine import fingerprint
 from hwautoml.errors import (
-    InvalidValueError,
     MissingDependencyError,
     RunFolderError,
     UnknownNameError,
@@ -175,9 +174,7 @@ def identity_of(
     target: Target, runtime: str, space: SearchSpace, batch: int = 1, precision: str = "fp32"
 ) -> TableIdentity:
     """Raises InvalidValueError for a batch below 1 or a precision that the target does not compute in."""
-    if precision not in target.precisions:
-        known = ", ".join(target.precisions)
-        raise InvalidValueError(f"target {target.name!r} computes in {known}, not in {precision!r}")
+    target.require_precision(precision)
     return TableIdentity(target.name, runtime, target.num_threads, batch, precision, space.family)
 
 
