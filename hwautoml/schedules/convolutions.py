@@ -1,7 +1,8 @@
 """Tensor expressions of convolutions and matrix products on channels-last data and packed weights.
 
 Data and weights of quantised networks are int16 and summed as int32, in pairs of input channels where the vector
-unit multiplies and adds those in one instruction; results are float32 all the same.
+unit multiplies and adds those in one instruction, or bytes in fours (see `byte_maps`); results are float32 all the
+same.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
-#: Annotation of packed blocks whose last axis is over the two channels of a pair.
-PAIRED = "hwautoml.paired"
+#: Annotations of packed blocks whose last axis is over the two channels of a pair, or over four.
+PAIRED, IN_FOURS = "hwautoml.paired", "hwautoml.in_fours"
 #: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
@@ -26,20 +27,23 @@ def packed_conv2d(
     dilation: list[int],
     groups: int,
     has_room: bool,
+    start: te.Tensor | None = None,
+    zero: int = 0,
 ) -> te.Tensor:
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
     Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
-    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2).
+    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), or in fours. Sums start at ``start``, (blocks, lanes),
+    by default 0; the data is padded with ``zero``.
     """
     blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape[:5])
     kernel = (kernel_height, kernel_width)
     height, width = _output_size(data, kernel, strides, padding, dilation)
     blocks_per_group = blocks // groups
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
-        return _pointwise_conv2d(data, weights, outputs, has_room)
-    channels = _Channels(weights, is_paired=weights.ndim == 6)
-    data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]))
+        return _pointwise_conv2d(data, weights, outputs, has_room, start)
+    channels = _Channels(weights, is_together=weights.ndim == 6)
+    data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]), zero)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
 
@@ -50,7 +54,8 @@ def packed_conv2d(
             clamped(w, width, has_room) * strides[1] + column * dilation[1],
             channels.index if groups == 1 else block // blocks_per_group * inputs + channels.index,
         ]
-        return te.sum(channels.product(value, (block, row, column), lane), axis=[row, column, *channels.axes])
+        product = channels.product(value, (block, row, column), lane)
+        return _sum(product, [row, column, *channels.axes], start, block, lane)
 
     packed = te.compute(
         (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes), element, name=PACKED,
@@ -64,11 +69,11 @@ def packed_conv2d(
 
 
 def _pointwise_conv2d(
-    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, start: te.Tensor | None
 ) -> te.Tensor:
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
-    channels = _Channels(weights, is_paired=weights.ndim == 6)
+    channels = _Channels(weights, is_together=weights.ndim == 6)
     data = _padded(data, [0, 0, 0, 0], channels.number - int(data.shape[3]))
     batch, height, width, _ = data.shape
     num_pixels = height * width
@@ -76,7 +81,7 @@ def _pointwise_conv2d(
     def element(n: tirx.Var, pixel: tirx.Var, block: tirx.Var, lane: tirx.Var) -> tirx.PrimExpr:
         place = clamped(pixel, num_pixels, has_room)
         value = data[n, place // width, place % width, channels.index]
-        return te.sum(channels.product(value, (block, 0, 0), lane), axis=channels.axes)
+        return _sum(channels.product(value, (block, 0, 0), lane), channels.axes, start, block, lane)
 
     packed = te.compute(
         (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED,
@@ -90,19 +95,20 @@ def _pointwise_conv2d(
 
 
 def packed_dense(
-    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, start: te.Tensor | None = None
 ) -> te.Tensor:
-    """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers in pairs as above."""
+    """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers together as above."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[2])
-    channels = _Channels(weights, is_paired=weights.ndim == 4)
-    if channels.number > int(data.shape[-1]):
-        data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), 1], name=PADDING)
+    channels = _Channels(weights, is_together=weights.ndim == 4)
+    lacking = channels.number - int(data.shape[-1])
+    if lacking:
+        data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), lacking], name=PADDING)
     *batch, rows, _ = data.shape
 
     def element(*index: tirx.Var) -> tirx.PrimExpr:
         *outer, row, block, lane = index
         value = data[(*outer, clamped(row, rows, has_room), channels.index)]
-        return te.sum(channels.product(value, (block,), lane), axis=channels.axes)
+        return _sum(channels.product(value, (block,), lane), channels.axes, start, block, lane)
 
     packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED, attrs=channels.attrs)
     return te.compute(
@@ -112,26 +118,33 @@ def packed_dense(
     )
 
 
-class _Channels:
-    """The input channels that packed weights (..., inputs, lanes), or (..., pairs, lanes, 2), are multiplied with."""
+def _sum(
+    products: tirx.PrimExpr, axes: list[tirx.IterVar], start: te.Tensor | None, block: tirx.Var, lane: tirx.Var
+) -> tirx.PrimExpr:
+    return te.sum(products, axis=axes, init=None if start is None else start[block, lane])
 
-    def __init__(self, weights: te.Tensor, is_paired: bool) -> None:
+
+class _Channels:
+    """The input channels that packed weights, (..., inputs, lanes) or (..., pairs or fours, lanes, 2 or 4), are for."""
+
+    def __init__(self, weights: te.Tensor, is_together: bool) -> None:
         self._weights = weights
+        together = int(weights.shape[-1]) if is_together else 1
         #: Annotations of the block.
-        self.attrs = {PAIRED: True} if is_paired else {}
-        inputs = int(weights.shape[-3] if is_paired else weights.shape[-2])
-        #: As many as the weights have: of pairs an even number.
-        self.number = 2 * inputs if is_paired else inputs
+        self.attrs = {1: {}, 2: {PAIRED: True}, 4: {IN_FOURS: True}}[together]
+        inputs = int(weights.shape[-3] if is_together else weights.shape[-2])
+        #: As many as the weights have: a multiple of how many are together.
+        self.number = together * inputs
         channel = te.reduce_axis((0, inputs), "input_channel")
         self.axes, self.index = [channel], channel
-        if is_paired:
-            half = te.reduce_axis((0, 2), "half")
-            self.axes, self.index = [channel, half], 2 * channel + half
+        if is_together:
+            part = te.reduce_axis((0, together), "half" if together == 2 else "quarter")
+            self.axes, self.index = [channel, part], together * channel + part
 
     def product(self, value: tirx.PrimExpr, place: tuple[tirx.PrimExpr | int, ...], lane: tirx.Var) -> tirx.PrimExpr:
         """A channel's value times its weight at ``place`` for an output; of integers an integer."""
-        channel, *half = self.axes
-        weight = self._weights[(*place, channel, lane, *half)]
+        channel, *part = self.axes
+        weight = self._weights[(*place, channel, lane, *part)]
         if str(self._weights.dtype) == "float32":
             return value * weight
         return value.astype("int32") * weight.astype("int32")
@@ -177,11 +190,12 @@ def depthwise_conv2d(
     )
 
 
-def _padded(data: te.Tensor, padding: list[int], more_channels: int = 0) -> te.Tensor:
+def _padded(data: te.Tensor, padding: list[int], more_channels: int = 0, zero: int = 0) -> te.Tensor:
     top, left, bottom, right = padding
     if not any(padding) and not more_channels:
         return data
-    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, more_channels], name=PADDING)
+    value = tirx.const(zero, data.dtype)
+    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, more_channels], value, name=PADDING)
 
 
 def _output_size(
