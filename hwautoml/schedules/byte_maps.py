@@ -3,9 +3,9 @@
 `quantized` leaves centred maps in int16 (their zero point differs, so that their numbers may need nine bits), which
 convolutions and matrix products multiply in pairs or one by one. Here the maps that such products read are shifted into
 the byte that the instruction takes, ``stored = centred + shift``, and padded with ``shift``, which stands for zero.
-A product of the stored map is larger by ``shift`` times the sum of its weights: that is known, and sums start at its
-negative. All of it is integers, so results are those of int16 to the last digit. Whoever else reads the map, such as a
-sum, subtracts the shift again.
+A product of the stored map is larger by ``shift`` times the sum of its weights: that is known, and taken off each sum.
+All of it is integers, so results are those of int16 to the last digit. Whoever else reads the map, such as a sum of
+two maps, subtracts the shift again.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ class _ByteMaps(PyExprMutator):
         shift = self._shifts[call.args[0]]
         outputs = weights.shape[-1]
         packed = packed_weights(weights, self._unit)
-        start = (-shift * weights.sum(axis=(0, 1, 2), dtype="int64")).astype("int32").reshape(-1, packed.shape[-2])
+        offsets = (-shift * weights.sum(axis=(0, 1, 2), dtype="int64")).astype("int32")
         room = has_room(outputs, self._unit)
-        data, start = self._stored[call.args[0]], relax.const(start, "int32")
+        data, offsets = self._stored[call.args[0]], relax.const(offsets, "int32")
         if is_call(call, "relax.matmul"):
             constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "int8")
-            return fusable_call(self.builder_, packed_dense, data, constant, outputs, room, start, hint="packed_dense")
+            return fusable_call(self.builder_, packed_dense, data, constant, outputs, room, offsets, hint="packed_dense")
         attrs, constant = call.attrs, relax.const(packed, "int8")
         sizes = ([int(size) for size in sizes] for sizes in (attrs.strides, attrs.padding, attrs.dilation))
-        arguments = (data, constant, outputs, *sizes, 1, room, start, shift)
+        arguments = (data, constant, outputs, *sizes, 1, room, offsets, shift)
         return fusable_call(self.builder_, packed_conv2d, *arguments, hint="packed_conv2d")
 
     def visit_dataflow_var_(self, variable: relax.DataflowVar) -> relax.Expr:

@@ -27,21 +27,21 @@ def packed_conv2d(
     dilation: list[int],
     groups: int,
     has_room: bool,
-    start: te.Tensor | None = None,
+    offsets: te.Tensor | None = None,
     zero: int = 0,
 ) -> te.Tensor:
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
     Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
-    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), or in fours. Sums start at ``start``, (blocks, lanes),
-    by default 0; the data is padded with ``zero``.
+    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), or in fours. ``offsets``, (outputs,), are added
+    to integer sums; the data is padded with ``zero``.
     """
     blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape[:5])
     kernel = (kernel_height, kernel_width)
     height, width = _output_size(data, kernel, strides, padding, dilation)
     blocks_per_group = blocks // groups
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
-        return _pointwise_conv2d(data, weights, outputs, has_room, start)
+        return _pointwise_conv2d(data, weights, outputs, has_room, offsets)
     channels = _Channels(weights, is_together=weights.ndim == 6)
     data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]), zero)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
@@ -54,8 +54,7 @@ def packed_conv2d(
             clamped(w, width, has_room) * strides[1] + column * dilation[1],
             channels.index if groups == 1 else block // blocks_per_group * inputs + channels.index,
         ]
-        product = channels.product(value, (block, row, column), lane)
-        return _sum(product, [row, column, *channels.axes], start, block, lane)
+        return te.sum(channels.product(value, (block, row, column), lane), axis=[row, column, *channels.axes])
 
     packed = te.compute(
         (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes), element, name=PACKED,
@@ -63,13 +62,13 @@ def packed_conv2d(
     )
     return te.compute(
         (data.shape[0], height, width, outputs),
-        lambda n, h, w, c: packed[n, h, w, c // lanes, c % lanes].astype("float32"),
+        lambda n, h, w, c: _result(packed[n, h, w, c // lanes, c % lanes], offsets, c),
         name="crop",
     )
 
 
 def _pointwise_conv2d(
-    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, start: te.Tensor | None
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, offsets: te.Tensor | None
 ) -> te.Tensor:
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
@@ -81,7 +80,7 @@ def _pointwise_conv2d(
     def element(n: tirx.Var, pixel: tirx.Var, block: tirx.Var, lane: tirx.Var) -> tirx.PrimExpr:
         place = clamped(pixel, num_pixels, has_room)
         value = data[n, place // width, place % width, channels.index]
-        return _sum(channels.product(value, (block, 0, 0), lane), channels.axes, start, block, lane)
+        return te.sum(channels.product(value, (block, 0, 0), lane), axis=channels.axes)
 
     packed = te.compute(
         (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED,
@@ -89,13 +88,13 @@ def _pointwise_conv2d(
     )
     return te.compute(
         (batch, height, width, outputs),
-        lambda n, h, w, c: packed[n, h * width + w, c // lanes, c % lanes].astype("float32"),
+        lambda n, h, w, c: _result(packed[n, h * width + w, c // lanes, c % lanes], offsets, c),
         name="crop",
     )
 
 
 def packed_dense(
-    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, start: te.Tensor | None = None
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, offsets: te.Tensor | None = None
 ) -> te.Tensor:
     """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers together as above."""
     blocks, lanes = int(weights.shape[0]), int(weights.shape[2])
@@ -108,20 +107,19 @@ def packed_dense(
     def element(*index: tirx.Var) -> tirx.PrimExpr:
         *outer, row, block, lane = index
         value = data[(*outer, clamped(row, rows, has_room), channels.index)]
-        return _sum(channels.product(value, (block,), lane), channels.axes, start, block, lane)
+        return te.sum(channels.product(value, (block,), lane), axis=channels.axes)
 
     packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED, attrs=channels.attrs)
     return te.compute(
         (*batch, rows, outputs),
-        lambda *index: packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)].astype("float32"),
+        lambda *index: _result(packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)], offsets, index[-1]),
         name="crop",
     )
 
 
-def _sum(
-    products: tirx.PrimExpr, axes: list[tirx.IterVar], start: te.Tensor | None, block: tirx.Var, lane: tirx.Var
-) -> tirx.PrimExpr:
-    return te.sum(products, axis=axes, init=None if start is None else start[block, lane])
+def _result(total: tirx.PrimExpr, offsets: te.Tensor | None, channel: tirx.Var) -> tirx.PrimExpr:
+    """float32 of an output channel's sum."""
+    return (total if offsets is None else total + offsets[channel]).astype("float32")
 
 
 class _Channels:

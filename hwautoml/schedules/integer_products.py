@@ -18,11 +18,11 @@ def product_of_integers(unit: VectorUnit, lanes: int, together: int) -> str:
     name = f"hwautoml.{'pairs' if together == 2 else 'bytes'}.{instruction}"
     if TensorIntrin.get(name, allow_missing=True) is None:
         one_instruction = _of_pairs(lanes, instruction) if together == 2 else _of_bytes(lanes, dtype, instruction)
-        TensorIntrin.register(name, plain_loops(lanes, together, dtype), one_instruction)
+        TensorIntrin.register(name, described(lanes, together, dtype), one_instruction)
     return name
 
 
-def plain_loops(lanes: int, together: int, dtype: str) -> object:
+def described(lanes: int, together: int, dtype: str) -> object:
     """What the instruction computes, from data of ``dtype``."""
     weights_dtype = "int16" if together == 2 else "int8"
 

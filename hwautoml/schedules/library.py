@@ -43,13 +43,13 @@ def function_key(function: tvm.tirx.PrimFunc) -> str:
 
 
 def _has_stored_map(function: tvm.tirx.PrimFunc) -> bool:
-    """Whether a quantised map goes in or out: int16, or bytes that are int16 on the way."""
+    """Whether a quantised map goes in or out: int16, or bytes that are int16 or sums of int32 in between."""
 
     def has(buffers: Iterable[object], *dtypes: str) -> bool:
         return any(str(getattr(buffer, "dtype", "")) in dtypes for buffer in buffers)
 
     inside = function.body.block.alloc_buffers
-    return has(function.params, "int16") or (has(function.params, "int8", "uint8") and has(inside, "int16"))
+    return has(function.params, "int16") or (has(function.params, "int8", "uint8") and has(inside, "int16", "int32"))
 
 
 def _without_numbers(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,17 @@ import onnx
 import tvm
 from tvm import relax
 from tvm.relax.backend.cpu_generic import pipeline
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
 
 from hwautoml.compilers import load_backend
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
 from hwautoml.schedules.host import resolve_target
+from hwautoml.schedules.integer_products import described
 from hwautoml.schedules.library import function_key, functions_of, schedule_module
 from hwautoml.schedules.lowering import import_onnx, lower
-from hwautoml.schedules.vector_unit import vector_unit
+from hwautoml.schedules.vector_unit import VectorUnit, vector_unit
 
 HOST = {"kind": "llvm", "mcpu": "native"}
 
@@ -26,27 +31,54 @@ def functions(path: Path, target: tvm.target.Target) -> tvm.IRModule:
     return lower(import_onnx(onnx.load(path), path.name), target, path.name)
 
 
+def with_plain_byte_products(unit: VectorUnit) -> VectorUnit:
+    """A unit whose products of bytes run anywhere: generic vectors in place of the instruction, and all else as it is."""
+    plain = [(lanes, f"plain.{unit.byte_dtype}x{4 * lanes}") for lanes, _ in unit.byte_products]
+    for lanes, name in plain:
+        description = described(lanes, 4, unit.byte_dtype)
+        one = _generic_product(lanes, unit.byte_dtype)
+        TensorIntrin.register(f"hwautoml.bytes.{name}", description, one, override=True)
+    return replace(unit, byte_products=tuple(plain))
+
+
+def _generic_product(lanes: int, dtype: str) -> object:
+    """The weights of each of the four numbers as a vector; written out in scalars LLVM would take ten times as long."""
+    many, weights_of = f"int32x{lanes}", [[4 * lane + part for lane in range(lanes)] for part in range(4)]
+
+    @T.prim_func(s_tir=True)
+    def product(
+        data: T.Buffer((4,), dtype, offset_factor=1),
+        weights: T.Buffer((lanes, 4), "int8", offset_factor=1),
+        sums: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:lanes], data[0:4], weights[0:lanes, 0:4])
+            T.writes(sums[0:lanes])
+            bytes_ = weights.vload([0, 0], dtype=f"int8x{4 * lanes}")
+            sums[T.ramp(T.int32(0), 1, lanes)] = (
+                sums.vload([0], dtype=many)
+                + T.broadcast(T.cast(data[0], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[0]))
+                + T.broadcast(T.cast(data[1], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[1]))
+                + T.broadcast(T.cast(data[2], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[2]))
+                + T.broadcast(T.cast(data[3], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[3]))
+            )
+
+    return product
+
+
 def assert_candidates_agree(
     path: Path, choose: int, *, num_threads: int = 1, batch: int = 1, tolerance: float = 1e-4,
-    mean_tolerance: float = 1.0,
+    mean_tolerance: float = 1.0, processor: Mapping[str, object] = HOST,
 ) -> dict[str, str]:
     """Compares candidate number ``choose`` (modulo how many there are) of every function with ONNX Runtime.
 
     Differences are relative to the largest number of the result. A candidate that does not apply gives way to the
-    fixed rule, as it does for users. Returns each function's family; every function must have been scheduled by one.
+    fixed rule, as it does for users. Functions and schedules are those for ``processor``, run on this one.
+    Returns each function's family; every function must have been scheduled by one.
     """
-    target = resolve_target(HOST, num_threads)
-    module, machine = functions(path, target), Machine(vector_unit(target), num_threads)
-    tilings = {}
-    for function in functions_of(module).values():
-        found = dispatch.candidates(function, machine)
-        if found:
-            tilings[function_key(function)] = found[choose % len(found)]
-    scheduled, report = schedule_module(module, machine, tilings)
-    assert not report.fallbacks, (report, tilings)
-    passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
-    executable = tvm.compile(scheduled, target=target, relax_pipeline=tvm.transform.Sequential(passes))
-    machine_ = relax.VirtualMachine(executable, tvm.cpu())
+    target = resolve_target(processor, num_threads)
+    module, unit = functions(path, target), with_plain_byte_products(vector_unit(target))
+    machine_ = built(module, Machine(unit, num_threads), choose)
     reference = load_backend("onnxruntime").open_model(path)
     shape = [batch if extent == -1 else extent for extent in reference.input_shape]
     x = np.random.default_rng(choose).standard_normal(shape).astype("float32")
@@ -55,3 +87,18 @@ def assert_candidates_agree(
     assert np.abs(expected - got).mean() <= mean_tolerance * np.abs(expected).max()
     families = {name: dispatch.family_of(function) for name, function in functions_of(module).items()}
     return {name: family.NAME for name, family in families.items() if family is not None}
+
+
+def built(module: tvm.IRModule, machine: Machine, choose: int) -> relax.VirtualMachine:
+    """The lowered module with candidate number ``choose`` (modulo how many there are) of every function."""
+    tilings = {}
+    for function in functions_of(module).values():
+        found = dispatch.candidates(function, machine)
+        if found:
+            tilings[function_key(function)] = found[choose % len(found)]
+    scheduled, report = schedule_module(module, machine, tilings)
+    assert not report.fallbacks, (report, tilings)
+    target = resolve_target(HOST, machine.num_threads)
+    passes = [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
+    executable = tvm.compile(scheduled, target=target, relax_pipeline=tvm.transform.Sequential(passes))
+    return relax.VirtualMachine(executable, tvm.cpu())
