@@ -7,13 +7,16 @@ same.
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
-#: Annotations of packed blocks whose last axis is over the two channels of a pair, or over four.
-PAIRED, IN_FOURS = "hwautoml.paired", "hwautoml.in_fours"
+#: Annotations of packed blocks whose last axis is over the two channels of a pair, or over four; or the last two axes
+#: over twice four.
+PAIRED, IN_FOURS, IN_EIGHTS = "hwautoml.paired", "hwautoml.in_fours", "hwautoml.in_eights"
 #: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
@@ -33,16 +36,16 @@ def packed_conv2d(
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
     Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
-    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), or in fours. ``offsets``, (outputs,), are added
+    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), in fours or in eights. ``offsets``, (outputs,), are added
     to integer sums; the data is padded with ``zero``.
     """
-    blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape[:5])
-    kernel = (kernel_height, kernel_width)
+    channels = _Channels(weights, num_before=3)
+    blocks, kernel_height, kernel_width, inputs = (int(size) for size in weights.shape[:4])
+    kernel, lanes = (kernel_height, kernel_width), channels.lanes
     height, width = _output_size(data, kernel, strides, padding, dilation)
     blocks_per_group = blocks // groups
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
         return _pointwise_conv2d(data, weights, outputs, has_room, offsets)
-    channels = _Channels(weights, is_together=weights.ndim == 6)
     data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]), zero)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
@@ -71,8 +74,8 @@ def _pointwise_conv2d(
     data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, offsets: te.Tensor | None
 ) -> te.Tensor:
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
-    blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
-    channels = _Channels(weights, is_together=weights.ndim == 6)
+    channels = _Channels(weights, num_before=3)
+    blocks, lanes = int(weights.shape[0]), channels.lanes
     data = _padded(data, [0, 0, 0, 0], channels.number - int(data.shape[3]))
     batch, height, width, _ = data.shape
     num_pixels = height * width
@@ -97,8 +100,8 @@ def packed_dense(
     data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, offsets: te.Tensor | None = None
 ) -> te.Tensor:
     """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers together as above."""
-    blocks, lanes = int(weights.shape[0]), int(weights.shape[2])
-    channels = _Channels(weights, is_together=weights.ndim == 4)
+    channels = _Channels(weights, num_before=1)
+    blocks, lanes = int(weights.shape[0]), channels.lanes
     lacking = channels.number - int(data.shape[-1])
     if lacking:
         data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), lacking], name=PADDING)
@@ -123,26 +126,32 @@ def _result(total: tirx.PrimExpr, offsets: te.Tensor | None, channel: tirx.Var) 
 
 
 class _Channels:
-    """The input channels that packed weights, (..., inputs, lanes) or (..., pairs or fours, lanes, 2 or 4), are for."""
+    """The input channels that packed weights are for, after ``num_before`` other axes.
 
-    def __init__(self, weights: te.Tensor, is_together: bool) -> None:
+    Those are (..., inputs, lanes); of integers (..., pairs or fours, lanes, 2 or 4) or (..., eights, 2, lanes, 4).
+    """
+
+    def __init__(self, weights: te.Tensor, num_before: int) -> None:
         self._weights = weights
-        together = int(weights.shape[-1]) if is_together else 1
-        #: Annotations of the block.
-        self.attrs = {1: {}, 2: {PAIRED: True}, 4: {IN_FOURS: True}}[together]
-        inputs = int(weights.shape[-3] if is_together else weights.shape[-2])
+        inputs, *rest = (int(size) for size in weights.shape[num_before:])
+        #: Numbers in a packed vector, and their axis among those of the channels.
+        self._lane_axis = max(0, len(rest) - 2)
+        self.lanes = rest.pop(self._lane_axis)
         #: As many as the weights have: a multiple of how many are together.
-        self.number = together * inputs
-        channel = te.reduce_axis((0, inputs), "input_channel")
-        self.axes, self.index = [channel], channel
-        if is_together:
-            part = te.reduce_axis((0, together), "half" if together == 2 else "quarter")
-            self.axes, self.index = [channel, part], together * channel + part
+        self.number = inputs * math.prod(rest)
+        #: Annotations of the block.
+        self.attrs = {(): {}, (2,): {PAIRED: True}, (4,): {IN_FOURS: True}, (2, 4): {IN_EIGHTS: True}}[tuple(rest)]
+        self.axes = [te.reduce_axis((0, inputs), "input_channel")]
+        self.index = self.axes[0]
+        for size in rest:
+            self.axes.append(te.reduce_axis((0, size), f"one_of_{size}"))
+            self.index = self.index * size + self.axes[-1]
 
     def product(self, value: tirx.PrimExpr, place: tuple[tirx.PrimExpr | int, ...], lane: tirx.Var) -> tirx.PrimExpr:
         """A channel's value times its weight at ``place`` for an output; of integers an integer."""
-        channel, *part = self.axes
-        weight = self._weights[(*place, channel, lane, *part)]
+        inner = list(self.axes)
+        inner.insert(1 + self._lane_axis, lane)
+        weight = self._weights[(*place, *inner)]
         if str(self._weights.dtype) == "float32":
             return value * weight
         return value.astype("int32") * weight.astype("int32")

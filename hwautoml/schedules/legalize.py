@@ -45,12 +45,19 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
 
 
 def packed_weights(weights: np.ndarray, unit: VectorUnit) -> np.ndarray:
-    """`pack_weights` as is best for the unit: bytes in fours and int16 in pairs where vectors come out even."""
-    outputs = weights.shape[-1]
+    """`pack_weights` as is best for the unit: bytes in fours and int16 in pairs where vectors come out even.
+
+    Where the unit reads data for two fours at once, and inputs are enough, those are an axis of their own:
+    (blocks, height, width, inputs / 8, 2, lanes, 4).
+    """
+    inputs, outputs = weights.shape[-2:]
     for dtype, products, together in ((np.int8, unit.byte_products, 4), (np.int16, unit.pair_products, 2)):
         lanes = whole_vectors(products, outputs) if weights.dtype == dtype else None
         if lanes:
-            return pack_weights(weights, lanes, together=together)
+            packed = pack_weights(weights, lanes, together=together)
+            if dtype == np.int8 and unit.num_fours > 1 and inputs % (4 * unit.num_fours) == 0:
+                return packed.reshape(*packed.shape[:3], -1, unit.num_fours, lanes, 4)
+            return packed
     return pack_weights(weights, packing_lanes(outputs, unit))
 
 

@@ -13,7 +13,8 @@ class VectorUnit:
     """``lanes``: float32 numbers in a vector register; ``num_registers``: of them, in the CPU.
 
     ``pair_products``: LLVM's intrinsics, by lanes, that multiply twice as many int16 and sum them by twos.
-    ``byte_products``: those that multiply four times as many bytes, of ``byte_dtype`` with int8, and sum them by fours.
+    ``byte_products``: those that multiply four times as many bytes, of ``byte_dtype`` with int8, and sum them by fours;
+    data for ``num_fours`` of them, one after another, is read into one register.
     """
 
     lanes: int
@@ -21,6 +22,7 @@ class VectorUnit:
     pair_products: tuple[tuple[int, str], ...] = ()
     byte_products: tuple[tuple[int, str], ...] = ()
     byte_dtype: str = "int8"
+    num_fours: int = 1
 
     @property
     def num_accumulators(self) -> int:
@@ -47,7 +49,10 @@ def vector_unit(target: tvm.target.Target) -> VectorUnit:
         has_vectors = codegen.target_has_features("neon", target)
         return VectorUnit(lanes=4, num_registers=16 if has_vectors else _SCALAR_REGISTERS)
     has_bytes = architecture == "aarch64" and codegen.target_has_features("dotprod", target)
-    return VectorUnit(lanes=4, num_registers=32, byte_products=_ARM_BYTE_PRODUCTS if has_bytes else ())
+    if has_bytes:
+        # Four bytes can be taken from any place in a register; a load that repeats them would keep a multiplier busy.
+        return VectorUnit(lanes=4, num_registers=32, byte_products=_ARM_BYTE_PRODUCTS, num_fours=2)
+    return VectorUnit(lanes=4, num_registers=32)
 
 
 def _x86_unit(target: tvm.target.Target) -> VectorUnit:

@@ -125,10 +125,11 @@ def _compiled_in_int8(
 
 
 def _count_byte_products(library: Path) -> int:
-    """Instructions ``sdot Vd.4S, Vn.16B, Vm.16B``, by their bits, wherever a library may have its code."""
+    """Instructions ``sdot Vd.4S, Vn.16B, Vm``, by their bits, wherever a library may have its code."""
     code = library.read_bytes()
     words = np.frombuffer(code[: len(code) // 4 * 4], "<u4")
-    return int(np.count_nonzero(words & 0xFFE0FC00 == 0x4E809400))
+    whole, of_one_place = words & 0xFFE0FC00 == 0x4E809400, words & 0xFFC0F400 == 0x4F80E000
+    return int(np.count_nonzero(whole | of_one_place))
 
 
 def test_predictions_agree_on_many_images(

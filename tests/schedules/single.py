@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax.backend.cpu_generic import pipeline
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
@@ -18,7 +18,7 @@ from hwautoml.compilers import load_backend
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
 from hwautoml.schedules.host import resolve_target
-from hwautoml.schedules.integer_products import described
+from hwautoml.schedules.integer_products import described, described_eights, intrinsic_name
 from hwautoml.schedules.library import function_key, functions_of, schedule_module
 from hwautoml.schedules.lowering import import_onnx, lower
 from hwautoml.schedules.vector_unit import VectorUnit, vector_unit
@@ -35,18 +35,30 @@ def with_plain_byte_products(unit: VectorUnit) -> VectorUnit:
     """A unit whose products of bytes run anywhere: generic vectors in place of the instruction, and all else as it is."""
     plain = [(lanes, f"plain.{unit.byte_dtype}x{4 * lanes}") for lanes, _ in unit.byte_products]
     for lanes, name in plain:
-        description = described(lanes, 4, unit.byte_dtype)
-        one = _generic_product(lanes, unit.byte_dtype)
-        TensorIntrin.register(f"hwautoml.bytes.{name}", description, one, override=True)
+        fours, eights = _generic_products(lanes, unit.byte_dtype)
+        TensorIntrin.register(
+            intrinsic_name(name, 4), described(lanes, 4, unit.byte_dtype, "int8"), fours, override=True
+        )
+        if unit.num_fours == 2:
+            TensorIntrin.register(intrinsic_name(name, 8), described_eights(lanes), eights, override=True)
     return replace(unit, byte_products=tuple(plain))
 
 
-def _generic_product(lanes: int, dtype: str) -> object:
-    """The weights of each of the four numbers as a vector; written out in scalars LLVM would take ten times as long."""
-    many, weights_of = f"int32x{lanes}", [[4 * lane + part for lane in range(lanes)] for part in range(4)]
+def _generic_products(lanes: int, dtype: str) -> tuple[object, object]:
+    """Of fours and eights."""
+    many = f"int32x{lanes}"
+
+    def product(data: tirx.Buffer, start: int, weights: tirx.PrimExpr) -> tirx.PrimExpr:
+        """Each of the four numbers with its weights as a vector: scalars would take LLVM ten times as long."""
+        terms = [
+            T.broadcast(T.cast(data[start + part], "int32"), lanes)
+            * T.Cast(many, T.Shuffle([weights], [4 * lane + part for lane in range(lanes)]))
+            for part in range(4)
+        ]
+        return terms[0] + terms[1] + terms[2] + terms[3]
 
     @T.prim_func(s_tir=True)
-    def product(
+    def fours(
         data: T.Buffer((4,), dtype, offset_factor=1),
         weights: T.Buffer((lanes, 4), "int8", offset_factor=1),
         sums: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
@@ -54,16 +66,26 @@ def _generic_product(lanes: int, dtype: str) -> object:
         with T.sblock("root"):
             T.reads(sums[0:lanes], data[0:4], weights[0:lanes, 0:4])
             T.writes(sums[0:lanes])
-            bytes_ = weights.vload([0, 0], dtype=f"int8x{4 * lanes}")
-            sums[T.ramp(T.int32(0), 1, lanes)] = (
-                sums.vload([0], dtype=many)
-                + T.broadcast(T.cast(data[0], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[0]))
-                + T.broadcast(T.cast(data[1], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[1]))
-                + T.broadcast(T.cast(data[2], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[2]))
-                + T.broadcast(T.cast(data[3], "int32"), lanes) * T.Cast(many, T.Shuffle([bytes_], weights_of[3]))
+            sums[T.ramp(T.int32(0), 1, lanes)] = sums.vload([0], dtype=many) + product(
+                data, 0, weights.vload([0, 0], dtype=f"int8x{4 * lanes}")
             )
 
-    return product
+    @T.prim_func(s_tir=True)
+    def eights(
+        data: T.Buffer((8,), dtype, offset_factor=1),
+        weights: T.Buffer((2, lanes, 4), "int8", offset_factor=1),
+        sums: T.Buffer((lanes,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:lanes], data[0:8], weights[0:2, 0:lanes, 0:4])
+            T.writes(sums[0:lanes])
+            sums[T.ramp(T.int32(0), 1, lanes)] = (
+                sums.vload([0], dtype=many)
+                + product(data, 0, weights.vload([0, 0, 0], dtype=f"int8x{4 * lanes}"))
+                + product(data, 4, weights.vload([1, 0, 0], dtype=f"int8x{4 * lanes}"))
+            )
+
+    return fours, eights
 
 
 def assert_candidates_agree(
