@@ -27,11 +27,11 @@ def with_byte_maps(module: tvm.IRModule, unit: VectorUnit) -> tvm.IRModule:
     """``module`` (relax in NHWC, before legalisation) with the products that the unit has for bytes."""
     if not unit.byte_products:
         return module
-    mutator = _ByteMaps(module, unit)
+    maps = _ByteMaps(module, unit)
     for variable, function in module.functions.items():
         if isinstance(function, relax.Function):
-            mutator.rewrite(variable, function)
-    return relax.transform.DeadCodeElimination()(mutator.builder_.get())
+            maps.rewrite(variable, function)
+    return relax.transform.DeadCodeElimination()(maps.builder_.get())
 
 
 @mutator
@@ -45,9 +45,10 @@ class _ByteMaps(PyExprMutator):
         self._stored: dict[relax.Var, relax.Var] = {}
 
     def rewrite(self, variable: tvm.ir.GlobalVar, function: relax.Function) -> None:
+        """Replaces a function of the module."""
         values = relax.analysis.get_var2val(function)
         read = [call.args[0] for call in values.values() if _weights(call, self._unit) is not None]
-        shifts = {data: _shift(values, data, self._unit) for data in read}
+        shifts = {data: _shift(values, data, self._unit) for data in read if isinstance(data, relax.DataflowVar)}
         self._shifts = {data: shift for data, shift in shifts.items() if shift is not None}
         self.builder_.update_func(variable, self.visit_expr(function))
 
@@ -61,22 +62,21 @@ class _ByteMaps(PyExprMutator):
         self._stored[binding.var] = self._emit(relax.op.astype(shifted, self._unit.byte_dtype))
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        """A product of bytes."""
+        """A product of bytes, in place of one of int16."""
         weights = _weights(call, self._unit)
         if weights is None or call.args[0] not in self._stored:
             return super().visit_call_(call)
-        shift = self._shifts[call.args[0]]
-        outputs = weights.shape[-1]
-        packed = packed_weights(weights, self._unit)
-        offsets = (-shift * weights.sum(axis=(0, 1, 2), dtype="int64")).astype("int32")
-        room = has_room(outputs, self._unit)
-        data, offsets = self._stored[call.args[0]], relax.const(offsets, "int32")
+        data, shift, outputs = self._stored[call.args[0]], self._shifts[call.args[0]], weights.shape[-1]
+        excess = shift * weights.sum(axis=(0, 1, 2), dtype="int64")
+        offsets = relax.const((-excess).astype("int32"), "int32")
+        packed, room = packed_weights(weights, self._unit), has_room(outputs, self._unit)
         if is_call(call, "relax.matmul"):
-            constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "int8")
-            return fusable_call(self.builder_, packed_dense, data, constant, outputs, room, offsets, hint="packed_dense")
-        attrs, constant = call.attrs, relax.const(packed, "int8")
+            matrix = relax.const(np.ascontiguousarray(packed[:, 0, 0]), "int8")
+            arguments = (data, matrix, outputs, room, offsets)
+            return fusable_call(self.builder_, packed_dense, *arguments, hint="packed_dense")
+        attrs, filters = call.attrs, relax.const(packed, "int8")
         sizes = ([int(size) for size in sizes] for sizes in (attrs.strides, attrs.padding, attrs.dilation))
-        arguments = (data, constant, outputs, *sizes, 1, room, offsets, shift)
+        arguments = (data, filters, outputs, *sizes, 1, room, offsets, shift)
         return fusable_call(self.builder_, packed_conv2d, *arguments, hint="packed_conv2d")
 
     def visit_dataflow_var_(self, variable: relax.DataflowVar) -> relax.Expr:

@@ -35,9 +35,9 @@ def packed_conv2d(
 ) -> te.Tensor:
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
-    Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
-    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2), in fours or in eights. ``offsets``, (outputs,), are added
-    to integer sums; the data is padded with ``zero``.
+    Blocks belong to the groups in turn: no block has outputs of two groups. Integer weights of one group may be packed
+    in pairs, fours or eights, see `_Channels`; ``offsets``, (outputs,), are added to their sums. The data is padded
+    with ``zero``.
     """
     channels = _Channels(weights, num_before=3)
     blocks, kernel_height, kernel_width, inputs = (int(size) for size in weights.shape[:4])

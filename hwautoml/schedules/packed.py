@@ -169,8 +169,9 @@ def _cycles(problem: _Problem, tiling: Tiling, unit: VectorUnit) -> float:
     """Estimated cycles per useful vector multiply-add: what the fixed rule minimises."""
     blocks, pixels = -(-tiling.channels // problem.vector), tiling.rows * tiling.columns
     accumulators, num_weights = pixels * blocks, blocks * problem.num_instructions
+    multiply_adds = accumulators * problem.num_instructions
     tiles = -(-problem.height // tiling.rows) * -(-problem.width // tiling.columns)
-    step = max(_FMA_CYCLES * accumulators * problem.num_instructions, _LOAD_CYCLES * (pixels + num_weights), _FMA_LATENCY)
+    step = max(_FMA_CYCLES * multiply_adds, _LOAD_CYCLES * (pixels + num_weights), _FMA_LATENCY)
     weights_in_registers = num_weights if pixels > 1 else 0
     spilled = accumulators + weights_in_registers + 1 + problem.has_product_register - unit.num_registers
     step += 2 * _LOAD_CYCLES * max(0, spilled)

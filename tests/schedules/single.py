@@ -32,7 +32,7 @@ def functions(path: Path, target: tvm.target.Target) -> tvm.IRModule:
 
 
 def with_plain_byte_products(unit: VectorUnit) -> VectorUnit:
-    """A unit whose products of bytes run anywhere: generic vectors in place of the instruction, and all else as it is."""
+    """A unit whose products of bytes run anywhere: generic vectors in place of the instruction, all else as it is."""
     plain = [(lanes, f"plain.{unit.byte_dtype}x{4 * lanes}") for lanes, _ in unit.byte_products]
     for lanes, name in plain:
         fours, eights = _generic_products(lanes, unit.byte_dtype)

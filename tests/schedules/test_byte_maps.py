@@ -80,7 +80,8 @@ def test_matrix_products(tmp_path: Path, outputs: int) -> None:
     graph = GraphBuilder(shape)
     path = quantized(graph, graph.head("images", 13, outputs), tmp_path / "head.onnx", shape, rank=2)
     assert "packed" in assert_agree(path, choose=1, processor=DOTPROD)
-    (dense,) = (function for name, function in functions_of(functions(path, tvm.target.Target(DOTPROD))).items() if "packed_dense" in name)
+    found = functions_of(functions(path, tvm.target.Target(DOTPROD)))
+    (dense,) = (function for name, function in found.items() if "packed_dense" in name)
     assert [str(parameter.dtype) for parameter in dense.params][:2] == ["int8" if outputs == 8 else "int16"] * 2
 
 
