@@ -107,7 +107,7 @@ def int8(run: Finished, _: argparse.Namespace) -> list[Row]:
 def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
     """int8 of any network trained on the data: an ONNX file, uint8 images in, as ``hwautoml export`` writes it."""
     from hwautoml.datasets import load_dataset
-    from hwautoml.pipeline.quantizing import CALIBRATION_IMAGES, MAX_LOSS, quantize_until_accurate
+    from hwautoml.pipeline.int8_accuracy import CALIBRATION_IMAGES, MAX_LOSS, quantize_until_accurate
     from hwautoml.pipeline.shipping import spread
 
     rows: list[Row] = []

@@ -142,10 +142,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "search",
-            "--run r --target gpu --latency-ms 0.5 --runtime tvm --budget 3s --seed 7 --targets-dir t --profiles-dir p",
+            "--run r --target gpu --latency-ms 0.5 --runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t "
+            "--profiles-dir p",
             {
-                "run": Path("r"), "target": "gpu", "latency_ms": 0.5, "runtime": "tvm", "budget_sec": 3.0, "seed": 7,
-                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "run": Path("r"), "target": "gpu", "latency_ms": 0.5, "runtime": "tvm", "precision": "int8",
+                "budget_sec": 3.0, "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
             },
         ),
         (
@@ -155,12 +156,13 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "compile",
-            "m.onnx --target gpu --runtime onnxruntime --out x --tune 2m --inputs i.npz --seed 7 --targets-dir t "
-            "--profiles-dir p --device b:1 --tracker t:2 --key k",
+            "m.onnx --target gpu --runtime onnxruntime --out x --precision fp16 --tune 2m --inputs i.npz --seed 7 "
+            "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1", "tracker": "t:2", "key": "k",
                 "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
                 "inputs": Path("i.npz"), "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "precision": "fp16",
             },
         ),
         (
@@ -296,9 +298,12 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("profile --inspect {tmp}/none.json", 10, "no latency table"),
         ("profile --like nosuch --profiles-dir {tmp}/r", 10, "target 'nosuch' has no measured table of mobile"),
         ("profile --target rpi4 --from-csv {tmp}/m.csv", 10, "networks.json does not exist"),
-        ("run digits --latency-ms 1 --target rpi4 --device a:1 --precision int8 --out {tmp}/r", 2, "run tvm in fp32"),
+        ("run digits --latency-ms 1 --target rpi4 --device a:1 --runtime torch --out {tmp}/r", 2, "network run tvm"),
         ("run digits --latency-ms 1 --target rpi4 --device nowhere --out {tmp}/r", 2, "an address is host:port"),
         ("compile {tmp}/none.onnx --target rpi4 --tracker a:1", 8, "none.onnx does not exist"),
+        ("tune --target gpu", 2, "what is tuned are our schedules for processors"),
+        ("profile --target gpu --precision fp8 --estimate", 2, "computes in fp32, fp16, bf16, int8, not in 'fp8'"),
+        ("compile {tmp}/none.onnx --target gpu --precision fp16", 8, "none.onnx does not exist"),
         ("build --target gpu", 2, "the C++ runner runs on processors"),
         ("build --wheels {tmp} --out {tmp}/x", 11, "no wheel of apache-tvm for"),
         ("build --out {tmp}", 10, "exists already"),

@@ -26,10 +26,13 @@ from hwautoml.core.duration import parse_duration
 
 @app.command(epilog="Example: hwautoml compile model.onnx --target cpu --runtime tvm --tune 30s")
 def compile(
-    model: Annotated[Path, typer.Argument(help="Any ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="Any ONNX file, or a .pt2 program for torch runtimes.")],
     target: Target = "cpu",
-    runtime: Annotated[str, typer.Option(help="tvm or onnxruntime.")] = "tvm",
+    runtime: Annotated[str, typer.Option(help="tvm, or another of the target's.")] = "tvm",
     out: Annotated[Path | None, typer.Option(help="Folder to write. \\[default: beside the model]")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32: as the file is. fp16, on GPUs: compiled in half precision.")
+    ] = "fp32",
     tune: Annotated[str, typer.Option(help="Time for tuning kernels, e.g. 30s, 10m; 0s for none.")] = "0s",
     device: Device = None,
     tracker: Tracker = None,
@@ -55,6 +58,7 @@ def compile(
             target=target,
             runtime=runtime,
             out=out,
+            precision=precision,
             tune_sec=parse_duration(tune, "--tune", may_be_zero=True),
             device=device,
             tracker=tracker,

@@ -41,7 +41,7 @@ def profile(
     ] = "auto",
     threads: Threads = None,
     batch: Batch = 1,
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32 or int8; on GPUs also fp16 or bf16.")] = "fp32",
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,

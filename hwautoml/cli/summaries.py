@@ -21,7 +21,7 @@ def run_summary(out: Console, result: Mapping[str, Any]) -> None:
     predicted = _with_interval(latency["predicted"], latency["predicted_interval"], latency["predicted_origin"])
     by_stage = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)
     rows += [
-        ("", f"{predicted} on {latency['predicted_runtime']}"),
+        ("", f"{predicted} on {_form(latency['predicted_runtime'], latency['predicted_precision'])}"),
         ("accuracy", f"{result['accuracy']['test']:.2%} test, {result['accuracy']['val']:.2%} validation"),
         ("network", f"{result['architecture']['id']}, one of {len(result['front'])} on the front"),
         ("parity", _parity_text(parity)),
@@ -45,12 +45,13 @@ def _parity_text(parity: Mapping[str, Any]) -> str:
 
 
 def search_summary(out: Console, result: Mapping[str, Any]) -> None:
-    table = _table("id", "accuracy (val)", f"latency ({result['latency_origin']})", "within the limit")
+    table = _table("id", "accuracy (val)", f"latency ({result['latency_origin']})", "on", "within the limit")
     for row in result["front"]:
         table.add_row(
             row["id"],
             f"{row['accuracy_val']:.2%}",
             f"{row['latency_ms']:.4g} +- {1.96 * row['latency_std_ms']:.2g} ms",
+            _form(row["runtime"], row["precision"]),
             "yes" if row["meets_limit"] else "no",
         )
     out.print(table)
@@ -59,9 +60,13 @@ def search_summary(out: Console, result: Mapping[str, Any]) -> None:
         "nothing scored is predicted to meet it" if best is None else f"best {best['id']}, {best['accuracy_val']:.2%}"
     )
     out.print(
-        f"{result['target']} ({', '.join(result['runtimes'])}), limit {result['limit_ms']:g} ms: {text}; "
+        f"{result['target']}, limit {result['limit_ms']:g} ms: {text}; "
         f"{result['num_scored']} scored, {result['num_new']} of them new, {result['seconds']:.1f} s"
     )
+
+
+def _form(runtime: str, precision: str) -> str:
+    return runtime if precision == "fp32" else f"{runtime}, {precision}"
 
 
 def export_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -107,7 +112,8 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             *([("by fixed rule", _untuned_text(result["untuned"]))] if result["untuned"] else []),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
             *([("kernels", result["device_code"])] if result["device_code"] else []),
-            ("far too slow", ", ".join(result["slow"]) or "none (measured)"),
+            *([] if result["device_code"] else [("far too slow", ", ".join(result["slow"]) or "none (measured)")]),
+            *([("fp16 form", _half_text(result["half_parity"]))] if result["half_parity"] else []),
             (
                 "parity",
                 parity if isinstance(parity, str) else f"{_exponent(parity['max_relative'])} of the outputs' scale",
@@ -115,6 +121,10 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             ("time", f"compile {seconds['compile']:.1f} s, tune {seconds['tune']:.1f} s"),
         ],
     )
+
+
+def _half_text(parity: Mapping[str, Any]) -> str:
+    return f"{_exponent(parity['max_relative'])} of the outputs' scale from the file (on this machine's processor)"
 
 
 def _untuned_text(names: Sequence[str]) -> str:

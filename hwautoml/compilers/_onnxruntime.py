@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwautoml.compilers._files import missing_packages, read_onnx, replaced_atomically
-from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
+from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input, first_line
 from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
@@ -116,16 +116,21 @@ class OnnxRuntimeBackend:
             output_name=result.name,
             output_shape=_shape(result.shape),
             device=self.device,
+            captured_session=lambda: self._session(path, path, num_threads, with_cuda_graph=True),
             further_inputs=tuple((i.name, _shape(i.shape), _NUMPY_TYPES[i.type]) for i in session.get_inputs()[1:]),
         )
 
-    def _session(self, path: Path, named: Path, num_threads: int) -> onnxruntime.InferenceSession:
-        """A session on the file ``path``; errors call it ``named``."""
+    def _session(
+        self, path: Path, named: Path, num_threads: int, *, with_cuda_graph: bool = False
+    ) -> onnxruntime.InferenceSession:
+        """A session on the file ``path``; errors call it ``named``. With a CUDA graph it runs bound buffers only."""
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         try:
-            session = onnxruntime.InferenceSession(str(path), _options(num_threads), [*self.providers, CPU_PROVIDER])
+            first = self.providers[:1] if with_cuda_graph else ()  # the graph is of the provider that runs all of it
+            providers = [(name, _provider_options(name, path, name in first)) for name in self.providers]
+            session = onnxruntime.InferenceSession(str(path), _options(num_threads), [*providers, CPU_PROVIDER])
         except state.NotImplemented as error:
             raise UnsupportedOperatorError(f"ONNX Runtime cannot run {named}: {error}") from error
         except (
@@ -148,6 +153,23 @@ class OnnxRuntimeBackend:
         return session
 
 
+def _provider_options(provider: str, path: Path, with_cuda_graph: bool) -> dict[str, str]:
+    """Not run on a GPU so far. TensorRT keeps to float32 unless it is allowed the file's own precision."""
+    if provider == "TensorrtExecutionProvider":
+        allowed = {f"trt_{precision}_enable": "1" for precision in _precisions(path)}
+        return allowed | ({"trt_cuda_graph_enable": "1"} if with_cuda_graph else {})
+    return {"enable_cuda_graph": "1"} if with_cuda_graph and provider == "CUDAExecutionProvider" else {}
+
+
+def _precisions(path: Path) -> set[str]:
+    """Those below float32 that a file computes in."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    found = {"fp16"} if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer) else set()
+    return found | ({"int8"} if any(node.op_type == "QuantizeLinear" for node in graph.node) else set())
+
+
 @dataclass(frozen=True)
 class OnnxRuntimeModel:
     """An ONNX Runtime session with one input and one output.
@@ -163,6 +185,7 @@ class OnnxRuntimeModel:
     output_shape: tuple[int, ...]
     device: str = "cpu"
     further_inputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    captured_session: Callable[[], onnxruntime.InferenceSession] | None = None
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
@@ -174,30 +197,46 @@ class OnnxRuntimeModel:
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x`` with input and output bound on the device, so that no call copies either.
 
-        On a CUDA device a run is over when its result is there: it ends with a synchronisation.
+        On a CUDA device it is a `CudaRun`: captured as a CUDA graph where it can be, and over when its result is there.
         """
+        if self.device == "cpu":
+            binding, session = self._bound(self.session, x), self.session
+            return lambda: session.run_with_iobinding(binding)
+        return self._captured(x)
+
+    def _captured(self, x: np.ndarray) -> CudaRun:
+        """Not run on a GPU so far. ONNX Runtime refuses to capture what has a part on the processor."""
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        assert self.captured_session is not None
+        try:
+            run = self._on_device(self.captured_session(), x, None)
+            run()  # which captures
+        except (CompileError, state.Fail, state.InvalidArgument, state.RuntimeException, state.EPFail) as error:
+            return self._on_device(self.session, x, first_line(error))
+        return run
+
+    def _on_device(self, session: onnxruntime.InferenceSession, x: np.ndarray, launched_singly: str | None) -> CudaRun:
+        binding = self._bound(session, x)
+        return CudaRun(lambda: session.run_with_iobinding(binding), binding.synchronize_outputs, launched_singly)
+
+    def _bound(self, session: onnxruntime.InferenceSession, x: np.ndarray) -> onnxruntime.IOBinding:
+        """Inputs on the device; the output, too, at an address that stays where its shape is known."""
         import onnxruntime
 
-        binding = self.session.io_binding()
+        binding = session.io_binding()
         source = onnxruntime.OrtValue.ortvalue_from_numpy(checked_input(self, x), self.device)
         binding.bind_ortvalue_input(self.input_name, source)
         for name, shape, dtype in self.further_inputs:
             ones = np.ones([max(extent, 1) for extent in shape], dtype)
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(ones, self.device))
-        binding.bind_output(self.output_name, self.device)
-        session = self.session
-        if self.device == "cpu":
-
-            def run() -> None:
-                session.run_with_iobinding(binding)
-
+        if self.device != "cpu" and min(self.output_shape, default=1) > 0:
+            dtype = _NUMPY_TYPES[session.get_outputs()[0].type]
+            result = onnxruntime.OrtValue.ortvalue_from_shape_and_type(self.output_shape, dtype, self.device)
+            binding.bind_ortvalue_output(self.output_name, result)
         else:
-
-            def run() -> None:
-                session.run_with_iobinding(binding)
-                binding.synchronize_outputs()
-
-        return run
+            binding.bind_output(self.output_name, self.device)
+        return binding
 
 
 def _options(num_threads: int) -> onnxruntime.SessionOptions:

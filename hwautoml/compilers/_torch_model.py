@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import ml_dtypes  # noqa: F401  # from here on numpy knows bfloat16 by its name
 import numpy as np
 
-from hwautoml.compilers.base import checked_input
+from hwautoml.compilers.base import CudaRun, checked_input, first_line
 from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
     import torch
+
+
+_NUM_WARM_UPS = 3
 
 
 @dataclass(frozen=True)
@@ -49,41 +53,62 @@ class TorchModel:
     def output_shape(self) -> tuple[int, ...]:
         return self.description.output_shape
 
+    @property
+    def device(self) -> str:
+        return self.description.device.partition(":")[0]
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
         import torch
 
         with torch.inference_mode():
-            return self.function(self._tensor(x)).cpu().numpy()
+            result = self.function(self._tensor(x)).cpu()
+        return (result.float() if result.dtype == torch.bfloat16 else result).numpy()  # numpy has no bfloat16
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """Runs on ``x``, which is converted (and copied to the device) once.
 
-        On a CUDA device a run is over when its result is there: it ends with a synchronisation, as it
-        does for whoever waits for one answer.
+        On a CUDA device it is a `CudaRun`: captured as a CUDA graph where it can be, and over when its result is
+        there, as it is for whoever waits for one answer.
         """
         import torch
 
         tensor, function = self._tensor(x), self.function
-        if self.description.device == "cpu":
 
-            def run() -> None:
-                with torch.inference_mode():
-                    function(tensor)
+        def run() -> None:
+            with torch.inference_mode():
+                function(tensor)
 
-        else:
-
-            def run() -> None:
-                with torch.inference_mode():
-                    function(tensor)
-                torch.cuda.synchronize()
-
-        return run
+        return run if self.device == "cpu" else captured(run)
 
     def _tensor(self, x: np.ndarray) -> torch.Tensor:
         import torch
 
-        return torch.from_numpy(checked_input(self, x)).to(self.description.device)
+        array = checked_input(self, x)
+        if self.input_dtype == "bfloat16":  # ml_dtypes', which numpy knows and torch does not
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(self.description.device)
+        return torch.from_numpy(array).to(self.description.device)
+
+
+def captured(run: Callable[[], object]) -> CudaRun:
+    """What ``run`` launches as one CUDA graph, where it can be captured. Not run on a GPU so far.
+
+    Warmed up on a stream of its own first, as torch's documentation of CUDA graphs has it.
+    """
+    import torch
+
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    try:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_NUM_WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            run()
+    except RuntimeError as error:
+        return CudaRun(run, torch.cuda.synchronize, first_line(error))
+    return CudaRun(graph.replay, torch.cuda.synchronize, None)
 
 
 def device_of(tvm_target: Mapping[str, object]) -> str:

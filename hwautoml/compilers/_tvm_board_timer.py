@@ -16,6 +16,7 @@ import tvm
 from hwautoml.compilers._tvm_link import linker
 from hwautoml.compilers._tvm_request import BoardRoute
 from hwautoml.errors import CompileError, InvalidValueError, TargetUnavailableError
+from hwautoml.schedules.arena import PIPELINE
 from hwautoml.schedules.timing import random_arguments
 
 _AGENT = "hwautoml.agent."  # what our agent offers (hwautoml.devices.agent); another server lacks it
@@ -63,7 +64,7 @@ class BoardTimer:
     def _upload(self, function: tvm.tirx.PrimFunc) -> Any:
         """The function as a library that the board has loaded."""
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        library = tvm.compile(module, target=self._target)
+        library = tvm.compile(module, target=self._target, tir_pipeline=PIPELINE)
         name = f"candidate{self._num_uploaded}.so"
         self._num_uploaded += 1
         with tempfile.TemporaryDirectory(prefix="hwautoml-candidate-") as folder:

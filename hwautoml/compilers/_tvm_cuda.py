@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tvm
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hwautoml.compilers._toolchains import NVCC_FIX, architecture_of, require_compiler, run_compiler
 from hwautoml.errors import CompileError
@@ -24,10 +25,64 @@ _DRIVER = "libcuda.so.1"
 _LOGGER = logging.getLogger(__name__)
 
 
+#: Launched one by one, the kernels of a small network take as long as their launches; as a graph they are one launch.
+_CUDA_GRAPH = {"relax.backend.use_cuda_graph": True}
+_PRODUCTS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d", "relax.matmul")
+_CONVOLUTION_ATTRIBUTES = (
+    "strides", "padding", "dilation", "groups", "data_layout", "kernel_layout", "out_layout",
+)  # fmt: skip
+_SUMS = ("relax.sum", "relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d")
+
+
 def lower_for_cuda(module: tvm.IRModule, target: tvm.target.Target) -> tvm.IRModule:
-    """Imported relax to scheduled functions by TVM's own pipeline for CUDA (its schedules are dlight's)."""
-    with target:
+    """Imported relax to scheduled functions by TVM's own pipeline for CUDA (its schedules are dlight's).
+
+    What has fixed shapes is captured as a CUDA graph when it first runs. Sums of fp16 are taken in float32.
+    """
+    module = with_float32_sums(module)
+    with target, tvm.transform.PassContext(config=_CUDA_GRAPH):
         return relax.get_default_pipeline(target)(module)
+
+
+def launches(lowered: tvm.IRModule) -> str:
+    """How the kernels of a lowered module are started, in words."""
+    if any("cuda_graph_capture" in variable.name_hint for variable in lowered.get_global_vars()):
+        return "launched as a CUDA graph"
+    return "kernels launched one by one (no CUDA graph: its shapes are open)"
+
+
+def with_float32_sums(module: tvm.IRModule) -> tvm.IRModule:
+    """Products of fp16 summed in float32 and then rounded: hundreds of roundings of a growing sum would be left of it.
+
+    It is what tensor cores and the other runtimes do; TVM sums in the type of the result.
+    """
+    sums = _Float32Sums(module)
+    for variable, function in module.functions_items():
+        if isinstance(function, relax.Function):
+            sums.builder_.update_func(variable, sums.visit_expr(function))
+    return sums.builder_.get()
+
+
+@mutator
+class _Float32Sums(PyExprMutator):  # type: ignore[misc]  # untyped
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = self.visit_expr_post_order(call)
+        name = getattr(call.op, "name", "")
+        if name not in (*_PRODUCTS, *_SUMS) or getattr(call.ty, "dtype", None) != "float16":
+            return call
+        if name in _SUMS:
+            wide = relax.Call(call.op, [relax.op.astype(call.args[0], "float32"), *call.args[1:]], call.attrs)
+        else:
+            wide = _with_float32_result(call)
+        return relax.op.astype(self.builder_.normalize(wide), "float16")
+
+
+def _with_float32_result(call: relax.Call) -> relax.Call:
+    if call.op.name == "relax.matmul":
+        return relax.op.matmul(*call.args, out_dtype="float32")
+    attributes = {name: getattr(call.attrs, name) for name in _CONVOLUTION_ATTRIBUTES}
+    convolution = getattr(relax.op.nn, call.op.name.rpartition(".")[2])
+    return convolution(*call.args, **attributes, out_dtype="float32")
 
 
 def embed_binaries(target: tvm.target.Target) -> str:

@@ -120,7 +120,7 @@ def _serve_cuda(
     request: CompileRequest, events: _Events, model: onnx.ModelProto, target: tvm.target.Target
 ) -> dict[str, object]:
     """TVM's own GPU schedules; nothing is tuned."""
-    from hwautoml.compilers._tvm_cuda import embed_binaries, lower_for_cuda
+    from hwautoml.compilers._tvm_cuda import embed_binaries, launches, lower_for_cuda
     from hwautoml.compilers._tvm_link import linker
     from hwautoml.schedules.library import functions_of
     from hwautoml.schedules.lowering import import_onnx
@@ -136,7 +136,7 @@ def _serve_cuda(
     _export(lowered, None, target, request.out_path, link)
     return {
         "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": [],
-        "tune_sec": 0.0, "device_code": device_code,
+        "tune_sec": 0.0, "device_code": f"{device_code}; {launches(lowered)}",
     }  # fmt: skip
 
 

@@ -57,6 +57,11 @@ class Model(Protocol):
         """-1 where an extent is only known at run time."""
         ...
 
+    @property
+    def device(self) -> str:
+        """Where it runs: ``cpu`` or ``cuda``."""
+        ...
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for input ``x``, which must have the input's shape and dtype."""
         ...
@@ -64,6 +69,27 @@ class Model(Protocol):
     def bind(self, x: np.ndarray) -> Callable[[], None]:
         """A function that runs the network once on ``x``, without copying it again."""
         ...
+
+
+@dataclass(frozen=True)
+class CudaRun:
+    """One run on a CUDA device, over when its result is there. Not run on a GPU so far.
+
+    ``launched_singly`` says why its kernels are launched one by one; None where they are launched as one CUDA graph.
+    """
+
+    launch: Callable[[], object]
+    wait: Callable[[], object]
+    launched_singly: str | None
+
+    def __call__(self) -> None:
+        self.launch()
+        self.wait()
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def checked_input(model: Model, x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""ONNX Runtime with its CUDA provider, from the package onnxruntime-gpu (untested so far)."""
+"""ONNX Runtime with its CUDA provider, from the package onnxruntime-gpu (not run on a GPU so far)."""
 
 from __future__ import annotations
 

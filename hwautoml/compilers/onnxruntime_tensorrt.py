@@ -1,4 +1,7 @@
-"""ONNX Runtime with its TensorRT provider, CUDA for the rest: onnxruntime-gpu and TensorRT (untested so far)."""
+"""ONNX Runtime with its TensorRT provider, CUDA for the rest: onnxruntime-gpu and TensorRT.
+
+Not run on a GPU so far.
+"""
 
 from __future__ import annotations
 

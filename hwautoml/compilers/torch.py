@@ -1,7 +1,7 @@
 """PyTorch as a runtime: an exported program, its operators run one by one.
 
 The artifact is the program itself, so what there is to know about files from elsewhere is in
-`_torch_program`. On a CUDA target (untested so far) its weights lie on the device.
+`_torch_program`. On a CUDA target (not run on a GPU so far) its weights lie on the device.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """AOTInductor: an exported program compiled ahead of time into a package with a shared library.
 
-C++ (on a CUDA target, untested so far: Triton) is generated, compiled here, and run without Python.
+C++ (on a CUDA target, not run on a GPU so far: Triton) is generated, compiled here, and run without Python.
 A package is native code: opening one runs it, as with any library, so open only those you made
 or whose hash you trust. The programs it is made from are checked by `_torch_program`.
 """

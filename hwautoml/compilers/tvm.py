@@ -23,14 +23,16 @@ from hwautoml.compilers._files import missing_packages, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_process import CompilerProcess
 from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
-from hwautoml.compilers.base import CompiledModel, ProgressCallback, checked_input
+from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input
 from hwautoml.core.closing import Closing
-from hwautoml.errors import CompileError, InvalidValueError
+from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
     import tvm
 
 RUNTIME = "tvm"
+#: The function of a library that TVM's runtime captures as a CUDA graph.
+CAPTURED = "main_cuda_graph_capture"
 SOURCE_SUFFIX = ".onnx"
 FILE_NAME = "model.so"
 #: A worker that reports nothing for this long is stuck in a candidate (or in the compiler).
@@ -222,11 +224,15 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
     try:
         with unique_name(path) as unique:
             library = tvm.runtime.load_module(str(unique))
-        machine = relax.VirtualMachine(library, tvm.cpu())
+        device = tvm.cpu()
+        machine = relax.VirtualMachine(library, device)
         description = json.loads(str(machine["describe"]()))
         if description.get("device") == "cuda":
-            machine = relax.VirtualMachine(library, tvm.cuda())
+            device = _cuda_device(path)
+            machine = relax.VirtualMachine(library, device)
     except (tvm.error.InternalError, RuntimeError, ValueError, AttributeError, OSError) as error:
+        if "created using {cuda}" in str(error):  # TVM's CUDA runtime is not loaded: it lacks the driver
+            raise _no_cuda(path) from error
         raise CompileError(
             f"{path} is not a model compiled by hwautoml: {error}", fix="compile the model again"
         ) from error
@@ -237,12 +243,32 @@ def open_model(path: Path, *, num_threads: int = 1) -> TvmModel:
         input_shape=tuple(description["input_shape"]),
         input_dtype=description["input_dtype"],
         output_shape=tuple(description["output_shape"]),
+        place=device,
+    )
+
+
+def _cuda_device(path: Path) -> tvm.runtime.Device:
+    import tvm
+
+    device = tvm.cuda()
+    if not device.exist:
+        raise _no_cuda(path)
+    return device
+
+
+def _no_cuda(path: Path) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{path.name} is compiled for a CUDA device, and TVM finds none here",
+        fix="run it where there is one (hwautoml doctor), or compile for another target",
     )
 
 
 @dataclass(frozen=True)
 class TvmModel:
-    """A compiled network in TVM's virtual machine, with one input and one output."""
+    """A compiled network in TVM's virtual machine, with one input and one output.
+
+    On a CUDA device (not run on a GPU so far) inputs are copied there, and a run is over when its result is there.
+    """
 
     machine: Any
     run: Callable[[tvm.runtime.Tensor], tvm.runtime.Tensor]
@@ -250,21 +276,37 @@ class TvmModel:
     input_shape: tuple[int, ...]
     input_dtype: str
     output_shape: tuple[int, ...]
+    place: tvm.runtime.Device
+
+    @property
+    def device(self) -> str:
+        import tvm
+
+        return "cpu" if self.place == tvm.cpu() else "cuda"
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The output for ``x``."""
         return self.run(self._tensor(x)).numpy()
 
     def bind(self, x: np.ndarray) -> Callable[[], None]:
-        """Runs on ``x``, which is converted once."""
-        tensor, run = self._tensor(x), self.run
+        """Runs on ``x``, which is converted once; on a CUDA device it is a `CudaRun`."""
+        tensor, run, place = self._tensor(x), self.run, self.place
 
         def run_once() -> None:
             run(tensor)
 
-        return run_once
+        if self.device == "cpu":
+            return run_once
+        return CudaRun(run_once, place.sync, None if self._has_cuda_graph() else "nothing of it has fixed shapes")
+
+    def _has_cuda_graph(self) -> bool:
+        try:
+            self.machine[CAPTURED]
+        except AttributeError:
+            return False
+        return True
 
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
 
-        return tvm.runtime.tensor(checked_input(self, x))
+        return tvm.runtime.tensor(checked_input(self, x), self.place)

@@ -97,6 +97,10 @@ class Observation:
             raise InvalidValueError(f"counts need a layer key and a positive count each, got {self.counts!r}")
 
 
+def form_name(runtime: str, precision: str) -> str:
+    return runtime if precision == "fp32" else f"{runtime}-{precision}"
+
+
 @dataclass(frozen=True)
 class _Column:
     """Where a layer key sits in the design matrix; ``scale`` and ``doubt_ms`` differ from 1 and 0 if inferred."""
@@ -128,6 +132,11 @@ class LatencyTable:
     conditions: Mapping[str, object] = field(default_factory=dict)
     learned: LearnedPrior | None = None
     schema: str = SCHEMA
+
+    @property
+    def form(self) -> str:
+        """In what form networks run: the runtime, and the precision unless it is fp32 (``tvm-int8``)."""
+        return form_name(self.runtime, self.precision)
 
     @property
     def origin(self) -> Literal["measured", "estimated"]:

@@ -52,6 +52,17 @@ class Target:
         if problems:
             raise InvalidValueError(f"target {self.name!r}: " + "; ".join(problems))
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether its networks run on an NVIDIA GPU."""
+        return self.tvm.get("kind") == "cuda"
+
+    def require_precision(self, precision: str) -> None:
+        """Raises InvalidValueError, with the list, for a precision that the target does not compute in."""
+        if precision not in self.precisions:
+            known = ", ".join(self.precisions)
+            raise InvalidValueError(f"target {self.name!r} computes in {known}, not in {precision!r}")
+
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "description": str,

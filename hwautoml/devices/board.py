@@ -21,13 +21,15 @@ import numpy as np
 from hwautoml.compilers.base import checked_input
 from hwautoml.devices.agent import AGENT_COMMAND, PREFIX
 from hwautoml.devices.agent_onnx import RUNTIME, SUFFIX, runtime_of
-from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError
+from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
     import tvm
     from tvm.rpc.client import RPCSession
 
 _TIMED = "hwautoml_timed"
+#: What our own backend says, and what TVM says, on a board whose TVM has no CUDA.
+_SIGNS_OF_NO_CUDA = ("is compiled for a CUDA device", "created using {cuda}")
 _BIG_CORES = 1  # TVM's affinity mode: the fastest cores first
 
 
@@ -105,18 +107,25 @@ class Board:
     def load(self, name: str) -> RemoteModel | RemoteOnnxModel:
         """What was uploaded, whose file is then removed: a library in TVM, an ONNX file in the board's ONNX Runtime.
 
-        Raises CompileError for a file that the board cannot load, InvalidValueError for an ONNX file where the board
-        runs another server than our agent.
+        Raises CompileError for a file that the board cannot load, MissingDependencyError for one compiled for a CUDA
+        device where the board's TVM has none, InvalidValueError for an ONNX file where the board runs another server
+        than our agent.
         """
         from tvm import relax
 
         if name.endswith(SUFFIX):
             return self._load_onnx(name)
         with _loading(name):
-            machine = relax.VirtualMachine(self._session.load_module(name), self._device)
+            library, device = self._session.load_module(name), self._device
+            machine = relax.VirtualMachine(library, device)
             description = json.loads(str(machine["describe"]()))
+            if description.get("device") == "cuda":  # not run on a GPU so far
+                device = self._session.cuda(0)
+                if not device.exist:
+                    raise _no_cuda(name)
+                machine = relax.VirtualMachine(library, device)
         self._session.remove(name)
-        return RemoteModel(self._device, *_signature(description), machine)
+        return RemoteModel(device, *_signature(description), machine)
 
     def _load_onnx(self, name: str) -> RemoteOnnxModel:
         self._require_agent()
@@ -139,7 +148,8 @@ class Board:
         if described is not None:
             return {**json.loads(str(described)), "agent": True}
         cpu, triple = self._call("target.llvm_get_system_cpu"), self._call("target.llvm_get_system_triple")
-        unknown = dict.fromkeys(("num_cores", "num_allowed_cores", "governor", "os", "python_version", "load_average"))
+        fields = ("gpu", "num_cores", "num_allowed_cores", "governor", "os", "python_version", "load_average")
+        unknown = dict.fromkeys(fields)
         return {
             "cpu": None if cpu is None else str(cpu), "machine": None if triple is None else str(triple).split("-")[0],
             **unknown, "date": datetime.now(UTC).isoformat(timespec="seconds"), "runtime_version": None,
@@ -174,6 +184,11 @@ class _OnBoard:
     input_shape: tuple[int, ...]
     input_dtype: str
     output_shape: tuple[int, ...]
+
+    @property
+    def device_name(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return "cuda" if "cuda" in str(self.device) else "cpu"
 
     def _tensor(self, x: np.ndarray) -> tvm.runtime.Tensor:
         import tvm
@@ -241,10 +256,19 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except (tvm.error.RPCError, AttributeError, ValueError) as error:
+        if any(sign in str(error) for sign in _SIGNS_OF_NO_CUDA):
+            raise _no_cuda(name) from error
         raise CompileError(
             f"{name.partition('-')[2]} cannot be loaded on the board: {remote_reason(error)}",
             fix=None if name.endswith(SUFFIX) else "compile it for the [tvm] table of the board's own target",
         ) from error
+
+
+def _no_cuda(name: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"{name.partition('-')[2]} is compiled for a CUDA device, and the board's TVM finds none",
+        fix="there: NVIDIA's driver, and a TVM with its CUDA runtime; or another --target",
+    )
 
 
 def remote_reason(error: BaseException) -> str:

@@ -127,6 +127,8 @@ class _Model:
     load_ms: float = 0.0
     peak_memory_bytes: int | None = None
     process_peak_bytes: int | None = None
+    device: str | None = None  # cpu or cuda
+    launched_singly: str | None = None  # why its kernels are no CUDA graph
     times_sec: list[float] = field(default_factory=list)
     samples_ms: list[float] = field(default_factory=list)  # the fastest part of each
     excess: list[float] = field(default_factory=list)  # the typical part of its second half, relative to the fastest
@@ -201,10 +203,12 @@ class _Session:
                 results.append(MeasureFailure(model.path, model.failure))
                 continue
             own = {
-                "load_ms": model.load_ms, "peak_memory_bytes": model.peak_memory_bytes,
+                "load_ms": model.load_ms, "device": model.device, "peak_memory_bytes": model.peak_memory_bytes,
                 "process_peak_bytes": model.process_peak_bytes, "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
+            if model.device == "cuda":
+                own["launched_singly"] = model.launched_singly
             samples = tuple(typical * sample for sample in self._corrected(model, drift))
             results.append(Measurement(samples, shared | own, drift is not None, model.single_ms))
         return results
@@ -233,6 +237,10 @@ class _Session:
         model.process = worker.num_starts
         model.load_ms, model.peak_memory_bytes = opened["load_ms"], opened["peak_memory_bytes"]  # type: ignore[assignment]
         model.process_peak_bytes = opened.get("process_peak_bytes")  # type: ignore[assignment]
+        model.device = opened.get("device")  # type: ignore[assignment]
+        model.launched_singly = opened.get("launched_singly")  # type: ignore[assignment]
+        if model.launched_singly is not None:
+            logger.info("%s: kernels are launched one by one, no CUDA graph: %s", model.path, model.launched_singly)
         limits = {"min_ms": protocol.warmup_ms, "max_ms": _WARMUP_LIMIT * protocol.warmup_ms}
         warmed = worker.request({"do": "warm", "model": model.number, **limits}, protocol.timeout_sec)
         model.num_parts, model.num_inner = protocol.parts_and_runs(float(warmed["ns"]) / 1e6)  # type: ignore[arg-type]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -44,6 +46,19 @@ def allowed_cores() -> tuple[int, ...]:
     return tuple(sorted(os.sched_getaffinity(0)))
 
 
+@cache
+def cuda_device() -> str | None:
+    """The first CUDA device's name, asked of NVIDIA's driver; None without either (not run on a GPU so far)."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number)) or number.value < 1:
+        return None
+    return None if driver.cuDeviceGetName(name, len(name), 0) else name.value.decode(errors="replace")
+
+
 def emulator() -> str | None:
     """What runs this process in place of the processor it is for; None on a real one.
 
@@ -66,6 +81,7 @@ def machine_conditions() -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "machine": platform.machine(),
+        "gpu": cuda_device(),
         "emulator": emulator(),
         "num_cores": os.cpu_count() or 1,
         "num_allowed_cores": len(allowed_cores()),
@@ -80,5 +96,6 @@ def machine_conditions() -> dict[str, object]:
 def fingerprint(runtime: str, runtime_version: str) -> str:
     """Short, stable, fit for a file name: equal where latencies may be compared."""
     emulated = "" if emulator() is None else "-emulated"
-    text = f"{cpu_model()}-{platform.machine()}{emulated}-{runtime}-{runtime_version}-{_PROTOCOL}"
+    gpu = "" if cuda_device() is None else f"-{cuda_device()}"
+    text = f"{cpu_model()}-{platform.machine()}{gpu}{emulated}-{runtime}-{runtime_version}-{_PROTOCOL}"
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -143,7 +143,8 @@ class Client:
         opened = self.board.load(name)
         opened.bind(_random_input(opened.input_shape, opened.input_dtype, seed))()
         self._models[model] = opened
-        return {"load_ms": 1e3 * (perf_counter() - start), "peak_memory_bytes": None} | told
+        own = {"load_ms": 1e3 * (perf_counter() - start), "peak_memory_bytes": None, "device": opened.device_name}
+        return own | told
 
     def close(self, keep: int) -> dict[str, object]:
         """Forget all models but ``keep``."""

@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from hwautoml.compilers.base import CudaRun
 from hwautoml.errors import HwAutoMLError, MissingDependencyError
 
 _PR_SET_PDEATHSIG = 1
@@ -114,10 +115,13 @@ class Server:
         call()
         load_ms = 1e3 * (perf_counter() - start)
         self._models[model], self._calls[model] = opened, call
+        told = {"load_ms": load_ms, "device": opened.device}
+        if isinstance(call, CudaRun):
+            told["launched_singly"] = call.launched_singly
         if before is None:
-            return {"load_ms": load_ms, "peak_memory_bytes": None, "process_peak_bytes": None}
+            return {**told, "peak_memory_bytes": None, "process_peak_bytes": None}
         peak = _status_bytes("VmHWM")
-        return {"load_ms": load_ms, "peak_memory_bytes": max(peak - before, 0), "process_peak_bytes": peak}
+        return {**told, "peak_memory_bytes": max(peak - before, 0), "process_peak_bytes": peak}
 
     def close(self, keep: int) -> dict[str, object]:
         """Forget all models but ``keep``."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwautoml.exporters.deployable import Deployable
+    from hwautoml.exporters.half_precision import half_deployable, half_module, half_onnx
     from hwautoml.exporters.onnx_export import export_onnx
     from hwautoml.exporters.parity import ParityReport, check_parity, require_parity
     from hwautoml.exporters.probe import export_probe
@@ -25,6 +26,9 @@ __all__ = [
     "export_probe",
     "export_program",
     "export_program_probe",
+    "half_deployable",
+    "half_module",
+    "half_onnx",
     "quantize_onnx",
     "require_parity",
 ]
@@ -37,6 +41,9 @@ _MODULE_OF = {
     "export_probe": "probe",
     "export_program": "torch_export",
     "export_program_probe": "program_probe",
+    "half_deployable": "half_precision",
+    "half_module": "half_precision",
+    "half_onnx": "half_precision",
     "quantize_onnx": "quantization",
     "require_parity": "parity",
 }

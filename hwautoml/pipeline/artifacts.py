@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
 #: Runtimes whose int8 kernels run what ``exporters.quantization`` writes.
 INT8_RUNTIMES = (*ONNX_RUNTIMES, "tvm")
+#: Runtimes that compute in sixteen bits on a GPU; TVM only there: our schedules for processors know fp32 and int8.
+HALF_RUNTIMES = {
+    "fp16": ("onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "torch-inductor", "tvm"),
+    "bf16": ("torch", "torch-inductor"),
+}
 MAX_COMPILER_PROCESSES = 4
 PROBE_SILENCE_SEC = 60.0  # a probe compiles in less than ten
 
@@ -78,11 +83,7 @@ def probe_builders(
     """
     from hwautoml.profilers.layer_profiler import Builders
 
-    if precision not in ("fp32", "int8") or (precision == "int8" and runtime not in INT8_RUNTIMES):
-        raise InvalidValueError(
-            f"precision {precision!r} cannot be measured on {runtime}: fp32 works everywhere, int8 on "
-            f"{', '.join(INT8_RUNTIMES)}"
-        )
+    _require_measurable(precision, runtime, target)
     compile_probe, num_parallel = _compiler(target, runtime, records, num_threads or target.num_threads)
     suffix = load_backend(runtime).SOURCE_SUFFIX
 
@@ -96,8 +97,8 @@ def probe_builders(
             shutil.move(compiled, path)
         return path
 
-    # In int8 the quantiser makes it so.
-    is_channels_last = runtime == "tvm" and precision == "fp32"
+    # In int8 the quantiser makes it so; for GPUs TVM keeps channels first.
+    is_channels_last = runtime == "tvm" and precision == "fp32" and not target.is_cuda
     return Builders(
         layer=lambda layer, path: build(
             _layer(space, replace(layer, batch=batch), is_channels_last=is_channels_last), path
@@ -106,6 +107,16 @@ def probe_builders(
         overhead=lambda path: build(_overhead(batch), path),
         num_parallel=num_parallel,
     )
+
+
+def _require_measurable(precision: str, runtime: str, target: Target) -> None:
+    known = {"fp32": (runtime,), "int8": INT8_RUNTIMES, **HALF_RUNTIMES}
+    if runtime not in known.get(precision, ()) or (precision == "fp16" and runtime == "tvm" and not target.is_cuda):
+        raise InvalidValueError(
+            f"precision {precision!r} cannot be measured on {runtime}: fp32 works everywhere, int8 on "
+            f"{', '.join(INT8_RUNTIMES)}; on GPUs fp16 on {', '.join(HALF_RUNTIMES['fp16'])}, bf16 on "
+            f"{' and '.join(HALF_RUNTIMES['bf16'])}"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,13 +130,31 @@ class _Probe:
 
     def write(self, path: Path, suffix: str, precision: str) -> Path:
         if suffix != ".onnx":
-            return self.write_program(path)
+            probe = self.in_half(precision) if precision in HALF_RUNTIMES else self
+            return probe.write_program(path)
+        if precision in HALF_RUNTIMES:
+            from hwautoml.exporters.half_precision import require_onnx_precision
+
+            require_onnx_precision(precision)
         self.write_onnx(path)
         if precision == "int8":
             from hwautoml.exporters.quantization import quantize_layer_probe, quantize_network_probe
 
             (quantize_network_probe if self.is_network else quantize_layer_probe)(path)
+        if precision == "fp16":
+            from hwautoml.exporters import half_onnx
+
+            half_onnx(path, path, keep_io=self.is_network)
         return path
+
+    def in_half(self, precision: str) -> _Probe:
+        """A network between float32, as it would ship; a layer of sixteen bits, as it is between two others."""
+        from hwautoml.exporters import half_deployable, half_module
+        from hwautoml.exporters.half_precision import DTYPES
+
+        if self.is_network:
+            return replace(self, make=lambda: half_deployable(self.make(), precision))
+        return replace(self, make=lambda: half_module(self.make(), precision), dtype=DTYPES[precision])
 
     def write_onnx(self, path: Path) -> Path:
         from hwautoml.exporters import export_probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from hwautoml.bundles import read_bundle
 from hwautoml.compilers import backend_names, load_backend
 from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
-from hwautoml.pipeline.tables import records_path
+from hwautoml.pipeline.tables import records_path, usable_runtimes
 
 if TYPE_CHECKING:
     from hwautoml.core.target import Target
@@ -55,19 +56,38 @@ def parse_runtimes(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def benchables(artifact: Path, runtimes: tuple[str, ...] | None, batch: int) -> tuple[list[Benchable], list[str]]:
+def own_runtimes(target: Target) -> dict[str, str]:
+    """What runs a file on the target unless the user says otherwise, by suffix: on a GPU the first of its runtimes."""
+    if not target.is_cuda:
+        return RUNTIME_OF_SUFFIX
+    usable = usable_runtimes(target) or target.runtimes
+    return {".onnx": "tvm", ".so": "tvm"} | {load_backend(name).SOURCE_SUFFIX: name for name in reversed(usable)}
+
+
+def require_of_target(runtimes: tuple[str, ...], target: Target) -> None:
+    """Raises UnknownNameError for runtimes that a GPU's networks don't run on: they would run on the processor."""
+    for name in runtimes if target.is_cuda else ():
+        if name not in target.runtimes:
+            raise UnknownNameError(f"runtime of target {target.name}", name, target.runtimes)
+
+
+def benchables(
+    artifact: Path, runtimes: tuple[str, ...] | None, batch: int, own: Mapping[str, str] = RUNTIME_OF_SUFFIX
+) -> tuple[list[Benchable], list[str]]:
     """What to measure of one artifact, and why it is not measured on the other runtimes asked for.
+
+    ``own`` are `own_runtimes`.
 
     Raises:
         InvalidValueError: it is nothing that could be run; RunFolderError: a bundle is incomplete or changed.
     """
     if artifact.is_dir():
-        return _of_bundle(artifact, runtimes, batch)
+        return _of_bundle(artifact, runtimes, batch, own)
     if artifact.suffix not in RUNTIME_OF_SUFFIX or not artifact.is_file():
         reason = "does not exist" if not artifact.exists() else "is no .onnx, .so or .pt2 file"
         raise InvalidValueError(f"{artifact} {reason}", fix=_FIX)
     found, skipped = [], []
-    for runtime in runtimes or (RUNTIME_OF_SUFFIX[artifact.suffix],):
+    for runtime in runtimes or ((own[artifact.suffix],) if artifact.suffix in own else ()):
         if artifact.suffix == ".so" and runtime == "tvm":
             found.append(Benchable(str(artifact), runtime, artifact, is_compiled=True))
         elif artifact.suffix == load_backend(runtime).SOURCE_SUFFIX:
@@ -78,11 +98,13 @@ def benchables(artifact: Path, runtimes: tuple[str, ...] | None, batch: int) -> 
     return found, skipped
 
 
-def _of_bundle(folder: Path, runtimes: tuple[str, ...] | None, batch: int) -> tuple[list[Benchable], list[str]]:
+def _of_bundle(
+    folder: Path, runtimes: tuple[str, ...] | None, batch: int, own: Mapping[str, str]
+) -> tuple[list[Benchable], list[str]]:
     inner = folder / "bundle"
     bundle = read_bundle(inner if (inner / "manifest.json").is_file() else folder)
     library = bundle.tvm_library
-    shipped = ["onnxruntime"] if library is None else ["onnxruntime", "tvm"]
+    shipped = dict.fromkeys([own[".onnx"]] if library is None else [own[".onnx"], "tvm"])
     found, skipped = [], []
     for runtime in runtimes or shipped:
         if runtime == "tvm" and library is not None and batch == 1:
@@ -108,7 +130,8 @@ def prepare(item: Benchable, target: Target, batch: int, folder: Path, profiles_
     source = item.path
     if source.suffix == ".onnx":
         source = with_batch(source, folder / "batched.onnx", batch)
-    if item.runtime in _OPEN_SOURCES:
+    is_moved = item.runtime == "torch" and target.is_cuda  # compiling puts a program's weights on the device
+    if item.runtime in _OPEN_SOURCES and not is_moved:
         return source
     compiled = load_backend(item.runtime).compile_model(
         source,

@@ -22,7 +22,7 @@ from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
 from hwautoml.pipeline.baseline import compare, parse_share, read_baseline
-from hwautoml.pipeline.benchables import Benchable, benchables, parse_runtimes, prepare
+from hwautoml.pipeline.benchables import Benchable, benchables, own_runtimes, parse_runtimes, prepare, require_of_target
 from hwautoml.pipeline.connecting import device_for, require_reachable
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def bench(
     found = found if threads is None else replace(found, num_threads=threads)
     board = {"device": device, "tracker": tracker, "key": key}
     require_reachable(found, **board)
+    require_of_target(runtimes or (), found)
     if device is not None or tracker is not None:
         runtimes = runtimes or ("tvm",)
         for name in runtimes:
@@ -126,6 +127,7 @@ class _Session:
         on_progress: OnProgress,
     ) -> None:  # fmt: skip
         self.target, self.batch, self.board = target, batch, board
+        self.own = own_runtimes(target)
         self.profiles_dir, self.on_progress = profiles_dir, on_progress
         self.skipped: list[str] = []
         self.failed: list[dict[str, Any]] = []
@@ -138,7 +140,7 @@ class _Session:
         items = []
         for artifact in artifacts:
             try:
-                found, skipped = benchables(artifact, runtimes, self.batch)
+                found, skipped = benchables(artifact, runtimes, self.batch, self.own)
                 self.skipped += skipped
                 if not found:
                     raise InvalidValueError(f"{artifact} runs on none of the runtimes asked for: {'; '.join(skipped)}")
@@ -169,11 +171,15 @@ class _Session:
         if any(self.board.values()):
             results = self._on_board(items, reference, folder, protocol)
         else:
-            results = self._side_by_side(items, reference, protocol)
+            results = self._side_by_side(items, reference, folder, protocol)
         rows = []
         for (item, path), result in zip(items, results, strict=True):
             if isinstance(result, MeasureFailure):
                 self._fail(item.name, item.runtime, MeasurementError(f"{item.name} on {item.runtime}: {result.reason}"))
+                continue
+            if self.target.is_cuda and result.conditions.get("device") != "cuda":
+                reason = f"it ran on the processor; compile it for --target {self.target.name}"
+                self._fail(item.name, item.runtime, MeasurementError(f"{item.name} on {item.runtime}: {reason}"))
                 continue
             rows.append(self._row(item, path, result, REFERENCE_NAME))
         return rows
@@ -188,12 +194,14 @@ class _Session:
             return device.measure([path for _, path in items], timer, protocol, self._listen)
 
     def _side_by_side(
-        self, items: Sequence[tuple[Benchable, Path]], reference: Path, protocol: MeasureProtocol
+        self, items: Sequence[tuple[Benchable, Path]], reference: Path, folder: Path, protocol: MeasureProtocol
     ) -> list[Measurement | MeasureFailure]:
+        runtime = self.own[".onnx"]  # on a GPU the reference runs there
+        reference = prepare(Benchable("reference", runtime, reference), self.target, 1, folder, self.profiles_dir)
         with ExitStack() as stack:
             threads = self.target.num_threads
             devices = [stack.enter_context(LocalDevice(item.runtime, num_threads=threads)) for item, _ in items]
-            timer = stack.enter_context(LocalDevice("onnxruntime"))
+            timer = stack.enter_context(LocalDevice(runtime))
             entries = [(device, path) for device, (_, path) in zip(devices, items, strict=True)]
             return measure_side_by_side(entries, (timer, reference), protocol, self._listen)
 

@@ -54,8 +54,9 @@ def export_networks(
         raise InvalidValueError(f"--measurements must be at most {len(pool)} in {space.family}, got {number}")
     chosen = [pool[index] for index in choose_to_measure(prior, [space.layers(a) for a in pool], number)]
     # The file is what any runtime takes, whichever will run it.
+    runtime = "onnxruntime-cuda" if identity.precision == "fp16" else "onnxruntime"  # both open ONNX files as they are
     builders = probe_builders(
-        space, target, "onnxruntime", folder / "unused", precision=identity.precision, batch=identity.batch
+        space, target, runtime, folder / "unused", precision=identity.precision, batch=identity.batch
     )
     files = {a.id: f"networks/{a.id}.onnx" for a in chosen}
     for architecture in chosen:

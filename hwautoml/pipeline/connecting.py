@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.machine import cuda_device
 from hwautoml.errors import InvalidValueError, MeasurementError, TargetUnavailableError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def device_for(
     at the same time, for many networks that need not be compared closely.
 
     Raises:
-        InvalidValueError: the options contradict each other, an address is malformed, or too many threads.
+        InvalidValueError: the options contradict each other, an address is malformed, too many threads, or a runtime
+            that would run on the processor of a board whose target is its GPU.
         TargetUnavailableError: the target is not this machine, and no board is named.
     """
     num_threads = target.num_threads if threads is None else threads
@@ -46,6 +48,10 @@ def device_for(
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
 
+    if target.is_cuda and runtime == "onnxruntime":
+        raise InvalidValueError(
+            f"target {target.name} is a GPU, and ONNX Runtime on a board runs on its processor", fix="--runtime tvm"
+        )
     if all_boards and tracker is not None:
         return BoardPool(tracker, key=key or "", num_threads=num_threads, runtime=runtime)
     return RpcDevice(
@@ -97,6 +103,6 @@ def unavailable_reason(target: Target, *, device: str | None = None, tracker: st
         return None
     if target.connection != "local":
         return f"{target.name} is reached over the network, and no board is named"
-    if target.kind == "gpu":
-        return f"{target.name} needs a runtime that executes on CUDA devices, and none here does yet"
+    if target.is_cuda and cuda_device() is None:
+        return f"{target.name} is an NVIDIA GPU, and this machine has none that NVIDIA's driver finds (see nvidia-smi)"
     return None

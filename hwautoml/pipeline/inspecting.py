@@ -16,7 +16,7 @@ from hwautoml.compilers import backend_names, load_backend
 from hwautoml.compilers._toolchains import ARCHITECTURES, NVCC_FIX, compiler_name
 from hwautoml.core.resources import target_folders, user_config_folder
 from hwautoml.core.target import load_target, parse_target, target_names
-from hwautoml.devices.machine import machine_conditions
+from hwautoml.devices.machine import cuda_device, machine_conditions
 from hwautoml.errors import InvalidValueError
 from hwautoml.store.files import write_text
 
@@ -79,13 +79,8 @@ def doctor() -> dict[str, Any]:
         _check("python", True, sys.version.split()[0]),
         _check("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads"),
         _check("bfloat16 training", _has_bf16(), "native" if _has_bf16() else "float32 is used"),
-        _check(
-            "CUDA",
-            torch.cuda.is_available(),
-            torch.cuda.get_device_name(0)
-            if torch.cuda.is_available()
-            else "no device, or a build of torch without CUDA",
-        ),
+        _check("CUDA device", cuda_device() is not None, cuda_device() or "none that NVIDIA's driver finds"),
+        _check("torch on CUDA", torch.cuda.is_available(), f"torch {torch.__version__}"),
         _check("onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())),
     ]
     for name in backend_names():

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hwautoml.supernets.training_cost import TrainingCost
 
 BOARD_RUNTIME = "tvm"  # what boards over the network run
+#: What bundles have files for; tables can be made of other runtimes, too.
+SHIPPED_RUNTIMES = ("onnxruntime", "tvm")
 
 
 @dataclass
@@ -50,13 +52,17 @@ class Job:
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """What the target's networks are compiled for and measured on: the one asked for, or every usable one."""
+        """What the target's networks are compiled for and measured on: the one asked for, or every usable one.
+
+        Of those that ship.
+        """
         from hwautoml.pipeline.tables import usable_runtimes
 
         if self.is_remote:
             return (BOARD_RUNTIME,)
         wanted = self.settings.runtime
-        return usable_runtimes(self.target) if wanted == "auto" else (wanted,)
+        usable = (name for name in usable_runtimes(self.target) if name in SHIPPED_RUNTIMES)
+        return tuple(usable) if wanted == "auto" else (wanted,)
 
     @property
     def table(self) -> LatencyTable:

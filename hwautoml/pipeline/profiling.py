@@ -238,7 +238,7 @@ def _choose_runtime(target: Target, wanted: str, board: Mapping[str, str | None]
     """``auto`` is the target's first usable one, on a board TVM; what is not measured here need not be installed."""
     if _is_remote(board):
         return "tvm" if wanted == "auto" else wanted  # device_for refuses what boards don't run
-    known = (*target.runtimes, *(name for name in LOCAL_RUNTIMES if target.connection == "local"))
+    known = tuple(dict.fromkeys([*target.runtimes, *(LOCAL_RUNTIMES if target.connection == "local" else ())]))
     if wanted != "auto" and wanted not in known:
         raise UnknownNameError(f"runtime of target {target.name}", wanted, known)
     if wanted == "auto" or (is_measuring and wanted in target.runtimes):

@@ -8,7 +8,7 @@ through the very file, and measured side by side with their float32 files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,13 @@ import numpy as np
 from hwautoml.compilers import load_backend
 from hwautoml.core.measurement import Measurement
 from hwautoml.devices.local import LocalDevice
-from hwautoml.devices.machine import has_int8_dot_product
+from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.exporters import check_parity, quantize_onnx, require_parity
-from hwautoml.exporters.quantization import layer_sensitivity, weighted_layers
-from hwautoml.pipeline.job import Job
+from hwautoml.exporters import check_parity, require_parity
+from hwautoml.exporters.quantization import weighted_layers
+from hwautoml.pipeline.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
+from hwautoml.pipeline.job import BOARD_RUNTIME, Job
 from hwautoml.pipeline.shipping import (
     FINAL_PROTOCOL,
     Finalist,
@@ -32,16 +33,11 @@ from hwautoml.pipeline.shipping import (
     choose_winner,
     measurement_to_json,
     most_accurate,
-    spread,
 )
 from hwautoml.pipeline.tables import records_path
 
-MAX_LOSS = 0.005  # of accuracy, as a fraction: half a point
 MAX_FORMS = 3
-CALIBRATION_IMAGES, SENSITIVITY_IMAGES = 256, 64
-MAX_SCORING_SEC = 20.0
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
-MAX_FP32_SHARE = 0.34  # of the layers, in mixed precision
 # Two runtimes round sums of int8 products at different places; a wrong scale shows up as other classes.
 RUNTIMES_TOLERANCE, RUNTIMES_AGREEMENT = 0.1, 0.98
 
@@ -92,7 +88,7 @@ def _reason_against(budget_sec: float, precision: str) -> str | None:
 def quantize_stage(job: Job, candidates: Sequence[Finalist]) -> list[Int8Form]:
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
     precision = job.settings.precision
-    if _reason_against(job.plan.total, precision) or job.is_remote:
+    if _reason_against(job.plan.total, precision):
         return []
     if job.store.stage("quantize") is None:
         with job.timed_stage("quantize") as payload:
@@ -173,9 +169,9 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
     """Facts of one int8 form, for the journal."""
     resolution, folder = job.space.resolution(base.architecture), candidate_folder(job, base.architecture)
     source, path = base.files["onnxruntime"], folder / "model_int8.onnx"
-    images = job.dataset.train.raw(spread(job.dataset.train.num_images, CALIBRATION_IMAGES), resolution)
+    images = calibration_images(job, resolution)
     job.report("quantize", 0.05, f"{base.architecture.id}: calibrating on {len(images)} training images")
-    scorer = _Scorer(job, source, resolution, base)
+    scorer = Scorer(job, source, resolution, base.measured.get("onnxruntime", base.best).median_ms)
 
     def listen(done: int, total: int) -> None:
         job.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
@@ -191,51 +187,6 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
     if "tvm" in base.measured:
         files["tvm"], facts["tvm_error"] = _compiled(job, path, folder)
     return {**facts, **_measured(job, base, {r: f for r, f in files.items() if f is not None})}
-
-
-def quantize_until_accurate(
-    source: Path,
-    path: Path,
-    images: np.ndarray,
-    accuracy_of: Callable[[Path], float],
-    wanted_accuracy: float,
-    *,
-    on_layer: Callable[[int, int], None] | None = None,
-) -> tuple[float, tuple[str, ...]]:
-    """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
-
-    All layers are quantised, or else the most sensitive 1, 2, 4, ... up to ``MAX_FP32_SHARE`` stay in float32, until
-    ``wanted_accuracy`` (0..1) is there.
-    """
-    saturates = not has_int8_dot_product()
-    quantize_onnx(source, path, images, reduce_range=saturates)
-    accuracy, kept, number = accuracy_of(path), (), 1
-    if accuracy >= wanted_accuracy:
-        return accuracy, kept
-    few = images[spread(len(images), SENSITIVITY_IMAGES)]
-    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=on_layer))
-    while number <= max(1, round(MAX_FP32_SHARE * len(order))) and accuracy < wanted_accuracy:
-        kept = tuple(order[:number])
-        quantize_onnx(source, path, images, reduce_range=saturates, keep_fp32=kept)
-        accuracy, number = accuracy_of(path), 2 * number
-    return accuracy, kept
-
-
-class _Scorer:
-    """Validation accuracy through files: as many images as can be had in the time, the same for every file."""
-
-    def __init__(self, job: Job, source: Path, resolution: int, base: Finalist) -> None:
-        split, median_ms = job.dataset.val, base.measured.get("onnxruntime", base.best).median_ms
-        affordable = int(min(MAX_SCORING_SEC, 0.03 * job.plan.total) * 1e3 / median_ms)
-        self._job, chosen = job, spread(split.num_images, max(affordable, 200))
-        self._images, self._labels = split.raw(chosen, resolution), split.labels.numpy()[chosen]
-        self.num_images = len(chosen)
-        self.base_accuracy = self.accuracy(source)
-
-    def accuracy(self, path: Path) -> float:
-        self._job.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        probabilities = self._job.device("onnxruntime").run_model(path, self._images)
-        return float((probabilities.argmax(axis=1) == self._labels).mean())
 
 
 def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | None]:
@@ -261,10 +212,28 @@ def _measured(job: Job, base: Finalist, files: dict[str, Path]) -> dict[str, Any
     """Every file of both precisions in the same rounds."""
     job.report("quantize", 0.8, "measuring both precisions side by side")
     entries = [("fp32", runtime, base.files[runtime]) for runtime in base.measured]
-    entries += [("int8", runtime, path) for runtime, path in files.items()]
+    entries += [("int8", runtime, path) for runtime, path in files.items() if runtime in job.runtimes]
     protocol = replace(FINAL_PROTOCOL, max_total_sec=min(FINAL_PROTOCOL.max_total_sec, 0.04 * job.plan.total + 2.0))
+    if job.is_remote:  # boards have one runtime
+        paths = [path for _, _, path in entries]
+        results = job.device(BOARD_RUNTIME).measure(paths, paths[0], protocol)
+    else:
+        results = _side_by_side(job, base, entries, protocol)
+    found: dict[str, Any] = {"fp32": {}, "int8": {}}
+    for (precision, runtime, _), result in zip(entries, results, strict=True):
+        if isinstance(result, Measurement):
+            found[precision][runtime] = {**measurement_to_json(result), "weights": precision}
+    if not found["int8"] or not found["fp32"]:
+        raise CompileError("no runtime could run both precisions")
+    return found
+
+
+def _side_by_side(
+    job: Job, base: Finalist, entries: Sequence[tuple[str, str, Path]], protocol: MeasureProtocol
+) -> list[Measurement | MeasureFailure]:
+    """On this machine, each file in a process of its own; ``entries`` are of (precision, runtime, path)."""
+    threads = job.target.num_threads
     with ExitStack() as stack:
-        threads = job.target.num_threads
         own = [LocalDevice(runtime, num_threads=threads) for _, runtime, _ in entries]  # started when they are used
         devices = [
             job.device(runtime) if precision == "fp32" else stack.enter_context(device)
@@ -272,14 +241,7 @@ def _measured(job: Job, base: Finalist, files: dict[str, Path]) -> dict[str, Any
         ]
         timer = stack.enter_context(LocalDevice("onnxruntime", num_threads=threads))
         pairs = [(device, path) for device, (_, _, path) in zip(devices, entries, strict=True)]
-        results = measure_side_by_side(pairs, (timer, base.files["onnxruntime"]), protocol)
-    found: dict[str, Any] = {"fp32": {}, "int8": {}}
-    for (precision, runtime, _), result in zip(entries, results, strict=True):
-        if isinstance(result, Measurement):
-            found[precision][runtime] = {**measurement_to_json(result), "weights": precision}
-    if not found["int8"] or not found["fp32"]:
-        raise CompileError("neither runtime could run both precisions")
-    return found
+        return measure_side_by_side(pairs, (timer, base.files["onnxruntime"]), protocol)  # type: ignore[arg-type]
 
 
 def _form(job: Job, base: Finalist, facts: dict[str, Any]) -> Int8Form:

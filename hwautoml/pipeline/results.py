@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwautoml import __version__
+from hwautoml.core.latency_table import form_name
 from hwautoml.core.measurement import Measurement
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.specialising import PHASES
@@ -23,8 +25,9 @@ STAGE_SECONDS = (
 
 
 def summarise(
-    job: Job, candidates: list[Finalist], winner: Finalist, checked: dict[str, Any], quantization: dict[str, Any]
-) -> dict[str, Any]:
+    job: Job, candidates: list[Finalist], int8_forms: Sequence[Finalist], winner: Finalist, checked: dict[str, Any],
+    quantization: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """The object that ``run --json`` prints; every latency says where it comes from."""
     best, predicted = winner.best, _prediction(job, winner)
     parity = {runtime: checked[runtime] for runtime in ("onnxruntime", "tvm") if runtime in checked}
@@ -40,6 +43,7 @@ def summarise(
             "predicted": predicted["mean_ms"],
             "predicted_interval": predicted["interval_ms"],
             "predicted_runtime": predicted["runtime"],
+            "predicted_precision": predicted["precision"],
             "predicted_origin": _origin(job),
             "measured_median": best.median_ms,
             "measured_interval": list(best.interval_ms),
@@ -65,7 +69,10 @@ def summarise(
         "budget_sec": job.plan.total,
         "dataset": _dataset(job),
         "front": _front(job, winner),
-        "finalists": [_finalist_row(job, c, winner) for c in candidates],
+        "finalists": [
+            _finalist_row(job, c, [f for f in int8_forms if f.architecture == c.architecture], winner)
+            for c in candidates
+        ],
         "tvm": _tvm(job),
         "conditions": _conditions(job, best),
         "seed": job.settings.seed,
@@ -80,7 +87,7 @@ def write_run_report(
 
     cost = job.space.total_cost(winner.architecture)
     layers = job.space.layers(winner.architecture)
-    table = job.tables.get(winner.runtime)  # another runtime's times would mislead
+    table = job.tables.get(winner.form)  # another form's times would mislead
     alone = [None if table is None else table.entries.get(table.key(layer)) for layer in layers]
     data = {
         "title": f"{job.dataset.name} on {job.target.name}",
@@ -88,7 +95,7 @@ def write_run_report(
         "space": job.space.name,
         "dataset": result["dataset"],
         "limit_ms": job.settings.latency_ms,
-        "predicted_runtime": _prediction(job, winner)["runtime"],
+        "predicted_runtime": form_name(*(_prediction(job, winner)[name] for name in ("runtime", "precision"))),
         "candidates": _candidates(job, winner),
         "specialised": result["finalists"],
         "winner": {
@@ -121,8 +128,12 @@ def write_run_report(
 
 
 def _prediction(job: Job, finalist: Finalist) -> dict[str, Any]:
-    """Runtime, mean and interval in ms as predicted before anything of this architecture was measured."""
-    return dict(job.store.setting("predictions")[finalist.architecture.id])
+    """Runtime, precision, mean and interval in ms as predicted before anything of this architecture was measured.
+
+    Of the form it has now, where that was predicted; else of the one in which it was chosen.
+    """
+    kept, key = job.store.setting("predictions"), finalist.architecture.id
+    return {"precision": "fp32", **kept.get(f"{key} {finalist.form}", kept[key])}
 
 
 def _training(job: Job, winner: Finalist) -> dict[str, Any]:
@@ -150,27 +161,32 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _finalist_row(job: Job, finalist: Finalist, winner: Finalist) -> dict[str, Any]:
-    predicted = _prediction(job, finalist)
+def _finalist_row(job: Job, finalist: Finalist, int8: Sequence[Finalist], winner: Finalist) -> dict[str, Any]:
+    """One trained network; measured by the forms in which it was."""
+    predicted, limit = _prediction(job, finalist), job.settings.latency_ms
     return {
         "architecture_id": finalist.architecture.id,
         "accuracy_val": finalist.accuracy_val,
         "accuracy_test": None,
         "predicted_ms": predicted["mean_ms"],
         "predicted_interval": predicted["interval_ms"],
-        "measured": {runtime: _measured(m) for runtime, m in finalist.measured.items()},
-        "meets_limit": finalist.meets(job.settings.latency_ms),
+        "measured": {
+            form_name(runtime, form.precision): _measured(found)
+            for form in (finalist, *int8)
+            for runtime, found in form.measured.items()
+        },
+        "meets_limit": any(form.meets(limit) for form in (finalist, *int8)),
         "chosen": finalist.architecture == winner.architecture,
     }
 
 
 def _candidates(job: Job, winner: Finalist) -> list[dict[str, Any]]:
-    from hwautoml.pipeline.searching import SHARED_WEIGHTS, fastest_runtimes
+    from hwautoml.pipeline.searching import SHARED_WEIGHTS, fastest_forms
 
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     if not scored:
         return []
-    _, means, deviations = fastest_runtimes(job.space, job.tables, [e.architecture for e in scored])
+    _, means, deviations = fastest_forms(job.space, job.tables, [e.architecture for e in scored])
     on_front = _on_front([e.accuracy for e in scored], list(means))
     return [
         {

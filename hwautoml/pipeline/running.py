@@ -17,9 +17,10 @@ from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline import results
 from hwautoml.pipeline.budget import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
-from hwautoml.pipeline.job import BOARD_RUNTIME, Job
+from hwautoml.pipeline.job import BOARD_RUNTIME, SHIPPED_RUNTIMES, Job
+from hwautoml.pipeline.run_tables import profile_stage
 from hwautoml.pipeline.settings import RunSettings, require_same
-from hwautoml.pipeline.tables import choose_runtime, profile_stage
+from hwautoml.pipeline.tables import choose_runtime
 from hwautoml.searchers import load_searcher
 from hwautoml.store.files import read_json
 from hwautoml.store.run_store import RunStore, clear_run
@@ -56,8 +57,8 @@ def run(
     for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
-    ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries in fp32,
-    compiled here. They are not stored, because addresses change.
+    ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
+    here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
 
     Returns:
@@ -103,16 +104,21 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapp
     found = load_target(settings.target, target_folders(targets_dir))
     require_reachable(found, **board)
     if not any(board.values()):
-        choose_runtime(found, settings.runtime)
+        chosen = choose_runtime(found, settings.runtime)
+        if chosen not in SHIPPED_RUNTIMES:
+            raise InvalidValueError(
+                f"a run ships networks on {' and '.join(SHIPPED_RUNTIMES)}, not on {chosen}",
+                fix=f"--runtime tvm; a table of {chosen}: hwautoml profile --target {found.name} --runtime {chosen}",
+            )
         return found
-    if settings.runtime not in ("auto", BOARD_RUNTIME) or settings.precision == "int8":
+    if settings.runtime not in ("auto", BOARD_RUNTIME):
         raise InvalidValueError(
-            f"boards over the network run {BOARD_RUNTIME} in fp32, and runtime {settings.runtime} with precision "
-            f"{settings.precision} was asked for",
-            fix=f"--runtime {BOARD_RUNTIME} --precision fp32",
+            f"boards over the network run {BOARD_RUNTIME}, and runtime {settings.runtime} was asked for",
+            fix=f"--runtime {BOARD_RUNTIME}",
         )
     with device_for(found, BOARD_RUNTIME, **board) as there:
-        require_compiler(architecture_of(str(found.tvm["mtriple"]) if "mtriple" in found.tvm else None))
+        host = found.tvm.get("host", found.tvm)  # a GPU's
+        require_compiler(architecture_of(str(host["mtriple"]) if "mtriple" in host else None))
         require_real(there.conditions())
     return found
 
@@ -149,11 +155,12 @@ def _run_stages(job: Job) -> dict[str, Any]:
     compile_stage(job)
     measure_stage(job)
     candidates = finalists(job)
-    winner, quantization = choose_form(job, candidates, quantize_stage(job, candidates))
+    forms = quantize_stage(job, candidates)
+    winner, quantization = choose_form(job, candidates, forms)
     checked = check_stage(job, winner)
     with job.timed_stage("ship"):
         began = time.monotonic()
-        result = results.summarise(job, candidates, winner, checked, quantization)
+        result = results.summarise(job, candidates, [f.finalist for f in forms], winner, checked, quantization)
         bundle_stage(job, winner, checked, result)
         # The report is the last second of a run; its own time is the one thing it cannot show.
         result["seconds"] |= {"ship": time.monotonic() - began, "total": job.elapsed_sec}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.latency_predictor import Predictor
-from hwautoml.core.space import Architecture
+from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.pipeline.budget import trust_in_ranking
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.training import load_supernet
@@ -121,23 +121,23 @@ def run_search(
 def latencies_of(
     space: MobileSpace, tables: Mapping[str, LatencyTable]
 ) -> Callable[[Sequence[Architecture]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """On each architecture's fastest runtime; for thousands of questions about the same tables."""
+    """In each architecture's fastest form; for thousands of questions about the same tables."""
     predictors = [Predictor(table, space) for table in tables.values()]
 
     def latencies(architectures: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         encodings = np.array([space.encode(a) for a in architectures], dtype=np.int64)
         encodings = encodings.reshape(len(architectures), len(space.choices))
-        predicted = np.array([predictor.predict(encodings) for predictor in predictors])  # (runtimes, 2, n)
+        predicted = np.array([predictor.predict(encodings) for predictor in predictors])  # (forms, 2, n)
         best, columns = predicted[:, 0].argmin(axis=0), np.arange(len(architectures))
         return predicted[best, 0, columns], predicted[best, 1, columns]
 
     return latencies
 
 
-def fastest_runtimes(
-    space: MobileSpace, tables: Mapping[str, LatencyTable], architectures: Sequence[Architecture]
+def fastest_forms(
+    space: SearchSpace, tables: Mapping[str, LatencyTable], architectures: Sequence[Architecture]
 ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Predicted fastest runtime of each architecture, its mean and its deviation in ms."""
+    """Predicted fastest form of each architecture (a key of ``tables``), its mean and its deviation in ms."""
     layers = [space.layers(a) for a in architectures]
     predicted = [table.predict_many(layers) for table in tables.values()]
     means, deviations = np.array([p[0] for p in predicted]), np.array([p[1] for p in predicted])
@@ -146,12 +146,12 @@ def fastest_runtimes(
     return [names[i] for i in best], means[best, columns], deviations[best, columns]
 
 
-def front_rows(problem: SearchProblem, origin: str) -> list[dict[str, Any]]:
-    """The front as plain rows, fastest first."""
+def front_rows(problem: SearchProblem, tables: Mapping[str, LatencyTable], origin: str) -> list[dict[str, Any]]:
+    """The front as plain rows, fastest first; each says in what form its latency is predicted."""
     architectures = front(problem)
     if not architectures:
         return []
-    means, deviations = problem.latencies(architectures)
+    forms, means, deviations = fastest_forms(problem.space, tables, architectures)
     return [
         {
             "id": a.id,
@@ -160,9 +160,11 @@ def front_rows(problem: SearchProblem, origin: str) -> list[dict[str, Any]]:
             "latency_ms": float(ms),
             "latency_std_ms": float(std),
             "latency_origin": origin,
+            "runtime": tables[form].runtime,
+            "precision": tables[form].precision,
             "meets_limit": bool(ms <= problem.limit_ms),
         }
-        for a, ms, std in zip(architectures, means, deviations, strict=True)
+        for a, form, ms, std in zip(architectures, forms, means, deviations, strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.compilers import load_backend
+from hwautoml.core.latency_table import form_name
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
@@ -53,6 +54,11 @@ class Finalist:
     @property
     def runtime(self) -> str:
         return min(self.measured, key=lambda runtime: self.measured[runtime].median_ms)
+
+    @property
+    def form(self) -> str:
+        """As of a latency table: its runtime, and its precision unless that is fp32."""
+        return form_name(self.runtime, self.precision)
 
     @property
     def best(self) -> Measurement:

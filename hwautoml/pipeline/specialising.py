@@ -1,7 +1,4 @@
-"""Stage: from the front to one winner - measured, fine-tuned, exported, compiled and measured again.
-
-Latency does not depend on weights. So candidates are measured *before* anything is spent on
-their training, and only those that meet the limit by measurement are trained on. The entrants then race: each is
+"""Stage: from the front to finalists. Candidates that meet the limit by measurement (``screening``) race: each is
 trained for the same *time*, not for the same number of images, so that one that trains slowly has to be worth it.
 """
 
@@ -10,33 +7,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwautoml.core.latency_table import LatencyTable, Observation
-from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
-from hwautoml.devices.protocol import MeasureProtocol
-from hwautoml.errors import CompileError, LimitNotMetError
-from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.searching import (
-    SHARED_WEIGHTS,
-    Evaluator,
-    fastest_runtimes,
-    promise,
-    scored_weights_path,
-    trained_enough,
-)
-from hwautoml.pipeline.tables import kept_table_path, records_path, save_table
+from hwautoml.pipeline.screening import entrants, needing_int8
+from hwautoml.pipeline.searching import Evaluator, scored_weights_path, trained_enough
 from hwautoml.pipeline.training import checkpoint, restore, training_batches, training_listener
-from hwautoml.pipeline.utilisation import batch_size, lowest_utilisation, utilisation
-from hwautoml.profilers.reference import reference_architecture
-from hwautoml.searchers.surrogate import smoothed
+from hwautoml.pipeline.utilisation import batch_size
 from hwautoml.store.files import read_tensors, write_tensors
 from hwautoml.store.run_store import Evaluation
 
@@ -46,11 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FINE_TUNED = "fine-tuned"
-SCREEN_SIZE = 8
-MAX_SCREENS = 3
 PHASES = ("first", "second", "third", "fourth")  # rounds of the race, the last is the leader's alone
 RACE_SHARE = 0.16  # of the fine-tuning time goes to the race, the rest to the leader
-HEADROOM = 0.95  # of the limit when candidates are screened: a machine's speed drifts until the files are measured
 
 
 def specialise_stage(job: Job) -> None:
@@ -62,29 +41,54 @@ def specialise_stage(job: Job) -> None:
     if job.store.stage("specialise") is not None:
         return
     with job.timed_stage("specialise") as payload:
-        entrants = _entrants(job)
-        finalists = _race(job, _FineTuner(job), entrants)
-        payload["entrants"] = [a.id for a in entrants]
+        entered = entrants(job)
+        finalists = _race(job, _FineTuner(job), entered)
+        payload["entrants"] = [a.id for a in entered]
         payload["finalists"] = [a.id for a in finalists]
         payload["leader"] = finalists[0].id
 
 
-def _race(job: Job, trainer: _FineTuner, entrants: list[Architecture]) -> list[Architecture]:
-    """Successive halving by the clock (Jamieson & Talwalkar 2016); those of the last round, the leader first.
+def _race(job: Job, trainer: _FineTuner, entered: list[Architecture]) -> list[Architecture]:
+    """Successive halving by the clock (Jamieson & Talwalkar 2016); those of the last rounds, the leader first.
 
     Every round is a training of its own with the learning rate down to zero: only then do accuracies compare.
     """
-    num_rounds = math.ceil(math.log2(len(entrants)))
+    num_rounds = math.ceil(math.log2(len(entered)))
     round_sec = RACE_SHARE * _left_sec(job, PHASES[0]) / max(num_rounds, 1)
-    survivors = last = entrants
+    survivors = ranked = entered
     for phase in PHASES[:num_rounds]:
         for architecture in survivors:
             trainer.train(architecture, phase, round_sec / len(survivors))
         rows = candidate_rows(job)
-        last = sorted(survivors, key=lambda a: -rows[a.id]["accuracy_val"])
-        survivors = last[: math.ceil(len(last) / 2)]
-    trainer.train(survivors[0], PHASES[num_rounds], _left_sec(job, PHASES[num_rounds]))
-    return last[: job.plan.num_finalists]
+        dropped = ranked[len(survivors) :]
+        ranked = [*sorted(survivors, key=lambda a: -rows[a.id]["accuracy_val"]), *dropped]
+        survivors = ranked[: math.ceil(len(survivors) / 2)]
+    ranked = _leader_first(job, ranked)
+    trainer.train(ranked[0], PHASES[num_rounds], _left_sec(job, PHASES[num_rounds]))
+    return _finalists(job, ranked)
+
+
+def _leader_first(job: Job, ranked: list[Architecture]) -> list[Architecture]:
+    """Who gets most of the time must be able to ship: one that meets the limit in int8 alone is quantised as it is
+    now, and where it loses too much by that, the best that needs no int8 takes its place."""
+    risky = needing_int8(job)
+    able = next((a for a in ranked if a.id not in risky), None)
+    if ranked[0].id not in risky or able is None:
+        return ranked
+    kept = job.store.setting("leader_keeps_accuracy")
+    if kept is None:
+        from hwautoml.pipeline.int8_accuracy import keeps_accuracy
+
+        kept = keeps_accuracy(job, ranked[0])
+        job.store.set_setting("leader_keeps_accuracy", kept)
+    return ranked if kept else [able, *(a for a in ranked if a != able)]
+
+
+def _finalists(job: Job, ranked: list[Architecture]) -> list[Architecture]:
+    """As many as planned; one of them needs no int8, if there is any."""
+    number, risky = job.plan.num_finalists, needing_int8(job)
+    first, able = ranked[:number], [a for a in ranked if a.id not in risky]
+    return first if not able or able[0] in first else [*first[: max(number - 1, 1)], able[0]]
 
 
 def _left_sec(job: Job, phase: str) -> float:
@@ -97,141 +101,6 @@ def _left_sec(job: Job, phase: str) -> float:
         stored = max(job.plan.total - job.elapsed_sec - job.plan.ship, 0.05 * job.plan.total)
         job.store.set_setting(f"left_sec.{phase}", stored)
     return float(stored)
-
-
-def _entrants(job: Job) -> list[Architecture]:
-    """The most promising candidates that meet the limit by measurement, best first.
-
-    Twice as many as finalists while the supernet's scores say little: their own training tells more.
-    """
-    stored = job.store.setting("entrants")
-    if stored is not None:
-        return [job.space.architecture(values) for values in stored]
-    scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
-    smooth = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
-    scores = dict(zip(smooth, promise(job, np.array(list(smooth.values())), list(smooth)), strict=True))
-    measured: dict[Architecture, Measurement] = {}
-    untried = dict(scores)
-    number_wanted = job.plan.num_finalists * (1 if trained_enough(job) == 1 else 2)
-    for number in range(MAX_SCREENS):
-        screened = _next_to_screen(job, untried, is_last=number == MAX_SCREENS - 1)
-        if not screened:
-            break
-        measured |= _screen(job, screened)
-        untried = {a: score for a, score in untried.items() if a not in screened}
-        passed = [a for a in measured if measured[a].interval_ms[1] <= job.settings.latency_ms]
-        safe = [a for a in passed if measured[a].interval_ms[1] <= HEADROOM * job.settings.latency_ms]
-        if passed:
-            best = _diverse(sorted(safe or passed, key=lambda a: -scores[a]), number_wanted)
-            job.store.set_setting("entrants", [a.as_dict for a in best])
-            return best
-    raise _limit_not_met(job, measured)
-
-
-def _next_to_screen(job: Job, scores: dict[Architecture, float], *, is_last: bool) -> list[Architecture]:
-    """The most promising of those predicted to meet the limit; the prediction learns from every screening.
-
-    Of those that can be trained in the time left, and while scores cannot choose between small and large members, of
-    those that are no smaller than they have to be. The last time, and when none is predicted to meet the limit, the
-    fastest: if anything scored meets it, it is found.
-    """
-    if not scores:
-        return []
-    architectures = list(scores)
-    _, means, _ = fastest_runtimes(job.space, job.tables, architectures)
-    within = [a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms]
-    if within and not is_last:
-        used, lowest = utilisation(job, within), lowest_utilisation(trained_enough(job))
-        if used.min() > 1:  # none can be trained well: those that come nearest
-            return [within[i] for i in np.argsort(used)[:SCREEN_SIZE]]
-        trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
-        large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
-        return _diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
-    return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
-
-
-def _diverse(architectures: list[Architecture], number: int) -> list[Architecture]:
-    """Up to ``number`` of them in their order, those with kinds of blocks of their own first: scores of near twins
-    differ by chance, and a wrong guess about a kind would be every twin's."""
-    kinds = {a: tuple(v for name, v in a.as_dict.items() if name.endswith(".kind")) for a in reversed(architectures)}
-    firsts = {kind: a for a, kind in kinds.items()}
-    chosen = [a for a in architectures if firsts[kinds[a]] is a][:number]
-    chosen += [a for a in architectures if a not in chosen][: number - len(chosen)]
-    return sorted(chosen, key=architectures.index)
-
-
-def _screen(job: Job, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
-    """Measure with random weights, each on its predicted fastest runtime; every figure improves that table."""
-    job.report("specialise", 0.0, f"measuring {len(architectures)} candidates")
-    runtimes, _, _ = fastest_runtimes(job.space, job.tables, architectures)
-    measured: dict[Architecture, Measurement] = {}
-    for runtime in dict.fromkeys(runtimes):
-        group = [a for a, r in zip(architectures, runtimes, strict=True) if r == runtime]
-        measured |= _screen_on(job, runtime, group)
-    return measured
-
-
-def _screen_on(job: Job, runtime: str, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
-    folder, table = job.folder / "probes", job.tables[runtime]
-    builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
-    paths: dict[Architecture, Path] = {}
-    for architecture in architectures:
-        try:
-            paths[architecture] = builders.network(architecture, folder / f"{architecture.id}.{runtime}")
-        except CompileError as error:
-            _log.warning("%s cannot be built for %s and is left out: %s", architecture.id, runtime, error)
-    reference = builders.network(reference_architecture(job.space), folder / f"reference.{runtime}")
-    max_total_sec = min(4.0 * len(architectures), max(0.05 * job.plan.total, 5.0))
-    protocol = MeasureProtocol(target_relative_interval=0.01, max_total_sec=max_total_sec)
-    results = job.device(runtime).measure(list(paths.values()), reference, protocol)
-    measured = {a: r for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)}
-    for architecture, result in measured.items():
-        payload = {"samples_ms": list(result.samples_ms), "conditions": dict(result.conditions), "weights": "random"}
-        job.store.add_measurement(architecture.id, job.target.name, runtime, payload)
-    _keep_predictions(job, list(measured), runtime)
-    known = {o.architecture_id for o in table.observations}
-    observations = [_observation(job, table, a, m) for a, m in measured.items() if a.id not in known]
-    job.tables[runtime] = table.with_observations(observations)
-    save_table(job.tables[runtime], kept_table_path(job, runtime))
-    return measured
-
-
-def _observation(job: Job, table: LatencyTable, architecture: Architecture, measured: Measurement) -> Observation:
-    """At the speed the machine had when the table was made, by the reference network that both timed."""
-    then, now = (c.get("reference_median_ms") for c in (table.conditions, measured.conditions))
-    scale = then / now if isinstance(then, float) and isinstance(now, float) else 1.0
-    counts = table.counts(job.space.layers(architecture))
-    session = str(measured.conditions.get("date", ""))
-    return Observation(architecture.id, counts, scale * measured.median_ms, scale * measured.deviation_ms, session)
-
-
-def _keep_predictions(job: Job, architectures: Sequence[Architecture], runtime: str) -> None:
-    """What the table said *before* these measurements improved it: the only honest prediction to compare with."""
-    kept = job.store.setting("predictions", {})
-    for architecture in architectures:
-        estimate = job.tables[runtime].predict(job.space.layers(architecture))
-        row = {"runtime": runtime, "mean_ms": estimate.mean_ms, "interval_ms": list(estimate.interval_ms)}
-        kept.setdefault(architecture.id, row)
-    job.store.set_setting("predictions", kept)
-
-
-def _limit_not_met(job: Job, measured: dict[Architecture, Measurement]) -> LimitNotMetError:
-    limit = job.settings.latency_ms
-    if not measured:
-        return LimitNotMetError(
-            f"no scored candidate is predicted to run within {limit:g} ms on {job.target.name}",
-            fix="a higher --latency-ms, or a longer --budget so that more candidates are scored",
-        )
-    nearest = min(measured, key=lambda a: measured[a].interval_ms[1])
-    found = measured[nearest]
-    job.store.set_setting("nearest", {"id": nearest.id})
-    low, high = found.interval_ms
-    return LimitNotMetError(
-        f"none of {len(measured)} measured candidates meets {limit:g} ms on {job.target.name}; the nearest, "
-        f"{nearest.id}, takes {found.median_ms:.3g} ms (measured, 95 % interval {low:.3g} to {high:.3g})",
-        fix=f"--latency-ms {high * 1.1:.2g}; the nearest one is kept: "
-        f"hwautoml export --run {job.folder} --arch {nearest.id} --format onnx",
-    )
 
 
 class _FineTuner:

@@ -5,111 +5,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.latency_file import check_matches
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_prior import roofline_table
-from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
-from hwautoml.core.measurement import Measurement
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import package_folder, profile_folders, user_config_folder
-from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
-from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.devices.machine import fingerprint
 from hwautoml.errors import (
-    CompileError,
     InvalidValueError,
-    MeasurementError,
     MissingDependencyError,
     RunFolderError,
     UnknownNameError,
 )
-from hwautoml.pipeline.artifacts import probe_builders, slug
+from hwautoml.pipeline.artifacts import slug
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
 from hwautoml.pipeline.measuring import measure_table, with_code_version
-from hwautoml.profilers.reference import reference_architecture
 from hwautoml.schedules.records import Records
 
-if TYPE_CHECKING:
-    from hwautoml.pipeline.job import Job
-
 __all__ = [
-    "device_for", "ensure_table", "find_table", "profile_stage", "save_table", "unavailable_reason", "usable_runtimes",
+    "device_for", "ensure_table", "find_table", "save_table", "unavailable_reason", "usable_runtimes",
 ]  # fmt: skip
 
 FEW_SHOT, RECORDS_FILE = "few-shot", "tvm_records.json"
-SIBLING_NETWORKS = 8
-MIN_SIBLING_CAP_SEC = 60.0  # compiling the networks for a sibling table takes about half a minute
 
 _log = logging.getLogger(__name__)
-
-def profile_stage(job: Job) -> None:
-    """The table of the run's target, kept in the run folder too; with time enough, one per further runtime."""
-    runtime = job.runtimes[0] if job.is_remote else choose_runtime(job.target, job.settings.runtime)
-    if job.store.stage("profile") is None:
-        with job.timed_stage("profile") as payload:
-            table = ensure_table(
-                job.target,
-                runtime,
-                job.space,
-                budget_sec=job.profile_cap_sec,
-                seed=job.settings.seed,
-                profiles_dir=job.profiles_dir,
-                on_progress=job.on_progress,
-                **job.board,
-            )
-            save_table(table, kept_table_path(job, runtime))
-            others = [r for r in job.runtimes if r != runtime]
-            for other in others if job.profile_cap_sec >= MIN_SIBLING_CAP_SEC and table.origin == "measured" else []:
-                save_table(sibling_table(job, table, other), kept_table_path(job, other))
-            payload.update(runtime=runtime, origin=table.origin, num_entries=len(table.entries))
-    for known in dict.fromkeys([runtime, *job.target.runtimes]):
-        if kept_table_path(job, known).is_file():
-            job.tables[known] = load_table(kept_table_path(job, known))
-
-
-def kept_table_path(job: Job, runtime: str) -> Path:
-    return job.folder / "tables" / f"{runtime}.json"
-
-
-def sibling_table(job: Job, known: LatencyTable, runtime: str) -> LatencyTable:
-    """A table for another runtime of the same device from a few whole networks, with ``known`` as its sibling."""
-    prior = sibling_prior_table(
-        [known], cost=job.space.cost, target=known.target, runtime=runtime, num_threads=known.num_threads,
-        batch=known.batch, precision=known.precision,
-    )  # fmt: skip
-    candidates = [job.space.sample(np.random.default_rng(job.settings.seed + i)) for i in range(64)]
-    layers = [job.space.layers(a) for a in candidates]
-    chosen = [candidates[i] for i in choose_to_measure(prior, layers, SIBLING_NETWORKS)]
-    builders = probe_builders(job.space, job.target, runtime, records_path(job.target, job.profiles_dir))
-    paths: dict[Architecture, Path] = {}
-    for index, architecture in enumerate(chosen):
-        job.report("profile", index / len(chosen), f"{runtime}: building network {index + 1} of {len(chosen)}")
-        try:
-            paths[architecture] = builders.network(architecture, job.folder / "probes" / f"{architecture.id}.{runtime}")
-        except CompileError as error:
-            _log.warning("%s cannot be built for %s and is left out: %s", architecture.id, runtime, error)
-    # The same reference as in every later measurement: tables are kept at the speed at which it was timed.
-    reference = builders.network(reference_architecture(job.space), job.folder / "probes" / f"reference.{runtime}")
-    results = job.device(runtime).measure(list(paths.values()), reference)
-    measured = [(a, r) for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)]
-    if not measured:
-        raise MeasurementError(f"none of {len(chosen)} networks could be measured on {runtime}")
-    observations = [
-        Observation(a.id, prior.counts(job.space.layers(a)), r.median_ms, r.deviation_ms) for a, r in measured
-    ]
-    table = at_level_of(prior, observations)
-    conditions = {**measured[0][1].conditions, "sibling": known.runtime, "level": table.conditions["level"]}
-    return replace(table, conditions=conditions).with_observations(observations)
 
 
 def ensure_table(

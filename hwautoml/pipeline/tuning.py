@@ -63,6 +63,7 @@ def tune(
     ``precision`` "int8" tunes the networks' quantised form, whose functions are other ones.
 
     Raises:
+        InvalidValueError: the target is a GPU, whose schedules are TVM's, or an argument is out of range.
         TargetUnavailableError: code for the target cannot be timed from this machine, or its board does not answer.
         MeasurementError: the board is emulated.
         RunFolderError: a file of records is damaged or does not exist.
@@ -74,6 +75,11 @@ def tune(
     if inspect:
         return _inspect(path)
     require_duration(budget_sec, "budget_sec")
+    if found.is_cuda:
+        raise InvalidValueError(
+            f"target {found.name} is a GPU, and what is tuned are our schedules for processors",
+            fix="compile without tuning: TVM has schedules of its own for GPUs",
+        )
     require_reachable(found, device=device, tracker=tracker, key=key)
     choose_runtime(found, "tvm")
     if precision not in ("fp32", "int8"):

@@ -1,13 +1,13 @@
 """How much of what there is a network would use: of the latency limit, and of the time it can be trained in.
 
 A network far below both is rarely the most accurate one; a network above the first must not ship, and one above the
-second cannot be trained in the time that is left. ``specialising`` looks between.
+second cannot be trained in the time that is left. ``screening`` looks between.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from hwautoml.pipeline.budget import images_to_learn
 from hwautoml.pipeline.job import Job
 
 if TYPE_CHECKING:
+    from hwautoml.core.latency_table import LatencyTable
     from hwautoml.supernets.sandwich import Sandwich
 
 REACH = 1.5  # a later search may loosen the limit this far; beyond, the shared weights are less trained
@@ -50,14 +51,16 @@ def lowest_utilisation(trust: float) -> float:
     return LOWEST_UTILISATION * (1 - trust)
 
 
-def utilisation(job: Job, architectures: Sequence[Architecture]) -> NDArray[np.float64]:
-    """(num_architectures,): shares of the latency limit (predicted, fastest runtime) or of the training time that
+def utilisation(
+    job: Job, architectures: Sequence[Architecture], tables: Mapping[str, LatencyTable] | None = None
+) -> NDArray[np.float64]:
+    """(num_architectures,): shares of the latency limit (predicted, in the fastest form) or of the training time that
     the winner will have, whichever is more. Above 1 is too slow, to run or to train.
 
-    Before the run has a plan, of the latency limit alone.
+    ``tables`` are the run's unless others are given. Before the run has a plan, of the latency limit alone.
     """
     layers = [job.space.layers(a) for a in architectures]
-    latency_ms = np.array([table.predict_many(layers)[0] for table in job.tables.values()]).min(0)
+    latency_ms = np.array([table.predict_many(layers)[0] for table in (tables or job.tables).values()]).min(0)
     used = latency_ms / job.settings.latency_ms
     if job.affordable_sec_per_image == float("inf"):
         return used

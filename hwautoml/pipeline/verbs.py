@@ -19,8 +19,9 @@ from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 from hwautoml.pipeline.budget import Plan
 from hwautoml.pipeline.connecting import onnxruntime_outputs
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.settings import RunSettings
-from hwautoml.pipeline.tables import choose_runtime, ensure_table, profile_stage
+from hwautoml.pipeline.run_tables import profile_stage
+from hwautoml.pipeline.settings import PRECISIONS, RunSettings
+from hwautoml.pipeline.tables import choose_runtime, ensure_table
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
 
@@ -36,6 +37,7 @@ def search(
     target: str | None = None,
     latency_ms: float | None = None,
     runtime: str = "auto",
+    precision: str = "auto",
     budget_sec: float = SEARCH_SEC,
     seed: int | None = None,
     targets_dir: Path | None = None,
@@ -46,6 +48,8 @@ def search(
 
     Everything the run has scored is reused; what loading leaves of ``budget_sec`` goes into scoring more.
     A target that cannot be measured from here gets latencies estimated from its datasheet, and the result says so.
+    ``precision``: ``auto`` takes the faster one of each network as far as the run has tables of both; what int8 costs
+    in accuracy is not known to a search, whose scores are those of fp32.
 
     Raises:
         InfeasibleLimitError: nothing in the space is predicted to meet the limit.
@@ -56,6 +60,8 @@ def search(
     from hwautoml.searchers.problem import require_feasible
 
     require_duration(budget_sec, "budget_sec")
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
     began = time.monotonic()
     with RunStore(Path(run)) as store:
         job = _open_job(store, on_progress, targets_dir)
@@ -65,17 +71,18 @@ def search(
         if not 0 < limit < float("inf"):
             raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
         open_data(job)
-        tables = _tables(job, found, runtime, profiles_dir)
+        tables = _tables(job, found, runtime, precision, profiles_dir)
         generator = np.random.default_rng(job.settings.seed if seed is None else seed)
         require_feasible(job.space, latencies_of(job.space, tables), limit, generator)
         left = max(budget_sec - (time.monotonic() - began), 0.0)
         problem = run_search(job, tables, limit, SEARCH_EVALUATIONS, left, seed)
         origin = "predicted" if all(table.origin == "measured" for table in tables.values()) else "estimated"
-        rows = front_rows(problem, origin)
+        rows = front_rows(problem, tables, origin)
         within = [row for row in rows if row["meets_limit"]]
         result = {
             "target": found.name,
-            "runtimes": list(tables),
+            "runtimes": list(dict.fromkeys(table.runtime for table in tables.values())),
+            "precisions": list(dict.fromkeys(table.precision for table in tables.values())),
             "limit_ms": limit,
             "latency_origin": origin,
             "best": within[-1] if within else None,
@@ -89,19 +96,23 @@ def search(
         return result
 
 
-def _tables(job: Job, target: Target, runtime: str, profiles_dir: Path | None) -> dict[str, LatencyTable]:
-    """By runtime: the run's own where they are for that target, else what is found or measured in a minute."""
+def _tables(
+    job: Job, target: Target, runtime: str, precision: str, profiles_dir: Path | None
+) -> dict[str, LatencyTable]:
+    """By form: the run's own where they are for that target, else what is found or measured in a minute."""
     if target.name == job.settings.target:
         profile_stage(job)
-        if runtime == "auto":
-            return job.tables
-        if runtime in job.tables:
-            return {runtime: job.tables[runtime]}
-    chosen = choose_runtime(target, runtime)
+        fitting = {
+            form: table for form, table in job.tables.items()
+            if runtime in ("auto", table.runtime) and precision in ("auto", table.precision)
+        }  # fmt: skip
+        if fitting:
+            return fitting
     table = ensure_table(
-        target, chosen, job.space, budget_sec=TABLE_SEC, profiles_dir=profiles_dir, on_progress=job.on_progress
-    )
-    return {chosen: table}
+        target, choose_runtime(target, runtime), job.space, precision="fp32" if precision == "auto" else precision,
+        budget_sec=TABLE_SEC, profiles_dir=profiles_dir, on_progress=job.on_progress,
+    )  # fmt: skip
+    return {table.form: table}
 
 
 def export(

@@ -17,7 +17,7 @@ from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import allowed_cores, fingerprint
 from hwautoml.devices.side_by_side import measure_side_by_side
-from hwautoml.errors import HwAutoMLError, InvalidValueError, ParityError, RegressionError
+from hwautoml.errors import HwAutoMLError, InvalidValueError, MissingDependencyError, ParityError, RegressionError
 from hwautoml.pipeline.baseline import parse_share
 from hwautoml.pipeline.benching import PROTOCOL
 
@@ -91,6 +91,8 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
             probabilities = device.run_model(path, images)
     except run.BundleError as error:
         return _check(name, FAILED, str(error))
+    except MissingDependencyError as error:  # a library for a GPU, and there is none
+        return _check(name, SKIPPED, error.message)
     except HwAutoMLError as error:
         return _check(name, FAILED, error.message)
     expected = np.array([sample["probabilities"] for sample in samples])

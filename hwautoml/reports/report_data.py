@@ -55,7 +55,7 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class SpecialisedRow:
-    """A candidate that was cut out, fine-tuned, exported and measured, per runtime."""
+    """A candidate that was cut out, fine-tuned, exported and measured, by runtime or form (``tvm-int8``)."""
 
     architecture_id: str
     accuracy_val: float | None
@@ -103,7 +103,7 @@ class Winner:
 class ReportData:
     """``confusion``: (num_classes, num_classes) counts on the test split, rows are the true class.
 
-    ``predicted_runtime``: the runtime that the candidates' latencies are predicted for.
+    ``predicted_runtime``: what the winner's latency was predicted for, a runtime or form (``tvm-int8``).
     """
 
     title: str

@@ -136,13 +136,13 @@ def prediction(data: ReportData) -> str:
         return ""
     fastest_first = sorted(data.specialised, key=lambda row: row.fastest[1].median_ms if row.fastest else 0.0)
     rows = [cells for row in fastest_first for cells in _measured_cells(row, data.predicted_runtime)]
-    head = ("network", "runtime", "predicted", "measured", "95 % interval", "95th percentile", "off by", "in limit")
+    head = ("network", "runs on", "predicted", "measured", "95 % interval", "95th percentile", "off by", "in limit")
     lead = (
         "The few best candidates were fine-tuned, exported and measured on the target. On the diagonal the latency "
         "table was right; the band is ±10 %. Only the measurement decides."
     )
     if data.predicted_runtime is not None:
-        lead += f" Predictions are for {fmt.text(data.predicted_runtime)}; other runtimes are there to compare."
+        lead += f" Predictions are for {fmt.text(data.predicted_runtime)}; the others are there to compare."
     body = plot("plot-prediction", "Predicted against measured latency") + fmt.table(head, rows, "figures")
     return section("prediction", "Predicted and measured", lead, body)
 

@@ -24,13 +24,14 @@ import tvm
 from tvm import relax, tirx
 from tvm.relax.backend.cpu_generic import pipeline
 
+from hwautoml.schedules.fixed_vectors import with_fixed_vectors
 from hwautoml.schedules.library import functions_of
 
 TIMED = "timed"
 _ALIGNMENT, _PAGE = 64, 4096
 _STAGGER = 192  # from one buffer to the next; five of them differ modulo 1024, and modulo 4096 twenty do
 
-#: What to lower an assembled module with, by the name that TVM knows it by.
+#: What to lower scheduled functions with, one or an assembled module, by the name that TVM knows it by.
 PIPELINE = "hwautoml"
 _NOT_PACKED = -1
 _OUT_OF_MEMORY = tvm.ir.StringImm("no memory left for a buffer inside a kernel")
@@ -233,6 +234,7 @@ def _internal(function: tirx.PrimFunc) -> tirx.PrimFunc:
 def _lowering() -> tuple[Any, Any, Any]:
     """TVM's own, after which internal functions say where they allocate: packed ones learn that from their caller."""
     lower, *finalize = tirx.get_tir_pipeline("s_tir")
+    lower = with_fixed_vectors(lower)
 
     def with_device(module: tvm.IRModule) -> tvm.IRModule:
         lowered = lower(module)

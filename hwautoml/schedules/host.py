@@ -21,6 +21,9 @@ def resolve_target(mapping: Mapping[str, Any], num_threads: int) -> tvm.target.T
     fields = dict(mapping)
     if fields.get("kind") == "llvm":
         fields["num-cores"] = num_threads
+        if str(fields.get("mtriple", "")).endswith("hf"):
+            # TVM would pass floats to libm's functions in integer registers, where those don't look.
+            fields.setdefault("mfloat-abi", "hard")
     if fields.get("mcpu") == "native":
         fields["mcpu"] = codegen.llvm_get_system_cpu()
         missing = _masked_features(str(fields["mcpu"]))

@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from hwautoml.schedules.arena import TIMED
+from hwautoml.schedules.arena import PIPELINE, TIMED
 from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.library import functions_of
 
@@ -35,7 +35,7 @@ class LocalTimer:
 
     def open(self, function: tvm.tirx.PrimFunc) -> Callable[[int], float]:
         module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-        library = tvm.compile(module, target=self._target).jit()
+        library = tvm.compile(module, target=self._target, tir_pipeline=PIPELINE).jit()
         kind = tuple((tuple(map(int, p.shape)), str(p.dtype)) for p in function.params)
         if kind not in self._arguments:
             self._arguments[kind] = random_arguments(function, self._generator)
@@ -51,7 +51,7 @@ class LocalTimer:
 def time_us(function: tvm.tirx.PrimFunc, target: tvm.target.Target) -> float:
     """The shortest mean run time of a scheduled function, in microseconds, over a few repeats of 2 ms."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    library = tvm.compile(module, target=target).jit()
+    library = tvm.compile(module, target=target, tir_pipeline=PIPELINE).jit()
     arguments = random_arguments(function, np.random.default_rng(0))
     once = library.time_evaluator("main", tvm.cpu(), number=1, repeat=3)(*arguments)
     number = max(1, round(2e-3 / min(once.results)))

@@ -110,6 +110,7 @@ def test_without_the_device_it_says_so(name: str, program: Path, tmp_path: Path)
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 @pytest.mark.parametrize("name", NAMES)
 def test_cuda(name: str, network: Deployable, program: Path, tmp_path: Path) -> None:
     compiled = load_backend(name).compile_model(program, tmp_path, tvm_target={"kind": "cuda"})

@@ -62,6 +62,14 @@ def test_a_wrong_field_is_named(before: str, after: str, message: str) -> None:
         parse_target("mine", CPU.replace(before, after), "mine.toml")
 
 
+def test_precisions_are_asked_of_the_target() -> None:
+    cpu, gpu = (load_target(name, [TARGETS]) for name in ("cpu", "gpu"))
+    assert (cpu.is_cuda, gpu.is_cuda, load_target("jetson-orin-nano", [TARGETS]).is_cuda) == (False, True, True)
+    gpu.require_precision("bf16")
+    with pytest.raises(InvalidValueError, match="target 'cpu' computes in fp32, int8, not in 'fp16'"):
+        cpu.require_precision("fp16")
+
+
 def test_an_unknown_name_lists_the_nearest_first_and_the_fix(tmp_path: Path) -> None:
     with pytest.raises(UnknownTargetError, match="unknown target 'rpi3'; known: rpi[245]") as caught:
         load_target("rpi3", [tmp_path, TARGETS])

@@ -36,6 +36,11 @@ def cpu() -> Target:
 
 
 @pytest.fixture
+def gpu() -> Target:
+    return load_target("gpu", target_folders())
+
+
+@pytest.fixture
 def table(cpu: Target) -> LatencyTable:
     """Estimated figures under this machine's conditions, so that it is taken for one measured here."""
     costs = [(layer, SPACE.cost(layer)) for layer in SPACE.all_layers()]

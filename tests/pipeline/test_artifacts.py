@@ -11,6 +11,7 @@ from hwautoml.compilers import load_backend
 from hwautoml.core.layer import Layer
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError
+from hwautoml.exporters.half_precision import is_half_onnx
 from hwautoml.pipeline.artifacts import deployable_probe, probe_builders
 from hwautoml.spaces.mobile import MobileSpace
 from tests.compilers.shared import compile_model_of
@@ -97,11 +98,60 @@ def test_an_int8_layer_takes_and_gives_integers(space: MobileSpace, cpu: Target,
     assert model(np.full(model.input_shape, 130, np.uint8)).dtype == np.uint8
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_probes_in_sixteen_bits(precision: str, space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
+    """A layer takes and gives what lies between two layers; a network what it ships with."""
+    builders = probe_builders(space, cpu, "torch", tmp_path / "r.json", precision=precision)
+    assert builders.overhead is not None
+    name = {"fp16": "float16", "bf16": "bfloat16"}[precision]
+    layers = [builders.layer(LAYER, tmp_path / "layer"), builders.overhead(tmp_path / "overhead")]
+    for path in layers:
+        model = load_backend("torch").open_model(path)
+        assert model.input_dtype == name
+        x = np.random.default_rng(0).standard_normal(model.input_shape).astype(name)
+        assert np.isfinite(model(x)).all()
+        model.bind(x)()
+    network = builders.network(space.sample(np.random.default_rng(0)), tmp_path / "network")
+    model = load_backend("torch").open_model(network)
+    images = np.random.default_rng(0).integers(0, 256, model.input_shape, np.uint8)
+    result = model(images)
+    assert result.dtype == np.float32 and result.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_fp16_probes_of_onnx_runtime(space: MobileSpace, gpu: Target, tmp_path: Path) -> None:
+    """As they are measured on a GPU, here on the processor: float16 between layers."""
+    builders = probe_builders(space, gpu, "onnxruntime-cuda", tmp_path / "r.json", precision="fp16")
+    model = load_backend("onnxruntime").open_model(builders.layer(LAYER, tmp_path / "layer.onnx"))
+    assert (model.input_dtype, model.input_shape) == ("float16", (1, 16, 4, 4))
+    assert model(np.ones(model.input_shape, np.float16)).dtype == np.float16
+    network = load_backend("onnxruntime").open_model(builders.network(space.smallest(), tmp_path / "net.onnx"))
+    assert network(np.zeros(network.input_shape, np.uint8)).dtype == np.float32
+
+
+@pytest.mark.slow
+def test_fp16_probes_are_compiled_for_a_gpu(space: MobileSpace, gpu: Target, tmp_path: Path) -> None:
+    builders = probe_builders(space, gpu, "tvm", tmp_path / "r.json", precision="fp16")
+    path = builders.layer(LAYER, tmp_path / "layer")
+    assert path.suffix == ".so" and b"fused_" in path.read_bytes()
+
+
 def test_precisions_are_checked(space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="'int4' cannot be measured on onnxruntime: fp32 works everywhere"):
         probe_builders(space, cpu, "onnxruntime", tmp_path, precision="int4")
     with pytest.raises(InvalidValueError, match="'int8' cannot be measured on torch.*int8 on onnxruntime"):
         probe_builders(space, cpu, "torch", tmp_path, precision="int8")
+    for runtime, precision in (("tvm", "fp16"), ("onnxruntime", "fp16"), ("onnxruntime-cuda", "bf16")):
+        message = f"'{precision}' cannot be measured on {runtime}:.* bf16 on torch and torch-inductor"
+        with pytest.raises(InvalidValueError, match=message):
+            probe_builders(space, cpu, runtime, tmp_path, precision=precision)
+
+
+def test_networks_to_measure_by_hand_have_their_precision(space: MobileSpace, tmp_path: Path) -> None:
+    path = deployable_probe(space, space.smallest(), tmp_path / "net.onnx", precision="fp16")
+    assert is_half_onnx(path)
+    with pytest.raises(InvalidValueError, match="ONNX files are not compiled in bf16"):
+        deployable_probe(space, space.smallest(), tmp_path / "bf16.onnx", precision="bf16")
+    assert not (tmp_path / "bf16.onnx").exists()
 
 
 def test_a_network_probe_takes_pictures_in_batches(space: MobileSpace, tmp_path: Path) -> None:

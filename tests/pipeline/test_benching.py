@@ -10,13 +10,23 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from hwautoml.bundles import write_bundle
-from hwautoml.errors import CompileError, InvalidValueError, MeasurementError
+from hwautoml.core.target import Target
+from hwautoml.errors import (
+    CompileError,
+    InvalidValueError,
+    MeasurementError,
+    MissingDependencyError,
+    UnknownNameError,
+)
+from hwautoml.exporters import export_program
 from hwautoml.pipeline import bench
 from hwautoml.pipeline.baseline import compare, read_baseline
+from hwautoml.pipeline.benchables import benchables, own_runtimes, prepare, require_of_target
 from hwautoml.pipeline.benching import require_all_measured
 
 KEYS = {
@@ -152,3 +162,18 @@ def test_a_board_runs_what_was_compiled_here(small: Path, large: Path, tmp_path:
     assert {row["runtime"] for row in result["rows"]} == {"tvm"}
     assert result["rows"][0]["conditions"]["connection"] == "rpc" and len(result["failed"]) == 1
     assert KEY not in json.dumps(result)
+
+
+def test_a_gpus_files_run_on_its_own_runtimes(gpu: Target, cpu: Target, tmp_path: Path) -> None:
+    """Never on the processor: not by default, not by name, and not by a program whose weights still lie there."""
+    assert own_runtimes(gpu) == {".onnx": "tvm", ".so": "tvm", ".pt2": "torch-inductor"}
+    assert own_runtimes(cpu) == {".onnx": "onnxruntime", ".so": "tvm", ".pt2": "torch"}
+    require_of_target(("onnxruntime", "torch"), cpu)
+    with pytest.raises(UnknownNameError, match="runtime of target gpu 'onnxruntime'; known: onnxruntime-cuda"):
+        require_of_target(("tvm", "onnxruntime"), gpu)
+    path = export_program(torch.nn.ReLU(), tmp_path / "net.pt2", (1, 4)).path
+    (item,), _ = benchables(path, ("torch",), 1, own_runtimes(gpu))
+    assert prepare(item, cpu, 1, tmp_path / "cpu", tmp_path) == path
+    if not torch.cuda.is_available():
+        with pytest.raises(MissingDependencyError, match="torch finds no CUDA device"):
+            prepare(item, gpu, 1, tmp_path / "gpu", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
+from hwautoml.core.resources import package_folder
+from hwautoml.devices.machine import cuda_device
+from hwautoml.errors import CompileError, InvalidValueError, ParityError, UnsupportedOperatorError
 from hwautoml.exporters import quantize_onnx
 from hwautoml.pipeline import compile
 from tests.compilers.graphs import GraphBuilder
@@ -97,3 +100,65 @@ def test_a_quantised_file_is_compared_with_what_it_says(tmp_path: Path) -> None:
     result = compile(source, out=tmp_path / "out", profiles_dir=tmp_path)
     assert result["fallbacks"] == [] and result["parity"]["tolerance"] == 0.05
     assert 0 <= result["parity"]["max_relative"] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "message"),
+    [
+        ("cpu", "fp16", "target 'cpu' computes in fp32, int8, not in 'fp16'"),
+        ("gpu", "fp8", "target 'gpu' computes in fp32, fp16, bf16, int8, not in 'fp8'"),
+        ("gpu", "bf16", "fix: --precision fp16"),
+        ("gpu", "int8", "hwautoml run --precision int8"),
+    ],
+)
+def test_precisions_that_cannot_be_had_are_refused(
+    target: str, precision: str, message: str, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        compile(model, target=target, precision=precision, profiles_dir=tmp_path / "profiles")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx"]
+
+
+def test_what_fp16_cannot_hold_is_seen_before_anything_is_compiled(tmp_path: Path) -> None:
+    graph = GraphBuilder((1, 4))
+    large = graph.node("Mul", "images", graph.constant(np.full((1, 4), 1e6, "float32")))
+    path = graph.save(tmp_path / "large.onnx", large)
+    with pytest.raises(ParityError, match=r"compiled for fp16, .*large\.onnx differs .*\n.*leave --precision out"):
+        compile(path, target="gpu", precision="fp16", out=tmp_path / "out", profiles_dir=tmp_path / "profiles")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_device() is not None, reason="there is a CUDA device")
+def test_compiled_in_fp16_for_a_gpu_that_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without nvcc, so that the library holds its source: kernels in half precision, whose products are float32's."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    monkeypatch.setenv("PATH", os.pathsep.join(f for f in folders if not (Path(f) / "nvcc").exists()))
+    graph = GraphBuilder((1, 8, 8, 3), TensorProto.UINT8)
+    path = graph.save(tmp_path / "net.onnx", graph.head(graph.conv(graph.normalised(3), 3, 8, 3), 8, 4))
+    result = compile(path, target="gpu", precision="fp16", out=tmp_path / "out", profiles_dir=tmp_path)
+    assert 0 < result["half_parity"]["max_relative"] < result["half_parity"]["tolerance"] == 10 * 2.0**-10
+    assert "not checked: gpu is an NVIDIA GPU, and this machine has none" in result["parity"]
+    content = Path(result["path"]).read_bytes()
+    assert b"half* __restrict__" in content and b"cuda_graph.run_or_capture" in content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_torch_program_is_compared_with_itself(precision: str, tmp_path: Path) -> None:
+    import torch
+
+    from hwautoml.exporters import Deployable, export_program, half_deployable
+
+    module = Deployable(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)), [0.5] * 3, [0.25] * 3).eval()
+    module = module if precision == "fp32" else half_deployable(module, precision)
+    program = export_program(module, tmp_path / "net.pt2", (1, 4, 4, 3), dtype="uint8").path
+    text = (package_folder("targets") / "cpu.toml").read_text(encoding="utf-8")
+    text = text.replace('"onnxruntime", "tvm"', '"torch"').replace('"int8"', '"bf16"')
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    options = {"target": "mine", "runtime": "torch", "targets_dir": tmp_path, "profiles_dir": tmp_path / "profiles"}
+    result = compile(program, out=tmp_path / "out", **options)
+    assert result["parity"]["max_relative"] == 0 and Path(result["path"]).suffix == ".pt2"
+    assert result["parity"]["tolerance"] == (1e-4 if precision == "fp32" else 10 * 2.0**-7)
+    with pytest.raises(InvalidValueError, match=r"net\.pt2 has the precision it was exported in"):
+        compile(program, precision="bf16", **options)

@@ -5,6 +5,7 @@ import pytest
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.machine import cuda_device
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import InvalidValueError, TargetUnavailableError
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
@@ -46,6 +47,22 @@ def test_options_that_cannot_be_meant_are_refused(rpi4: Target, options: dict, m
     runtime = options.pop("runtime", "tvm")
     with pytest.raises(InvalidValueError, match=message):
         device_for(rpi4, runtime, **options)
+
+
+def test_a_gpu_target_never_falls_back_to_the_processor() -> None:
+    gpu, jetson = (load_target(name, target_folders()) for name in ("gpu", "jetson-orin-nano"))
+    for target in (gpu, jetson):
+        assert "onnxruntime" not in target.runtimes
+        with pytest.raises(InvalidValueError, match="is a GPU, and ONNX Runtime on a board runs on its processor"):
+            device_for(target, "onnxruntime", device="10.0.0.7:9090", key="k")
+        with device_for(target, "tvm", device="10.0.0.7:9090", key="k") as board:
+            assert isinstance(board, RpcDevice)
+    if cuda_device() is None:
+        assert unavailable_reason(gpu) == (
+            "gpu is an NVIDIA GPU, and this machine has none that NVIDIA's driver finds (see nvidia-smi)"
+        )
+        with pytest.raises(TargetUnavailableError, match="NVIDIA's driver"):
+            device_for(gpu, "tvm")
 
 
 def test_a_board_without_an_address_is_out_of_reach(rpi4: Target) -> None:

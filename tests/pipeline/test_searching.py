@@ -15,7 +15,7 @@ from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.searching import (
     MIN_FOCUSED,
     Evaluator,
-    fastest_runtimes,
+    fastest_forms,
     front_rows,
     latencies_of,
     run_search,
@@ -114,21 +114,22 @@ def test_what_is_known_needs_no_weights(trained: Job) -> None:
     run_search(trained, trained.tables, 1.0, max_evaluations=7, budget_sec=120.0)
     (trained.folder / CHECKPOINT).unlink()
     again = run_search(trained, trained.tables, 0.5, max_evaluations=0, budget_sec=120.0)
-    assert len(again.scores) == 7 and front_rows(again, "predicted")
+    assert len(again.scores) == 7 and front_rows(again, trained.tables, "predicted")
     with pytest.raises(RunFolderError, match=r"supernet.safetensors does not exist"):
         run_search(trained, trained.tables, 1.0, max_evaluations=1, budget_sec=120.0)
 
 
 def test_front_rows_say_what_meets_the_limit_and_where_figures_come_from(trained: Job) -> None:
     problem = run_search(trained, trained.tables, 1.0, max_evaluations=10, budget_sec=120.0)
-    means = np.array([row["latency_ms"] for row in front_rows(problem, "estimated")])
+    means = np.array([row["latency_ms"] for row in front_rows(problem, trained.tables, "estimated")])
     problem.limit_ms = float(np.median(means))
-    rows = front_rows(problem, "estimated")
+    rows = front_rows(problem, trained.tables, "estimated")
     assert [row["meets_limit"] for row in rows] == list(means <= problem.limit_ms)
     for row in rows:
         architecture = trained.space.architecture(row["values"])
         assert row["id"] == architecture.id and row["accuracy_val"] == problem.scores[architecture]
         assert row["latency_origin"] == "estimated" and row["latency_std_ms"] > 0
+        assert (row["runtime"], row["precision"]) == ("onnxruntime", "fp32")
 
 
 def scaled(table: LatencyTable, factors: dict[str, float], runtime: str) -> LatencyTable:
@@ -140,7 +141,7 @@ def scaled(table: LatencyTable, factors: dict[str, float], runtime: str) -> Late
     return replace(table, runtime=runtime, entries=entries)
 
 
-def test_each_network_is_predicted_on_its_fastest_runtime(space: MobileSpace, table: LatencyTable) -> None:
+def test_each_network_is_predicted_in_its_fastest_form(space: MobileSpace, table: LatencyTable) -> None:
     tables = {
         "onnxruntime": scaled(table, {"fused": 3.0, "basic": 3.0}, "onnxruntime"),
         "tvm": scaled(table, {"mbconv": 3.0, "mbconv_se": 3.0}, "tvm"),
@@ -149,7 +150,7 @@ def test_each_network_is_predicted_on_its_fastest_runtime(space: MobileSpace, ta
         space.architecture({**space.largest().as_dict, **{f"stage{i}.kind": kind for i in range(3)}})
         for kind in ("mbconv", "fused")
     ]
-    names, means, deviations = fastest_runtimes(space, tables, members)
+    names, means, deviations = fastest_forms(space, tables, members)
     assert names == ["onnxruntime", "tvm"]
     for name, mean, deviation, member in zip(names, means, deviations, members, strict=True):
         expected = tables[name].predict(space.layers(member))

@@ -9,25 +9,14 @@ import torch
 
 from hwautoml.core.space import Architecture
 from hwautoml.datasets import ImageDataset, load_dataset
-from hwautoml.pipeline import specialising
-from hwautoml.pipeline.budget import RANKED_EPOCHS, make_plan
+from hwautoml.pipeline import int8_accuracy, specialising
+from hwautoml.pipeline.budget import make_plan
 from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.searching import promise, trained_enough
-from hwautoml.pipeline.specialising import (
-    HEADROOM,
-    _diverse,
-    _FineTuner,
-    _next_to_screen,
-    _race,
-    candidate_rows,
-    load_network,
-)
+from hwautoml.pipeline.specialising import _finalists, _FineTuner, _leader_first, _race, candidate_rows, load_network
 from hwautoml.pipeline.training import CHECKPOINT, checkpoint
-from hwautoml.pipeline.utilisation import LOWEST_UTILISATION, utilisation
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.supernets.supernet import Supernet
 from hwautoml.supernets.training import TrainState
-from hwautoml.supernets.training_cost import TrainingCost
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +38,6 @@ def searched(make_job: Callable[..., Job], digits: ImageDataset) -> Job:
 
 def members(space: MobileSpace, number: int) -> list[Architecture]:
     return [space.sample(np.random.default_rng(seed)) for seed in range(number)]
-
-
-def kinds(architecture: Architecture) -> tuple[object, ...]:
-    return tuple(value for name, value in architecture.as_dict.items() if name.endswith(".kind"))
 
 
 def test_half_of_the_entrants_go_on_until_one_is_left(
@@ -122,57 +107,31 @@ def _fine_tuned(job: Job, space: MobileSpace) -> list:  # type: ignore[type-arg]
     ]
 
 
-def scored(job: Job, space: MobileSpace) -> dict[Architecture, float]:
-    """The smaller, the better the score: as a supernet sees it that has hardly been trained."""
-    architectures = members(space, 60)
-    latencies = [job.table.predict(space.layers(a)).mean_ms for a in architectures]
-    job.settings = replace(job.settings, latency_ms=float(np.median(latencies)) / HEADROOM)
-    return {a: 1 - 0.01 * rank for rank, a in enumerate(np.array(architectures)[np.argsort(latencies)])}
+def test_the_leader_must_be_able_to_ship(searched: Job, space: MobileSpace) -> None:
+    searched.plan = replace(searched.plan, num_finalists=2)
+    first, second, able = members(space, 3)
+    searched.store.set_setting("needing_int8", [first.id, second.id])
+    assert _finalists(searched, [first, second, able]) == [first, able]
+    assert _finalists(searched, [first, able, second]) == [first, able]
+    assert _finalists(searched, [first, second]) == [first, second], "there is no other"
+    assert _leader_first(searched, [able, first]) == [able, first], "needs no int8"
+    assert _leader_first(searched, [first, second]) == [first, second], "there is no other"
+    searched.store.set_setting("leader_keeps_accuracy", False)
+    assert _leader_first(searched, [first, second, able]) == [able, first, second]
 
 
-@pytest.mark.parametrize("epochs", [0.0, RANKED_EPOCHS / 2, 2 * RANKED_EPOCHS])
-def test_scores_choose_the_size_only_after_enough_epochs(make_job: Callable[..., Job], epochs: float) -> None:
-    job = make_job()
-    scores = scored(job, job.space)
-    job.store.finish_stage("train", 1.0, {"epochs": epochs})
-    chosen = _next_to_screen(job, scores, is_last=False)
-    used = utilisation(job, chosen)
-    assert used.max() <= HEADROOM + 1e-9 and len(chosen) == 8
-    assert used.min() >= LOWEST_UTILISATION * (1 - trained_enough(job))
-    smallest = utilisation(job, list(scores)).min()
-    if epochs == 0.0:
-        assert used.min() > smallest
-    if epochs > RANKED_EPOCHS:
-        assert used.min() == smallest, "its score is the best"
-
-
-def test_when_none_can_be_trained_in_time_the_nearest_are_tried(make_job: Callable[..., Job]) -> None:
-    job = make_job()
-    scores = scored(job, job.space)
-    job.store.finish_stage("train", 1.0, {"epochs": 0.1})
-    job.training_cost, job.affordable_sec_per_image = TrainingCost(1e-10, 1e-9, 1e-6, 0.1), 1e-12
-    job.dataset = load_dataset("digits")
-    chosen, others = _next_to_screen(job, scores, is_last=False), list(scores)
-    used = dict(zip(others, utilisation(job, others), strict=True))
-    within = [a for a in others if job.table.predict(job.space.layers(a)).mean_ms <= HEADROOM * job.settings.latency_ms]
-    assert [used[a] for a in chosen] == sorted(used[a] for a in within)[:8]
-
-
-def test_capacity_stands_in_for_scores_that_cannot_be_trusted(make_job: Callable[..., Job]) -> None:
-    job, architectures = make_job(), members(MobileSpace(8, 1, 10), 20)
-    macs = np.array([job.space.total_cost(a).macs * job.space.total_cost(a).parameters for a in architectures])
-    scores = np.random.default_rng(0).random(20)
-    assert (np.argsort(promise(job, scores, architectures)) == np.argsort(macs)).all(), "nothing trained yet"
-    job.store.finish_stage("train", 1.0, {"epochs": 2 * RANKED_EPOCHS})
-    assert (np.argsort(promise(job, scores, architectures)) == np.argsort(scores)).all()
-
-
-def test_entrants_differ_in_their_kinds_of_blocks_where_they_can(space: MobileSpace) -> None:
-    twins = [space.architecture({**space.largest().as_dict, "resolution": side}) for side in (6, 8)]
-    other = space.architecture({**space.largest().as_dict, "stage0.kind": "mbconv"})
-    assert kinds(twins[0]) == kinds(twins[1]) != kinds(other)
-    ordered = [*twins, other]
-    assert _diverse(ordered, 2) == [twins[0], other]
-    assert _diverse(ordered, 3) == ordered, "in their order"
-    assert _diverse(ordered, 9) == ordered
-    assert _diverse(twins, 2) == twins, "better a twin than none"
+@pytest.mark.slow
+@pytest.mark.parametrize(("max_loss", "keeps"), [(-1.1, False), (1.1, True)])
+def test_a_leader_in_int8_is_quantised_before_it_gets_the_time(
+    searched: Job, space: MobileSpace, monkeypatch: pytest.MonkeyPatch, max_loss: float, keeps: bool
+) -> None:
+    """For real, as it is trained after the race; demands that nothing or everything meets stand for its accuracy."""
+    first, able = members(space, 2)
+    searched.store.set_setting("needing_int8", [first.id])
+    _FineTuner(searched).train(first, "first", 0.1)
+    monkeypatch.setattr(int8_accuracy, "MAX_LOSS", max_loss)
+    expected = [first, able] if keeps else [able, first]
+    assert _leader_first(searched, [first, able]) == expected
+    monkeypatch.setattr(int8_accuracy, "MAX_LOSS", -max_loss)
+    assert _leader_first(searched, [first, able]) == expected, "what was found out is kept"
+    searched.close_devices()

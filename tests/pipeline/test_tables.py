@@ -15,14 +15,12 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError
 from hwautoml.pipeline import profile
 from hwautoml.pipeline.job import Job
+from hwautoml.pipeline.run_tables import kept_table_path, profile_stage, sibling_table
 from hwautoml.pipeline.tables import (
     choose_runtime,
     ensure_table,
     find_table,
     identity_of,
-    kept_table_path,
-    profile_stage,
-    sibling_table,
     table_path,
     unavailable_reason,
     usable_runtimes,
@@ -142,3 +140,39 @@ def test_a_further_runtime_starts_from_the_first_ones_table(make_job: Callable[.
     for observation in made.observations:
         predicted = made.predict(layers[observation.architecture_id])
         assert abs(predicted.mean_ms - observation.measured_ms) < 3 * predicted.std_ms
+
+
+@pytest.mark.slow
+def test_forms_are_compared_at_the_speed_of_the_first_ones_table(
+    make_job: Callable[..., Job], table: LatencyTable
+) -> None:
+    """Made when the machine took a second for its reference network: what takes less than 10 ms now took as long."""
+    job = make_job()
+    known = replace(table, conditions={**table.conditions, "reference_median_ms": 1000.0})
+    try:
+        made = sibling_table(job, known, "onnxruntime", "int8")
+    finally:
+        job.close_devices()
+    assert made.form == "onnxruntime-int8" and made.conditions["sibling"] == "onnxruntime"
+    assert all(o.measured_ms > 100 for o in made.observations) and made.conditions["reference_median_ms"] > 100  # type: ignore[operator]
+
+
+def test_tables_of_a_run_are_by_form_and_of_int8_alone_where_that_must_ship(
+    make_job: Callable[..., Job], cpu: Target, table: LatencyTable, profiles_dir: Path
+) -> None:
+    """The user's table of int8 is found, whatever the time."""
+    entries = {key.replace("/fp32/", "/int8/"): entry for key, entry in table.entries.items()}
+    path = table_path(cpu, "onnxruntime", MobileSpace(8, 1, 10), profiles_dir, precision="int8")
+    save(replace(table, precision="int8", entries=entries), path)
+    forms = {}
+    for precision in ("auto", "fp32", "int8"):
+        job = make_job(precision, runtime="onnxruntime", precision=precision)
+        job.profiles_dir, job.profile_cap_sec = profiles_dir, 1.0
+        measured = replace(table, entries={k: replace(e, origin="measured") for k, e in table.entries.items()})
+        save(measured, table_path(job.target, "onnxruntime", job.space, profiles_dir))
+        profile_stage(job)
+        forms[precision] = list(job.tables)
+        job.close_devices()
+    assert forms == {
+        "auto": ["onnxruntime", "onnxruntime-int8"], "fp32": ["onnxruntime"], "int8": ["onnxruntime-int8"],
+    }  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tvm
 
+from hwautoml.schedules.arena import PIPELINE
 from hwautoml.schedules.dispatch import Machine
 from hwautoml.schedules.library import functions_of, schedule_module
 from hwautoml.schedules.vector_unit import vector_unit
@@ -21,9 +22,7 @@ RVV = {
     "kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64",
     "mattr": ["+m", "+f", "+d", "+v", "+zvl256b"],
 }  # fmt: skip
-RVV_UNSUPPORTED = pytest.mark.xfail(
-    raises=tvm.error.InternalError, strict=True, reason="TVM 0.27 cannot lower our vectors for RISC-V's V extension"
-)
+RVV_BY_NAME = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-x280"}
 SCALAR = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-u74"}
 
 
@@ -55,7 +54,7 @@ def test_width_registers_and_products_come_from_the_target(
     ("mapping", "multiply_add"),
     [
         (AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"),
-        pytest.param(RVV, "vfmacc", marks=RVV_UNSUPPORTED), (SCALAR, "fmadd"),
+        (RVV, "vfmacc"), (RVV_BY_NAME, "vfmacc"), (SCALAR, "fmadd"),
     ],
 )  # fmt: skip
 def test_code_is_vectors_of_the_target(tmp_path: Path, mapping: dict[str, object], multiply_add: str) -> None:
@@ -69,5 +68,6 @@ def test_code_is_vectors_of_the_target(tmp_path: Path, mapping: dict[str, object
     assert not report.fallbacks
     for name, function in functions_of(module).items():
         if "conv2d" in name:
-            built = tvm.compile(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}), target=target)
+            alone = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+            built = tvm.compile(alone, target=target, tir_pipeline=PIPELINE)
             assert multiply_add in built.mod.inspect_source("asm"), name

@@ -13,6 +13,7 @@ Exit codes: 0 done, 2 wrong usage, 3 an image could not be read, 7 --check found
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -142,9 +143,12 @@ def _open_tvm(path: Path, num_threads: int) -> Classify:
     os.environ["TVM_NUM_THREADS"] = str(num_threads)
     tvm_ffi, numpy = _need_tvm(), need("numpy")
     try:
-        machine = tvm_ffi.load_module(str(path))["vm_load_executable"]()
+        library = tvm_ffi.load_module(str(path))
+        machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
         classify = machine["main"]
+        if json.loads(str(machine["describe"]())).get("device") == "cuda":
+            classify = _on_gpu(library, tvm_ffi)
     except (RuntimeError, OSError, AttributeError, ValueError) as error:
         raise BundleError(
             f"TVM cannot load {path}: {error}\n  it was compiled for another kind of device, or needs another "
@@ -162,7 +166,15 @@ def _open_tvm(path: Path, num_threads: int) -> Classify:
     return run
 
 
-_CPU, _POOLED_ALLOCATOR = 1, 2
+_CPU, _GPU, _POOLED_ALLOCATOR = 1, 2, 2
+
+
+def _on_gpu(library: Any, tvm_ffi: ModuleType) -> Callable[[Any], Any]:
+    """From a tensor of the processor to one, through the first CUDA device. Not run on a GPU so far."""
+    machine = library["vm_load_executable"]()
+    machine["vm_initialization"](_GPU, 0, _POOLED_ALLOCATOR, _CPU, 0, _POOLED_ALLOCATOR)
+    classify, copy_to = machine["main"], tvm_ffi.get_global_func("vm.builtin.to_device")
+    return lambda tensor: copy_to(classify(copy_to(tensor, _GPU, 0)), _CPU, 0)
 
 
 def _need_tvm() -> ModuleType:
@@ -188,6 +200,8 @@ def _need_tvm() -> ModuleType:
             f"{Path(sys.executable).name} -m pip install --force-reinstall apache-tvm",
             EXIT_MISSING_PACKAGE,
         ) from error
+    with contextlib.suppress(OSError):  # which needs NVIDIA's driver, and only libraries for GPUs need it
+        ctypes.CDLL(str(library.with_name("libtvm_runtime_cuda.so")), ctypes.RTLD_GLOBAL)
     return tvm_ffi
 
 
