@@ -1,18 +1,22 @@
 """Tensor expressions of convolutions and matrix products on channels-last data and packed weights.
 
 Data and weights of quantised networks are int16 and summed as int32, in pairs of input channels where the vector
-unit multiplies and adds those in one instruction; results are float32 all the same.
+unit multiplies and adds those in one instruction, or bytes in fours (see `byte_maps`); results are float32 all the
+same.
 """
 
 from __future__ import annotations
+
+import math
 
 import tvm
 from tvm import te, tirx, topi
 
 #: Names of the blocks that `hwautoml.schedules.kernel` looks for.
 PACKED, DEPTHWISE, PADDING = "packed", "depthwise", "padding"
-#: Annotation of packed blocks whose last axis is over the two channels of a pair.
-PAIRED = "hwautoml.paired"
+#: Annotations of packed blocks whose last axis is over the two channels of a pair, or over four; or the last two axes
+#: over twice four.
+PAIRED, IN_FOURS, IN_EIGHTS = "hwautoml.paired", "hwautoml.in_fours", "hwautoml.in_eights"
 #: Pixels along an axis that a tile may have; see `roomy`.
 MAX_TILE = 16
 
@@ -26,20 +30,23 @@ def packed_conv2d(
     dilation: list[int],
     groups: int,
     has_room: bool,
+    offsets: te.Tensor | None = None,
+    zero: int = 0,
 ) -> te.Tensor:
     """(n, h, w, groups x inputs) with (blocks, kh, kw, inputs, lanes) to (n, oh, ow, outputs).
 
-    Blocks belong to the groups in turn: no block has outputs of two groups. Weights of one group may be packed
-    in pairs of inputs, (blocks, kh, kw, inputs / 2, lanes, 2).
+    Blocks belong to the groups in turn: no block has outputs of two groups. Integer weights of one group may be packed
+    in pairs, fours or eights, see `_Channels`; ``offsets``, (outputs,), are added to their sums. The data is padded
+    with ``zero``.
     """
-    blocks, kernel_height, kernel_width, inputs, lanes = (int(size) for size in weights.shape[:5])
-    kernel = (kernel_height, kernel_width)
+    channels = _Channels(weights, num_before=3)
+    blocks, kernel_height, kernel_width, inputs = (int(size) for size in weights.shape[:4])
+    kernel, lanes = (kernel_height, kernel_width), channels.lanes
     height, width = _output_size(data, kernel, strides, padding, dilation)
     blocks_per_group = blocks // groups
     if kernel == (1, 1) and strides == [1, 1] and not any(padding) and groups == 1:
-        return _pointwise_conv2d(data, weights, outputs, has_room)
-    channels = _Channels(weights, is_paired=weights.ndim == 6)
-    data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]))
+        return _pointwise_conv2d(data, weights, outputs, has_room, offsets)
+    data = _padded(data, padding, 0 if groups > 1 else channels.number - int(data.shape[3]), zero)
     row = te.reduce_axis((0, kernel_height), "kernel_row")
     column = te.reduce_axis((0, kernel_width), "kernel_column")
 
@@ -58,17 +65,17 @@ def packed_conv2d(
     )
     return te.compute(
         (data.shape[0], height, width, outputs),
-        lambda n, h, w, c: packed[n, h, w, c // lanes, c % lanes].astype("float32"),
+        lambda n, h, w, c: _result(packed[n, h, w, c // lanes, c % lanes], offsets, c),
         name="crop",
     )
 
 
 def _pointwise_conv2d(
-    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, offsets: te.Tensor | None
 ) -> te.Tensor:
     """A 1 x 1 convolution: the pixels of an image are the rows of one matrix product."""
-    blocks, lanes = int(weights.shape[0]), int(weights.shape[4])
-    channels = _Channels(weights, is_paired=weights.ndim == 6)
+    channels = _Channels(weights, num_before=3)
+    blocks, lanes = int(weights.shape[0]), channels.lanes
     data = _padded(data, [0, 0, 0, 0], channels.number - int(data.shape[3]))
     batch, height, width, _ = data.shape
     num_pixels = height * width
@@ -84,19 +91,20 @@ def _pointwise_conv2d(
     )
     return te.compute(
         (batch, height, width, outputs),
-        lambda n, h, w, c: packed[n, h * width + w, c // lanes, c % lanes].astype("float32"),
+        lambda n, h, w, c: _result(packed[n, h * width + w, c // lanes, c % lanes], offsets, c),
         name="crop",
     )
 
 
 def packed_dense(
-    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool
+    data: te.Tensor, weights: te.Tensor, outputs: int, has_room: bool, offsets: te.Tensor | None = None
 ) -> te.Tensor:
-    """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers in pairs as above."""
-    blocks, lanes = int(weights.shape[0]), int(weights.shape[2])
-    channels = _Channels(weights, is_paired=weights.ndim == 4)
-    if channels.number > int(data.shape[-1]):
-        data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), 1], name=PADDING)
+    """([batch,] rows, inputs) with (blocks, inputs, lanes) to ([batch,] rows, outputs); integers together as above."""
+    channels = _Channels(weights, num_before=1)
+    blocks, lanes = int(weights.shape[0]), channels.lanes
+    lacking = channels.number - int(data.shape[-1])
+    if lacking:
+        data = topi.nn.pad(data, [0] * len(data.shape), [*[0] * (len(data.shape) - 1), lacking], name=PADDING)
     *batch, rows, _ = data.shape
 
     def element(*index: tirx.Var) -> tirx.PrimExpr:
@@ -107,31 +115,43 @@ def packed_dense(
     packed = te.compute((*batch, roomy(rows, has_room), blocks, lanes), element, name=PACKED, attrs=channels.attrs)
     return te.compute(
         (*batch, rows, outputs),
-        lambda *index: packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)].astype("float32"),
+        lambda *index: _result(packed[(*index[:-1], index[-1] // lanes, index[-1] % lanes)], offsets, index[-1]),
         name="crop",
     )
 
 
-class _Channels:
-    """The input channels that packed weights (..., inputs, lanes), or (..., pairs, lanes, 2), are multiplied with."""
+def _result(total: tirx.PrimExpr, offsets: te.Tensor | None, channel: tirx.Var) -> tirx.PrimExpr:
+    """float32 of an output channel's sum."""
+    return (total if offsets is None else total + offsets[channel]).astype("float32")
 
-    def __init__(self, weights: te.Tensor, is_paired: bool) -> None:
+
+class _Channels:
+    """The input channels that packed weights are for, after ``num_before`` other axes.
+
+    Those are (..., inputs, lanes); of integers (..., pairs or fours, lanes, 2 or 4) or (..., eights, 2, lanes, 4).
+    """
+
+    def __init__(self, weights: te.Tensor, num_before: int) -> None:
         self._weights = weights
+        inputs, *rest = (int(size) for size in weights.shape[num_before:])
+        #: Numbers in a packed vector, and their axis among those of the channels.
+        self._lane_axis = max(0, len(rest) - 2)
+        self.lanes = rest.pop(self._lane_axis)
+        #: As many as the weights have: a multiple of how many are together.
+        self.number = inputs * math.prod(rest)
         #: Annotations of the block.
-        self.attrs = {PAIRED: True} if is_paired else {}
-        inputs = int(weights.shape[-3] if is_paired else weights.shape[-2])
-        #: As many as the weights have: of pairs an even number.
-        self.number = 2 * inputs if is_paired else inputs
-        channel = te.reduce_axis((0, inputs), "input_channel")
-        self.axes, self.index = [channel], channel
-        if is_paired:
-            half = te.reduce_axis((0, 2), "half")
-            self.axes, self.index = [channel, half], 2 * channel + half
+        self.attrs = {(): {}, (2,): {PAIRED: True}, (4,): {IN_FOURS: True}, (2, 4): {IN_EIGHTS: True}}[tuple(rest)]
+        self.axes = [te.reduce_axis((0, inputs), "input_channel")]
+        self.index = self.axes[0]
+        for size in rest:
+            self.axes.append(te.reduce_axis((0, size), f"one_of_{size}"))
+            self.index = self.index * size + self.axes[-1]
 
     def product(self, value: tirx.PrimExpr, place: tuple[tirx.PrimExpr | int, ...], lane: tirx.Var) -> tirx.PrimExpr:
         """A channel's value times its weight at ``place`` for an output; of integers an integer."""
-        channel, *half = self.axes
-        weight = self._weights[(*place, channel, lane, *half)]
+        inner = list(self.axes)
+        inner.insert(1 + self._lane_axis, lane)
+        weight = self._weights[(*place, *inner)]
         if str(self._weights.dtype) == "float32":
             return value * weight
         return value.astype("int32") * weight.astype("int32")
@@ -177,11 +197,12 @@ def depthwise_conv2d(
     )
 
 
-def _padded(data: te.Tensor, padding: list[int], more_channels: int = 0) -> te.Tensor:
+def _padded(data: te.Tensor, padding: list[int], more_channels: int = 0, zero: int = 0) -> te.Tensor:
     top, left, bottom, right = padding
     if not any(padding) and not more_channels:
         return data
-    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, more_channels], name=PADDING)
+    value = tirx.const(zero, data.dtype)
+    return topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, more_channels], value, name=PADDING)
 
 
 def _output_size(

@@ -5,7 +5,7 @@ Weights are constants, so they are laid out for the vector unit while compiling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from tvm import relax, te, tirx, topi
@@ -45,19 +45,31 @@ def legalizers(unit: VectorUnit) -> Mapping[str, Legalizer]:
 
 
 def packed_weights(weights: np.ndarray, unit: VectorUnit) -> np.ndarray:
-    """`pack_weights` as is best for the unit: integers in pairs where it multiplies those and vectors come out even."""
-    outputs = weights.shape[-1]
-    if weights.dtype == np.int16:
-        widths = sorted((width for width, _ in unit.pair_products if outputs % width == 0), reverse=True)
-        if widths:
-            return pack_weights(weights, widths[0], together=2)
+    """`pack_weights` as is best for the unit: bytes in fours and int16 in pairs where vectors come out even.
+
+    Where the unit reads data for two fours at once, and inputs are enough, those are an axis of their own:
+    (blocks, height, width, inputs / 8, 2, lanes, 4).
+    """
+    inputs, outputs = weights.shape[-2:]
+    for dtype, products, together in ((np.int8, unit.byte_products, 4), (np.int16, unit.pair_products, 2)):
+        lanes = whole_vectors(products, outputs) if weights.dtype == dtype else None
+        if lanes:
+            packed = pack_weights(weights, lanes, together=together)
+            if dtype == np.int8 and unit.num_fours > 1 and inputs % (4 * unit.num_fours) == 0:
+                return packed.reshape(*packed.shape[:3], -1, unit.num_fours, lanes, 4)
+            return packed
     return pack_weights(weights, packing_lanes(outputs, unit))
+
+
+def whole_vectors(products: Sequence[tuple[int, str]], outputs: int) -> int | None:
+    """The most lanes of an instruction of ``products`` that make up so many outputs."""
+    return max((lanes for lanes, _ in products if outputs % lanes == 0), default=None)
 
 
 def pack_weights(weights: np.ndarray, lanes: int, *, together: int = 1) -> np.ndarray:
     """(height, width, inputs, outputs) to (blocks, height, width, inputs, lanes), zero-padded.
 
-    ``together`` (2) inputs may lie side by side: (blocks, height, width, inputs / 2, lanes, 2).
+    ``together`` (2 or 4) inputs may lie side by side: (blocks, height, width, inputs / 2, lanes, 2).
     """
     height, width, inputs, outputs = weights.shape
     blocks = -(-outputs // lanes)
@@ -107,7 +119,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     if inputs == 1 and outputs == groups > 1:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
         arguments = (call.args[0], filters, strides, padding, dilation)
-        return _call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
+        return fusable_call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
     plain = groups == 1 and strides == dilation == [1, 1]
     transforms = winograd_transforms(call, weights.shape, unit) if plain else None
     if transforms is not None:
@@ -118,7 +130,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     room = groups > 1 or has_room(outputs, unit)
     arguments = (call.args[0], packed, outputs, strides, padding, dilation, groups, room)
     hint = "packed_conv2d" if groups == 1 else "grouped_conv2d"
-    return _call(builder, packed_conv2d, *arguments, hint=hint)
+    return fusable_call(builder, packed_conv2d, *arguments, hint=hint)
 
 
 def winograd_transforms(call: relax.Call, shape: tuple[int, ...], unit: VectorUnit) -> Transforms | None:
@@ -153,7 +165,7 @@ def _winograd(
             winograd.products, tiles, filters, number, primfunc_name_hint="winograd_products", primfunc_attrs=_OPAQUE
         )
     )
-    return _call(builder, into_pixels, products, hint="winograd_output")
+    return fusable_call(builder, into_pixels, products, hint="winograd_output")
 
 
 def _static(extent: tirx.PrimExpr) -> int:
@@ -176,7 +188,7 @@ def _matmul(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     packed = packed_weights(weights[None, None], unit)
     constant = relax.const(np.ascontiguousarray(packed[:, 0, 0]), dtype)
     arguments = (call.args[0], constant, outputs, has_room(outputs, unit))
-    return _call(builder, packed_dense, *arguments, hint="packed_dense")
+    return fusable_call(builder, packed_dense, *arguments, hint="packed_dense")
 
 
 def _softmax(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
@@ -219,9 +231,10 @@ def _round(data: te.Tensor) -> te.Tensor:
     return te.compute(data.shape, lambda *index: tirx.round(data(*index)), name="round")
 
 
-def _call(
+def fusable_call(
     builder: relax.BlockBuilder, compute: Callable[..., te.Tensor], *arguments: object, hint: str
 ) -> relax.Expr:
+    """A call of a new function that what is computed element by element from its result may be fused with."""
     return builder.call_te(
         compute, *arguments, primfunc_name_hint=hint, primfunc_attrs=_OUT_ELEMENTWISE_FUSABLE
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
@@ -17,6 +17,7 @@ from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.tiling import Tiling
 
 _LOGGER = logging.getLogger(__name__)
+_SHORT_INTEGERS = ("int16", "int8", "uint8")
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,34 @@ class ScheduleReport:
 
 
 def function_key(function: tvm.tirx.PrimFunc) -> str:
-    """Equal for functions that differ only in name, or in scales of a quantised network; stable across processes."""
+    """Equal for functions that differ only in name, or in numbers of a quantised network; stable across processes."""
     if function.attrs and "global_symbol" in function.attrs:
         function = function.without_attr("global_symbol")
-    if any(str(getattr(parameter, "dtype", "")) == "int16" for parameter in function.params):
+    if _has_stored_map(function):
         function = _without_numbers(function)
     return f"{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
+def _has_stored_map(function: tvm.tirx.PrimFunc) -> bool:
+    """Whether a quantised map goes in or out: int16, or bytes that are int16 or sums of int32 in between."""
+
+    def has(buffers: Iterable[object], *dtypes: str) -> bool:
+        return any(str(getattr(buffer, "dtype", "")) in dtypes for buffer in buffers)
+
+    inside = function.body.block.alloc_buffers
+    return has(function.params, "int16") or (has(function.params, "int8", "uint8") and has(inside, "int16", "int32"))
+
+
 def _without_numbers(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
+    """Without scales (floats) and zero points (short integers; those of indices are long)."""
     document = json.loads(tvm.ir.save_json(function))
-    for node in document["nodes"]:
+    nodes = document["nodes"]
+    nodes.append({"type": "int", "data": 0})
+    for node in nodes:
         if node["type"] == "ir.FloatImm":
             node["data"]["value"] = 0.0
+        elif node["type"] == "ir.IntImm" and nodes[node["data"]["ty"]]["data"]["dtype"] in _SHORT_INTEGERS:
+            node["data"]["value"] = len(nodes) - 1
     return tvm.ir.load_json(json.dumps(document))
 
 

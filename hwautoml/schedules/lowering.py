@@ -10,6 +10,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import from_onnx
 
 from hwautoml.errors import CompileError, UnsupportedOperatorError
+from hwautoml.schedules.byte_maps import with_byte_maps
 from hwautoml.schedules.legalize import legalizers
 from hwautoml.schedules.simplify import simplify
 from hwautoml.schedules.vector_unit import vector_unit
@@ -46,19 +47,20 @@ def lower(module: tvm.IRModule, target: tvm.target.Target, name: str) -> tvm.IRM
 
     Raises CompileError, naming the model, where one of TVM's passes fails on it.
     """
+    unit = vector_unit(target)
     before = [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
     ]
     legalise = [
-        relax.transform.LegalizeOps(legalizers(vector_unit(target))),
+        relax.transform.LegalizeOps(legalizers(unit)),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
     ]
     try:
         module = simplify(tvm.transform.Sequential(before)(module))
         module = relax.transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "HWIO"]})(module)
-        module = simplify(module)
+        module = with_byte_maps(simplify(module), unit)
         with target:
             return _fuse(tvm.transform.Sequential(legalise)(module))
     except tvm.error.InternalError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from hwautoml.schedules.convolutions import MAX_TILE, PACKED, PAIRED
+from hwautoml.schedules.convolutions import IN_EIGHTS, IN_FOURS, MAX_TILE, PACKED, PAIRED
+from hwautoml.schedules.integer_products import product_of_integers
 from hwautoml.schedules.kernel import Kernel
-from hwautoml.schedules.pairs import product_of_pairs
 from hwautoml.schedules.tiling import (
     PARALLEL_STEPS,
     TileLoops,
@@ -27,8 +27,10 @@ _FEW_INPUTS = 4
 _FMA_CYCLES, _LOAD_CYCLES, _FMA_LATENCY, _TILE_CYCLES = 0.5, 0.58, 4.0, 20.0
 #: Weights larger than this are read once per channel tile, not once per pixel tile.
 _NEAR_CACHE_BYTES = 1 << 19
-#: The same of pairs, each step of which uses up its weights faster.
+#: The same of integers, each step of which uses up its weights faster.
 _NEAREST_CACHE_BYTES = 1 << 15
+
+_TOGETHER = {PAIRED: 2, IN_FOURS: 4, IN_EIGHTS: 8}
 
 
 def fits(kernel: Kernel) -> bool:
@@ -53,7 +55,7 @@ class _Problem:
     reduced: tuple[int, ...]
     has_room: bool
     has_padding: bool
-    is_paired: bool
+    together: int
 
     @staticmethod
     def of(kernel: Kernel) -> _Problem:
@@ -64,41 +66,66 @@ class _Problem:
             height, width = wanted[1:3]
         elif len(pixels) == 2:
             width = math.prod(wanted[1:-1])
-        paired = is_paired(kernel)
+        together = num_together(kernel)
         return _Problem(
             height,
             width,
             kernel.num_channels,
             num_blocks,
             vector,
-            tuple(kernel.reduction_extents(kernel.reduction)[: -1 if paired else None]),
+            tuple(kernel.reduction_extents(kernel.reduction)[: -num_summed_axes(together) or None]),
             has_room=pixels[-1] > width or (len(pixels) == 3 and pixels[1] > height),
             has_padding=bool(kernel.paddings()),
-            is_paired=paired,
+            together=together,
         )
 
     @property
     def num_steps(self) -> int:
-        """Multiply-adds per output; of integers each is two, in one instruction."""
+        """Multiply-adds per output; of integers each is two or four, in one instruction, or eight in two."""
         return math.prod(self.reduced)
 
+    @property
+    def num_instructions(self) -> int:
+        """Per step and vector of results."""
+        return 2 if self.together == 8 else 1
 
-def is_paired(kernel: Kernel) -> bool:
-    """Whether the products are of integers, summed by twos: the last axis of the reduction."""
-    return PAIRED in kernel.schedule.get(kernel.reduction).annotations
+    @property
+    def has_product_register(self) -> bool:
+        """Whether products are made by one instruction and added by another."""
+        return self.together == 2
+
+
+def num_together(kernel: Kernel) -> int:
+    """Products of integers that are summed in one step, along the last axes of the reduction; 1: none."""
+    annotations = kernel.schedule.get(kernel.reduction).annotations
+    return next((number for name, number in _TOGETHER.items() if name in annotations), 1)
+
+
+def num_summed_axes(together: int) -> int:
+    """How many axes of the reduction are within a step."""
+    return {1: 0, 2: 1, 4: 1, 8: 2}[together]
 
 
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
     """Tilings to try, the most promising first; the first one is the fixed rule."""
     problem = _Problem.of(kernel)
-    limit = unit.num_registers - 2 - problem.is_paired  # one for a weight, one for an input, one for a product
     found = []
     for channels, lanes in _channel_splits(problem, unit.num_accumulators):
         blocks = -(-channels // problem.vector)
+        limit = unit.num_registers - _registers_besides(problem, blocks)
         for rows, columns in _pixel_tiles(problem, max(1, limit // blocks)):
             found += _variants(problem, Tiling(rows, columns, channels, lanes))
     found.sort(key=lambda tiling: _cycles(problem, tiling, unit))
     return found
+
+
+def _registers_besides(problem: _Problem, blocks: int) -> int:
+    """Registers that hold no sums: one for a weight, one for an input, one for a product.
+
+    Of eights all weights of a step, and one more: each input is used with all of them, and LLVM, once it lacks a
+    register, moves half of the others around.
+    """
+    return 2 * blocks + 2 if problem.together == 8 else 2 + problem.has_product_register
 
 
 def _pixel_tiles(problem: _Problem, limit: int) -> list[tuple[int, int]]:
@@ -127,8 +154,8 @@ def _variants(problem: _Problem, tile: Tiling) -> list[Tiling]:
     whole = tile.channels >= problem.channels or problem.height * problem.width == 1
     inputs = problem.reduced[-1]
     unrolls = (inputs,) if inputs <= _FEW_INPUTS else (4, 1) if inputs % 4 == 0 else (1,)
-    if problem.is_paired and inputs > _FEW_INPUTS:
-        unrolls = (1,)  # LLVM would add the products of several steps first, for which registers are lacking
+    if problem.together == 8 or (problem.together > 1 and inputs > _FEW_INPUTS):
+        unrolls = (1,)  # LLVM would start several steps at once, for which registers are lacking
     paddings = ("apart", "tile", "inline") if problem.has_padding else ("apart",)
     return [
         replace(tile, channels_outside=outside, unroll=unroll, padding=padding)
@@ -141,16 +168,17 @@ def _variants(problem: _Problem, tile: Tiling) -> list[Tiling]:
 def _cycles(problem: _Problem, tiling: Tiling, unit: VectorUnit) -> float:
     """Estimated cycles per useful vector multiply-add: what the fixed rule minimises."""
     blocks, pixels = -(-tiling.channels // problem.vector), tiling.rows * tiling.columns
-    accumulators = pixels * blocks
+    accumulators, num_weights = pixels * blocks, blocks * problem.num_instructions
+    multiply_adds = accumulators * problem.num_instructions
     tiles = -(-problem.height // tiling.rows) * -(-problem.width // tiling.columns)
-    step = max(_FMA_CYCLES * accumulators, _LOAD_CYCLES * (pixels + blocks), _FMA_LATENCY)
-    weights_in_registers = blocks if pixels > 1 else 0
-    spilled = accumulators + weights_in_registers + 1 + problem.is_paired - unit.num_registers
+    step = max(_FMA_CYCLES * multiply_adds, _LOAD_CYCLES * (pixels + num_weights), _FMA_LATENCY)
+    weights_in_registers = num_weights if pixels > 1 else 0
+    spilled = accumulators + weights_in_registers + 1 + problem.has_product_register - unit.num_registers
     step += 2 * _LOAD_CYCLES * max(0, spilled)
     per_tile = problem.num_steps * step + 2 * accumulators + _TILE_CYCLES
     cycles = per_tile * tiles / (problem.height * problem.width * blocks * problem.num_steps)
-    weights_bytes = 4 * problem.num_steps * problem.channels
-    near_bytes = _NEAREST_CACHE_BYTES if problem.is_paired else _NEAR_CACHE_BYTES
+    weights_bytes = 4 * problem.num_instructions * problem.num_steps * problem.channels
+    near_bytes = _NEAREST_CACHE_BYTES if problem.together > 1 else _NEAR_CACHE_BYTES
     cycles *= 1.0 if tiling.channels_outside == (weights_bytes > near_bytes) else 1.02
     cycles *= 1.0 if tiling.unroll > 1 else 1.01
     cycles *= 1.0 if tiling.columns >= tiling.rows else 1.005
@@ -182,28 +210,29 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
 
 
 def _tile_reduction(kernel: Kernel, loops: TileLoops, tiling: Tiling, unit: VectorUnit) -> None:
-    """Orders the loops of one tile: reduction steps, then pixels, then vectors (of pairs)."""
+    """Orders the loops of one tile: reduction steps, then pixels, then vectors (of pairs or fours)."""
     schedule, reduction = kernel.schedule, kernel.reduction
     num_spatial = len(kernel.spatial_extents(reduction))
     num_reduced = len(kernel.reduction_extents(reduction))
     inside = schedule.get_loops(reduction)[-(num_spatial + num_reduced) :]
     spatial, reduced = inside[:num_spatial], inside[num_spatial:]
-    half = reduced.pop() if is_paired(kernel) else None
+    together = num_together(kernel)
+    summed = [reduced.pop() for _ in range(num_summed_axes(together))][::-1]
     few_inputs = kernel.loop_extent(reduced[-1]) <= _FEW_INPUTS
     if tiling.unroll > 1 and not few_inputs:
         reduced[-1:] = schedule.split(reduced[-1], [None, tiling.unroll])
-    schedule.reorder(*reduced, *spatial, *([] if half is None else [half]))
+    schedule.reorder(*reduced, *spatial, *summed)
     if tiling.unroll > 1:
         # With few inputs (a stem), a whole row of the kernel, so that loops are no large part of the work.
         for loop in reduced[-2:] if few_inputs and num_reduced > 1 else reduced[-1:]:
             schedule.unroll(loop)
     schedule.vectorize(loops.vector)
-    if half is None:
+    if not summed:
         schedule.vectorize(spatial[-1])
     for loop in [*spatial[:-1], *loops.inner]:
         schedule.unroll(loop)
     schedule.set_scope(reduction, 0, "local")
     start = schedule.decompose_reduction(reduction, reduced[0])
-    if half is not None:
+    if summed:
         schedule.vectorize(schedule.get_loops(start)[-1])
-        schedule.tensorize(spatial[-1], product_of_pairs(unit, kernel.loop_extent(spatial[-1])))
+        schedule.tensorize(spatial[-1], product_of_integers(unit, kernel.loop_extent(spatial[-1]), together))

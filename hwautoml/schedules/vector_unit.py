@@ -13,11 +13,16 @@ class VectorUnit:
     """``lanes``: float32 numbers in a vector register; ``num_registers``: of them, in the CPU.
 
     ``pair_products``: LLVM's intrinsics, by lanes, that multiply twice as many int16 and sum them by twos.
+    ``byte_products``: those that multiply four times as many bytes, of ``byte_dtype`` with int8, and sum them by fours;
+    data for ``num_fours`` of them, one after another, is read into one register.
     """
 
     lanes: int
     num_registers: int
     pair_products: tuple[tuple[int, str], ...] = ()
+    byte_products: tuple[tuple[int, str], ...] = ()
+    byte_dtype: str = "int8"
+    num_fours: int = 1
 
     @property
     def num_accumulators(self) -> int:
@@ -29,23 +34,41 @@ _X86_PAIR_PRODUCTS = (
     (4, "llvm.x86.sse2.pmadd.wd"), (8, "llvm.x86.avx2.pmadd.wd"), (16, "llvm.x86.avx512.pmaddw.d.512"),
 )  # fmt: skip
 
+_X86_BYTE_PRODUCTS = tuple((bits // 32, f"llvm.x86.avx512.vpdpbusd.{bits}") for bits in (128, 256, 512))
+_ARM_BYTE_PRODUCTS = ((4, "llvm.aarch64.neon.sdot.v4i32.v16i8"),)
+
 
 def vector_unit(target: tvm.target.Target) -> VectorUnit:
     """The vector unit of an LLVM target, read from its features, never from a list of names."""
     architecture = _architecture(target)
     if architecture in ("x86_64", "i386", "i686"):
-        if codegen.target_has_features("avx512f", target):
-            num_products = 3 if codegen.target_has_features("avx512bw", target) else 2
-            return VectorUnit(lanes=16, num_registers=32, pair_products=_X86_PAIR_PRODUCTS[:num_products])
-        if codegen.target_has_features("avx2", target):
-            return VectorUnit(lanes=8, num_registers=16, pair_products=_X86_PAIR_PRODUCTS[:2])
-        return VectorUnit(lanes=4, num_registers=16, pair_products=_X86_PAIR_PRODUCTS[:1])
+        return _x86_unit(target)
     if architecture.startswith("riscv"):
         return _riscv_unit(target)
     if architecture.startswith("arm"):  # 32 bit: sixteen quad registers
         has_vectors = codegen.target_has_features("neon", target)
         return VectorUnit(lanes=4, num_registers=16 if has_vectors else _SCALAR_REGISTERS)
+    has_bytes = architecture == "aarch64" and codegen.target_has_features("dotprod", target)
+    if has_bytes:
+        # Four bytes can be taken from any place in a register; a load that repeats them would keep a multiplier busy.
+        return VectorUnit(lanes=4, num_registers=32, byte_products=_ARM_BYTE_PRODUCTS, num_fours=2)
     return VectorUnit(lanes=4, num_registers=32)
+
+
+def _x86_unit(target: tvm.target.Target) -> VectorUnit:
+    """AVX-512, AVX2 or SSE2; the products of bytes came with AVX-512 VNNI, and to AVX2 with AVX-VNNI."""
+
+    def has(*features: str) -> bool:
+        return all(codegen.target_has_features(feature, target) for feature in features)
+
+    short = _X86_BYTE_PRODUCTS[:2] if has("avxvnni") or has("avx512vnni", "avx512vl") else ()
+    if has("avx512f"):
+        pairs = _X86_PAIR_PRODUCTS[: 3 if has("avx512bw") else 2]
+        products = (*short, _X86_BYTE_PRODUCTS[2]) if has("avx512vnni") else short
+        return VectorUnit(16, 32, pairs, products, byte_dtype="uint8")
+    if has("avx2"):
+        return VectorUnit(8, 16, _X86_PAIR_PRODUCTS[:2], short, byte_dtype="uint8")
+    return VectorUnit(4, 16, _X86_PAIR_PRODUCTS[:1], byte_dtype="uint8")
 
 
 #: Four scalar registers stand for one vector where there are none.

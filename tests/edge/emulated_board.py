@@ -52,12 +52,17 @@ def cache_folder() -> Path:
 class EmulatedBoard:
     """The unpacked system; ``command`` runs its Python."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, processor: str = PROCESSOR) -> None:
         self.root, self.site, self.wheels = folder / "root", folder / "site", folder / "wheels"
+        self._folder, self._processor = folder, processor
+
+    def with_processor(self, name: str) -> EmulatedBoard:
+        """The same board with another of the processors that qemu knows."""
+        return EmulatedBoard(self._folder, name)
 
     def program(self, path: Path, *words: str | Path) -> list[str]:
         """The command that runs an arm64 program."""
-        return [QEMU, "-cpu", PROCESSOR, "-L", str(self.root), str(path), *map(str, words)]
+        return [QEMU, "-cpu", self._processor, "-L", str(self.root), str(path), *map(str, words)]
 
     def python(self, *words: str | Path) -> list[str]:
         return self.program(self.root / "usr/bin/python3.11", *words)

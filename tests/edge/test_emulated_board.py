@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -40,9 +41,13 @@ def hwautoml() -> Hwautoml:
 
 @pytest.fixture(scope="session")
 def pi(tmp_path_factory: pytest.TempPathFactory) -> tuple[str | Path, ...]:
-    """Options that name the Raspberry Pi 4 with one thread: this machine, and so the board, may have fewer cores."""
-    folder = tmp_path_factory.mktemp("targets")
-    text = (package_folder("targets") / "rpi4.toml").read_text(encoding="utf-8")
+    """Options that name the Raspberry Pi 4 with one thread."""
+    return _with_one_thread("rpi4", tmp_path_factory.mktemp("targets"))
+
+
+def _with_one_thread(name: str, folder: Path) -> tuple[str | Path, ...]:
+    """This machine, and so the board, may have fewer cores than the target."""
+    text = (package_folder("targets") / f"{name}.toml").read_text(encoding="utf-8")
     assert "num_threads = 4" in text
     (folder / "pi.toml").write_text(text.replace("num_threads = 4", "num_threads = 1"), encoding="utf-8")
     return "--target", "pi", "--targets-dir", folder
@@ -91,13 +96,40 @@ def test_a_quantised_network_computes_what_its_file_says(
     hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], networks: list[Path], tmp_path: Path
 ) -> None:
     """Integers on a processor that multiplies no pairs of them."""
-    source = tmp_path / "int8.onnx"
-    quantize_onnx(networks[0], source, np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
-    result = hwautoml(
-        "compile", source, *pi, "--runtime", "tvm", "--out", tmp_path / "out",
+    result = _compiled_in_int8(hwautoml, address, pi, networks[0], tmp_path)
+    assert result["fallbacks"] == [] and result["parity"]["max_relative"] < 0.02
+    assert _count_byte_products(Path(result["path"])) == 0
+
+
+def test_products_of_bytes_compute_what_the_file_says(
+    hwautoml: Hwautoml, board: EmulatedBoard, networks: list[Path], tmp_path: Path
+) -> None:
+    """The Raspberry Pi 5's processor sums four products of bytes in one instruction."""
+    with board.with_processor("cortex-a76").agent() as address:
+        result = _compiled_in_int8(hwautoml, address, _with_one_thread("rpi5", tmp_path), networks[1], tmp_path)
+    assert result["fallbacks"] == [] and result["parity"]["max_relative"] < 0.02
+    assert _count_byte_products(Path(result["path"])) > 100
+
+
+def _compiled_in_int8(
+    hwautoml: Hwautoml, address: str, target: tuple[str | Path, ...], network: Path, folder: Path
+) -> dict[str, Any]:
+    source = folder / "int8.onnx"
+    side = int(onnx.load(network).graph.input[0].type.tensor_type.shape.dim[1].dim_value)
+    images = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), dtype=np.uint8)
+    quantize_onnx(network, source, images)
+    return hwautoml(
+        "compile", source, *target, "--runtime", "tvm", "--out", folder / "out",
         "--device", address, "--key", KEY, "--json",
     )  # fmt: skip
-    assert result["fallbacks"] == [] and result["parity"]["max_relative"] < 0.02
+
+
+def _count_byte_products(library: Path) -> int:
+    """Instructions ``sdot Vd.4S, Vn.16B, Vm``, by their bits, wherever a library may have its code."""
+    code = library.read_bytes()
+    words = np.frombuffer(code[: len(code) // 4 * 4], "<u4")
+    whole, of_one_place = words & 0xFFE0FC00 == 0x4E809400, words & 0xFFC0F400 == 0x4F80E000
+    return int(np.count_nonzero(whole | of_one_place))
 
 
 def test_predictions_agree_on_many_images(

@@ -25,6 +25,10 @@ PROCESSORS = {
         {"kind": "llvm", "mtriple": "armv7a-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon", "+vfp4"]},
         ("qemu-arm-static", "-cpu", "cortex-a7"), "arm-linux-musleabihf",
     ),
+    "arm64 with products of bytes": Processor(
+        {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"},
+        ("qemu-aarch64-static", "-cpu", "cortex-a76"), "aarch64-linux-musl",
+    ),
     "riscv64 without vectors": Processor(
         {**_RISCV, "mcpu": "sifive-u74"}, ("qemu-riscv64-static", "-cpu", "rv64,v=false"), "riscv64-linux-musl"
     ),

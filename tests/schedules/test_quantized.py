@@ -6,6 +6,7 @@ step or two (of up to 255), but hardly any do. Weights have seven bits, so that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,12 @@ def quantized(
     return path
 
 
-def assert_agree(path: Path, choose: int, *, num_threads: int = 1) -> set[str]:
-    found = assert_candidates_agree(path, choose, num_threads=num_threads, tolerance=0.03, mean_tolerance=5e-4)
+def assert_agree(
+    path: Path, choose: int, *, num_threads: int = 1, processor: Mapping[str, object] = HOST
+) -> set[str]:
+    found = assert_candidates_agree(
+        path, choose, num_threads=num_threads, tolerance=0.03, mean_tolerance=5e-4, processor=processor
+    )
     return set(found.values())
 
 
@@ -46,14 +51,16 @@ CONVOLUTIONS = {
 }  # fmt: skip
 
 
-def convolutions(folder: Path, activation: str, choose: int, **drawn: int) -> None:
+def convolutions(
+    folder: Path, activation: str, choose: int, processor: Mapping[str, object] = HOST, **drawn: int
+) -> None:
     """A convolution, an activation, and a second convolution: quantised in between."""
     shape = (drawn["batch"], drawn["inputs"], drawn["height"], drawn["width"])
     graph, outputs = GraphBuilder(shape), drawn["outputs"]
     x = graph.conv("images", drawn["inputs"], outputs, drawn["kernel"], drawn["stride"])
     x = x if activation == "none" else graph.activation(x, activation)
     path = quantized(graph, graph.conv(x, outputs, 8, 1), folder / "int8.onnx", shape)
-    assert "packed" in assert_agree(path, choose)
+    assert "packed" in assert_agree(path, choose, processor=processor)
 
 
 @few(5)
@@ -78,7 +85,10 @@ BLOCKS = {
 }  # fmt: skip
 
 
-def block(folder: Path, channels: int, expansion: int, kernel: int, side: int, choose: int) -> None:
+def block(
+    folder: Path, channels: int, expansion: int, kernel: int, side: int, choose: int,
+    processor: Mapping[str, object] = HOST,
+) -> None:
     """An inverted bottleneck with its sum: dense, depthwise and dense convolutions, and what they are added to."""
     shape, middle = (1, channels, side, side), channels * expansion
     graph = GraphBuilder(shape)
@@ -86,7 +96,7 @@ def block(folder: Path, channels: int, expansion: int, kernel: int, side: int, c
     x = graph.activation(graph.conv(x, middle, middle, kernel, groups=middle), "relu")
     x = graph.node("Add", "images", graph.conv(x, middle, channels, 1))
     path = quantized(graph, graph.conv(x, channels, 8, 1), folder / "block.onnx", shape)
-    assert {"packed", "windowed"} <= assert_agree(path, choose)
+    assert {"packed", "windowed"} <= assert_agree(path, choose, processor=processor)
 
 
 @few(4)

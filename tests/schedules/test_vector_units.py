@@ -27,22 +27,27 @@ SCALAR = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-u74"}
 
 
 @pytest.mark.parametrize(
-    ("mapping", "lanes", "registers", "pair_widths"),
+    ("mapping", "lanes", "registers", "pair_widths", "byte_widths"),
     [
-        (AVX2, 8, 16, [4, 8]),
-        (AVX512, 16, 32, [4, 8, 16]),
-        (NEON, 4, 32, []),
-        (NEON32, 4, 16, []),
-        (RVV, 8, 32, []),
-        (SCALAR, 4, 8, []),
+        (AVX2, 8, 16, [4, 8], []),
+        (AVX2 | {"mcpu": "alderlake"}, 8, 16, [4, 8], [4, 8]),
+        (AVX512, 16, 32, [4, 8, 16], []),
+        (AVX512 | {"mcpu": "cascadelake"}, 16, 32, [4, 8, 16], [4, 8, 16]),
+        (NEON, 4, 32, [], []),
+        (NEON | {"mattr": ["+neon", "+dotprod"]}, 4, 32, [], [4]),
+        (NEON | {"mcpu": "cortex-a76"}, 4, 32, [], [4]),
+        (NEON32, 4, 16, [], []),
+        (RVV, 8, 32, [], []),
+        (SCALAR, 4, 8, [], []),
     ],
 )
-def test_width_and_registers_come_from_the_target(
-    mapping: dict[str, object], lanes: int, registers: int, pair_widths: list[int]
+def test_width_registers_and_products_come_from_the_target(
+    mapping: dict[str, object], lanes: int, registers: int, pair_widths: list[int], byte_widths: list[int]
 ) -> None:
     unit = vector_unit(tvm.target.Target(mapping))
     assert (unit.lanes, unit.num_registers) == (lanes, registers)
     assert [width for width, _ in unit.pair_products] == pair_widths
+    assert [width for width, _ in unit.byte_products] == byte_widths
 
 
 @pytest.mark.parametrize(
