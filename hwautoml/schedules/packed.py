@@ -174,6 +174,8 @@ def _cycles(problem: _Problem, tiling: Tiling, unit: VectorUnit) -> float:
     step = max(_FMA_CYCLES * multiply_adds, _LOAD_CYCLES * (pixels + num_weights), _FMA_LATENCY)
     weights_in_registers = num_weights if pixels > 1 else 0
     spilled = accumulators + weights_in_registers + 1 + problem.has_product_register - unit.num_registers
+    if tiling.unroll > 1:
+        spilled = max(spilled, accumulators + unit.num_spare - unit.num_registers)
     step += 2 * _LOAD_CYCLES * max(0, spilled)
     per_tile = problem.num_steps * step + 2 * accumulators + _TILE_CYCLES
     cycles = per_tile * tiles / (problem.height * problem.width * blocks * problem.num_steps)
