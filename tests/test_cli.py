@@ -230,8 +230,8 @@ def test_the_example_of_a_command_parses(monkeypatch: pytest.MonkeyPatch, name: 
 
 
 def test_help_leaves_torch_unloaded_and_is_quick() -> None:
-    """Processor time, the best of three: what else the machine does is not the program's fault."""
-    code = (
+    """Next to the help of a program with one flag, since machines differ: in processor time, the best of three."""
+    ours = (
         "import sys\n"
         "sys.argv = ['hwautoml', 'run', '--help']\n"
         "from hwautoml.cli import main\n"
@@ -240,15 +240,21 @@ def test_help_leaves_torch_unloaded_and_is_quick() -> None:
         "heavy = {'torch', 'tvm', 'onnx', 'onnxruntime', 'nni', 'plotly', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    seconds = []
-    for _ in range(3):
+    smallest = (
+        "import sys, typer\n"
+        "sys.argv = ['small', '--help']\n"
+        "def main(latency_ms: float = 1.0): 'Does nothing.'\n"
+        "typer.run(main)\n"
+    )
+    seconds: dict[str, list[float]] = {ours: [], smallest: []}
+    for code in (ours, smallest) * 3:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0, done.stderr
         assert "--latency-ms" in done.stdout
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.5
+        seconds[code].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds[ours]) < 3 * min(seconds[smallest])
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
