@@ -161,10 +161,11 @@ def _exit_text(code: int) -> str:
 def _error_of(answer: Mapping[str, object]) -> HwAutoMLError:
     """Error classes keep their meaning (and exit code) across the process boundary."""
     kind = getattr(errors, str(answer.get("type")), MeasurementError)
-    message = str(answer.get("error"))
+    message, fix = str(answer.get("error")), answer.get("fix")
+    fix = None if fix is None else str(fix)
     if not (isinstance(kind, type) and issubclass(kind, HwAutoMLError)) or issubclass(kind, errors.UnknownNameError):
-        return MeasurementError(message)  # UnknownNameError wants its parts, not a sentence
-    return kind(message)
+        return MeasurementError(message, fix=fix)  # UnknownNameError wants its parts, not a sentence
+    return kind(message, fix=fix)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -194,7 +194,7 @@ class Client:
 
 
 def _refusal(error: HwAutoMLError) -> dict[str, object]:
-    return {"ok": False, "error": error.message, "type": type(error).__name__}
+    return {"ok": False, "error": error.message, "type": type(error).__name__, "fix": error.fix}
 
 
 if __name__ == "__main__":

@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         server = Server(options.runtime, options.num_threads)
     except HwAutoMLError as error:
-        _send(answers, {"ok": False, "error": error.message, "type": type(error).__name__})
+        _send(answers, {"ok": False, "error": error.message, "type": type(error).__name__, "fix": error.fix})
         return
     _send(answers, {"ok": True, "runtime_version": server.runtime_version})
     for line in sys.stdin:
         try:
             answer = {"ok": True, **server.answer(json.loads(line))}
         except HwAutoMLError as error:
-            answer = {"ok": False, "error": error.message, "type": type(error).__name__}
+            answer = {"ok": False, "error": error.message, "type": type(error).__name__, "fix": error.fix}
         _send(answers, answer)
 
 

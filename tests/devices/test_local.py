@@ -189,8 +189,9 @@ def test_run_model_pads_the_last_batch(device: LocalDevice, conv: Build) -> None
 def test_run_model_keeps_the_error_family(device: LocalDevice, tmp_path: Path) -> None:
     corrupt = tmp_path / "corrupt.onnx"
     corrupt.write_bytes(b"no protobuf at all")
-    with pytest.raises(CompileError):
+    with pytest.raises(CompileError) as caught:
         device.run_model(corrupt, np.zeros((1, 4), np.float32))
+    assert caught.value.fix, "what helps is told across processes, too"
     with pytest.raises(InvalidValueError, match="at least one input"):
         device.run_model(corrupt, np.zeros((0, 4), np.float32))
 

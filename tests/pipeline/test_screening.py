@@ -122,6 +122,7 @@ def test_candidates_are_measured_in_int8_where_that_is_predicted_to_be_faster(se
     searched.close_devices()
 
 
+@pytest.mark.slow
 def test_one_that_needs_no_int8_goes_on_where_all_others_may_need_it(searched: Job, table: LatencyTable) -> None:
     """As a table has it that takes every network in fp32 for too slow; the measurement knows better."""
     quickest_ms = min(table.predict(searched.space.layers(a)).mean_ms for a in members(searched.space, 30))
@@ -133,6 +134,7 @@ def test_one_that_needs_no_int8_goes_on_where_all_others_may_need_it(searched: J
     searched.close_devices()
 
 
+@pytest.mark.slow
 def test_without_tables_of_int8_nothing_needs_it(searched: Job) -> None:
     del searched.tables["onnxruntime-int8"]
     assert entrants(searched) and needing_int8(searched) == set()
