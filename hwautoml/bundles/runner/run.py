@@ -147,7 +147,7 @@ def _open_tvm(path: Path, num_threads: int) -> Classify:
         machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
         classify = machine["main"]
-        if json.loads(str(machine["describe"]())).get("device") == "cuda":
+        if _is_for_gpu(machine):
             classify = _on_gpu(library, tvm_ffi)
     except (RuntimeError, OSError, AttributeError, ValueError) as error:
         raise BundleError(
@@ -167,6 +167,14 @@ def _open_tvm(path: Path, num_threads: int) -> Classify:
 
 
 _CPU, _GPU, _POOLED_ALLOCATOR = 1, 2, 2
+
+
+def _is_for_gpu(machine: Any) -> bool:
+    try:
+        describe = machine["describe"]
+    except AttributeError:  # not compiled by hwautoml
+        return False
+    return json.loads(str(describe())).get("device") == "cuda"
 
 
 def _on_gpu(library: Any, tvm_ffi: ModuleType) -> Callable[[Any], Any]:
