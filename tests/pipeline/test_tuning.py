@@ -138,7 +138,7 @@ def test_a_killed_tuner_repeats_no_trial(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_networks_of_a_tuned_space_compile_by_look_up(tmp_path: Path) -> None:
     """Every function of networks that the tuner never saw has a record: of three, one may miss its rarest sums."""
-    result = tune(space="nasbench201", budget_sec=100, profiles_dir=tmp_path)
+    result = tune(space="nasbench201", budget_sec=200, profiles_dir=tmp_path)
     assert result["num_recorded"] == result["num_functions"]
     space, hits, misses = load_space("nasbench201"), 0, []
     seen = {architecture.id for architecture in telling_networks(space, seed=0)}
