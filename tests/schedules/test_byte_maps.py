@@ -54,7 +54,7 @@ def test_convolutions(tmp_path: Path, **drawn: int) -> None:
 
 
 @pytest.mark.slow
-@few(60)
+@few(25)
 @given(processor=PROCESSOR, **CONVOLUTIONS)
 def test_convolutions_of_many_shapes(tmp_path: Path, **drawn: int) -> None:
     convolutions(tmp_path, **drawn)
@@ -67,7 +67,7 @@ def test_blocks(tmp_path: Path, **drawn: int) -> None:
 
 
 @pytest.mark.slow
-@few(25)
+@few(10)
 @given(processor=PROCESSOR, **BLOCKS)
 def test_many_blocks(tmp_path: Path, **drawn: int) -> None:
     block(tmp_path, **drawn)

@@ -73,7 +73,7 @@ def test_convolutions(tmp_path: Path, **drawn: int) -> None:
 
 
 @pytest.mark.slow
-@few(100)
+@few(60)
 @given(**CONVOLUTIONS)
 def test_convolutions_of_many_shapes(tmp_path: Path, **drawn: int) -> None:
     convolutions(tmp_path, **drawn)
@@ -106,7 +106,7 @@ def test_blocks(tmp_path: Path, **drawn: int) -> None:
 
 
 @pytest.mark.slow
-@few(60)
+@few(25)
 @given(**BLOCKS)
 def test_many_blocks(tmp_path: Path, **drawn: int) -> None:
     block(tmp_path, **drawn)
