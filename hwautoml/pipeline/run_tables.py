@@ -70,7 +70,8 @@ def _add_further_tables(job: Job, first: LatencyTable) -> None:
     for runtime, precision, has_time in _further_forms(job, first.runtime):
         sibling = known.get(runtime, first)  # the same runtime's in fp32, where there is one
         try:
-            table = _found(job, runtime, precision)
+            kept = kept_table_path(job, form_name(runtime, precision))  # of a session that was interrupted
+            table = load_table(kept) if kept.is_file() else _found(job, runtime, precision)
             if table is None and has_time:
                 table = sibling_table(job, sibling, runtime, precision)
         except (CompileError, MeasurementError) as error:
@@ -154,4 +155,7 @@ def _speed_of(job: Job, table: LatencyTable) -> float:
     )
     path = job.folder / "probes" / f"reference.{table.form}"
     now = job.device(table.runtime).measure([builders.network(reference_architecture(job.space), path)])[0]
-    return then / now.median_ms if isinstance(now, Measurement) else 1.0
+    if not isinstance(now, Measurement):
+        _log.warning("the speed at which %s was measured is unknown now: %s", table.form, now.reason)
+        return 1.0
+    return then / now.median_ms
