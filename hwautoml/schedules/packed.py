@@ -203,6 +203,9 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
     elif len(kernel.spatial_extents(reduction)) == 4 and len(kernel.spatial_extents(output)) == 4:
         width = kernel.spatial_extents(output)[2]
         schedule.transform_block_layout(output, lambda n, h, w, c: (n, h * width + w, c))
+        # The layout stays as it is, but TVM simplifies how it is read, for without that a crop of channels hides that
+        # `pixel // width * width + pixel % width` is a pixel, and tiles have no bounds.
+        schedule.transform_layout(reduction, ("write", 0), lambda *indices: indices)
     loops = tile_output(kernel, output, tiling, packed=apart)
     schedule.compute_at(reduction, loops.outer[-1], preserve_unit_loops=True)
     place_paddings(kernel, loops, tiling, unit.lanes)

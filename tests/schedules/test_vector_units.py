@@ -9,7 +9,7 @@ import pytest
 import tvm
 
 from hwautoml.schedules.arena import PIPELINE
-from hwautoml.schedules.dispatch import Machine
+from hwautoml.schedules.dispatch import Machine, candidates, scheduled
 from hwautoml.schedules.library import functions_of, schedule_module
 from hwautoml.schedules.vector_unit import vector_unit
 from tests.compilers.graphs import GraphBuilder
@@ -49,6 +49,21 @@ def test_width_registers_and_products_come_from_the_target(
     assert (unit.lanes, unit.num_registers) == (lanes, registers)
     assert [width for width, _ in unit.pair_products] == pair_widths
     assert [width for width, _ in unit.byte_products] == byte_widths
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 11), (2, 11), (7, 7)])
+@pytest.mark.parametrize(("mapping", "outputs"), [(AVX512, 24), (AVX512, 37), (AVX2, 20), (NEON, 10)])
+def test_tiles_need_neither_whole_vectors_nor_whole_rows(
+    tmp_path: Path, mapping: dict[str, object], outputs: int, height: int, width: int
+) -> None:
+    """Tiles that cross rows and crop channels once had no bounds, and the convolutions took plain loops."""
+    graph, target = GraphBuilder((1, 16, height, width)), tvm.target.Target(mapping)
+    path = graph.save(tmp_path / "net.onnx", graph.conv("images", 16, outputs, 1), rank=4)
+    machine = Machine(vector_unit(target))
+    (function,) = (f for name, f in functions_of(functions(path, target)).items() if "conv2d" in name)
+    found = candidates(function, machine)
+    assert found
+    assert [tiling for tiling in found if scheduled(function, tiling, machine) is None] == []
 
 
 def test_sums_stay_in_their_registers_on_arm(tmp_path: Path) -> None:
