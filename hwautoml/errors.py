@@ -105,6 +105,12 @@ class RegressionError(HwAutoMLError):
     exit_code = 12
 
 
+class StorageError(HwAutoMLError):
+    """A file could not be written: the disk is full, or the place or its permissions do not allow it."""
+
+    exit_code = 13
+
+
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
     """Known names, the most similar to ``name`` first."""
     return sorted(known, key=lambda k: (-difflib.SequenceMatcher(None, name, k).ratio(), k))

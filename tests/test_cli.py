@@ -16,7 +16,8 @@ import hwautoml
 from hwautoml import pipeline
 from hwautoml.cli import app
 from hwautoml.core.duration import parse_duration
-from hwautoml.errors import HwAutoMLError
+from hwautoml.errors import HwAutoMLError, StorageError
+from tests.compilers.graphs import GraphBuilder
 from tests.invoking import invoke
 
 VERBS = tuple(pipeline.__all__)
@@ -373,3 +374,21 @@ def test_an_error_goes_to_the_real_stderr(tmp_path: Path) -> None:
     )
     assert done.returncode == 4 and done.stdout == ""
     assert done.stderr.startswith("error: unknown target 'rpi44'") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("out", ["file/x", "a" * 300])
+def test_a_place_that_cannot_be_written_is_one_error(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    graph = GraphBuilder((1, 3, 8, 8))
+    model = graph.save(tmp_path / "net.onnx", graph.head("images", 3, 4), rank=2)
+    for words in (["compile", model, "--out"], ["bench", model, "--csv"]):
+        found = invoke(*words, tmp_path / out)
+        assert found.exit_code == StorageError.exit_code, found.output
+        assert f"cannot write {tmp_path / out}" in found.stderr.replace("\n", "")
+
+
+def test_a_picture_of_another_kind_is_refused_before_measuring(tmp_path: Path) -> None:
+    graph = GraphBuilder((1, 3, 8, 8))
+    model = graph.save(tmp_path / "net.onnx", graph.head("images", 3, 4), rank=2)
+    found = invoke("bench", model, "--picture", tmp_path / "bench.jpg")
+    assert found.exit_code == 2 and "must be a .png file" in found.stderr

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import platform
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,6 +20,7 @@ from hwautoml.bundles.model_card import class_metrics, model_card
 from hwautoml.bundles.readme import readme_text
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
+from hwautoml.core.storage import folder_beside
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 Json = object
@@ -73,7 +73,8 @@ def write_bundle(
 
     Raises:
         InvalidValueError: the arguments contradict each other, or hold what JSON cannot (NaN, objects).
-        RunFolderError: ``out_dir`` holds something that is no bundle, or a file cannot be read or written.
+        RunFolderError: ``out_dir`` holds something that is no bundle, or a model does not exist.
+        StorageError: there is no room for the bundle, or it cannot be written there.
     """
     if default_runtime not in RUNTIME_FILES:
         raise UnknownNameError("runtime", default_runtime, RUNTIME_FILES)
@@ -81,6 +82,9 @@ def write_bundle(
         raise UnknownNameError("precision", precision, SAMPLE_TOLERANCE)
     if default_runtime == "tvm" and tvm_library is None:
         raise InvalidValueError("default_runtime is tvm, but there is no tvm_library")
+    for path in filter(None, (onnx_path, tvm_library)):
+        if not path.is_file():
+            raise RunFolderError(f"{path} does not exist, so it cannot be bundled")
     image_size = image_size or resolution
     _check_samples(samples, (image_size, image_size, channels), len(classes))
     metrics = None if confusion is None else class_metrics(classes, confusion)
@@ -114,16 +118,11 @@ def _write(
     samples: Sequence[BundleSample],
 ) -> None:
     _check_replaceable(out_dir)
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-        try:
-            _fill(building, manifest, onnx_path, tvm_library, samples)
-            _put_in_place(building, out_dir)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    except OSError as error:
-        raise RunFolderError(f"cannot write the bundle {out_dir}: {error}") from error
+    with folder_beside(out_dir) as temporary:
+        building = temporary / "bundle"
+        building.mkdir()
+        _fill(building, manifest, onnx_path, tvm_library, samples)
+        _put_in_place(building, out_dir)
 
 
 def _fill(
@@ -133,7 +132,6 @@ def _fill(
     tvm_library: Path | None,
     samples: Sequence[BundleSample],
 ) -> None:
-    folder.chmod(0o755)  # mkdtemp makes folders private; a bundle is to be handed on
     shutil.copyfile(onnx_path, folder / ONNX_FILE)
     if tvm_library is not None:
         shutil.copyfile(tvm_library, folder / TVM_FILE)
@@ -181,17 +179,15 @@ def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:
 
 def _put_in_place(building: Path, out_dir: Path) -> None:
     """Two renames: at no time is a half-written bundle at ``out_dir``."""
-    if not out_dir.exists():
-        building.replace(out_dir)
-        return
-    former = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.former.", dir=out_dir.parent))
-    out_dir.replace(former)
+    former = building.with_name("former")
+    if out_dir.exists():
+        out_dir.replace(former)
     try:
         building.replace(out_dir)
     except OSError:
-        former.replace(out_dir)
+        if former.exists():
+            former.replace(out_dir)
         raise
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _check_replaceable(out_dir: Path) -> None:

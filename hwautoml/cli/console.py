@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwautoml.core.duration import format_duration
 from hwautoml.core.progress import Progress
-from hwautoml.errors import HwAutoMLError
+from hwautoml.core.storage import storage_error
+from hwautoml.errors import HwAutoMLError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,6 +74,13 @@ class Show:
 
         summary(Console(highlight=False), data)
 
+    def error(self, error: HwAutoMLError, resume_hint: str | None) -> int:
+        """Shows it, and how to go on where something outside stopped the work; returns the process's exit code."""
+        self.errors.print(f"[bold red]error:[/bold red] {escape_markup(str(error))}", soft_wrap=True)
+        if isinstance(error, StorageError) and resume_hint:
+            self.errors.print(f"  {escape_markup(resume_hint)}", soft_wrap=True)
+        return error.exit_code
+
     def _announce(self, event: Progress) -> None:
         """In a log file: a line when a stage begins, and a line now and then."""
         now = time.monotonic()
@@ -96,8 +104,7 @@ def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
         with show.bars:
             yield show
     except HwAutoMLError as error:
-        show.errors.print(f"[bold red]error:[/bold red] {escape_markup(str(error))}", soft_wrap=True)
-        code = error.exit_code
+        code = show.error(error, resume_hint)
     except KeyboardInterrupt:
         show.errors.print("[bold]interrupted[/bold]" + (f"; {escape_markup(resume_hint)}" if resume_hint else ""))
         code = EXIT_INTERRUPTED
@@ -105,6 +112,11 @@ def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
         # The reader of our output has gone (| head); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except OSError as error:
+        found = storage_error(error)
+        if found is None:
+            raise
+        code = show.error(found, resume_hint)
     if code:
         sys.exit(code)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,22 +41,6 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 @contextmanager
-def replaced_atomically(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes files private; the result should be as readable as any other file.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
 def unique_name(path: Path) -> Iterator[Path]:
     """A second name of the file, while it is being loaded.
 
@@ -83,9 +65,3 @@ def missing_packages(modules: dict[str, str]) -> str | None:
     if not absent:
         return None
     return f"not installed: {', '.join(absent)}; run: pip install {' '.join(absent)}"
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwautoml.compilers._files import missing_packages, read_onnx, replaced_atomically
+from hwautoml.compilers._files import missing_packages, read_onnx
 from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input, first_line
+from hwautoml.core.storage import replaced_atomically
 from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
-from hwautoml.compilers._files import read_onnx, replaced_atomically, unique_name
+from hwautoml.compilers._files import read_onnx, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_request import CompileRequest
+from hwautoml.core.storage import replaced_atomically
 from hwautoml.errors import CompileError, HwAutoMLError
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwautoml.compilers._files import missing_packages, replaced_atomically
+from hwautoml.compilers._files import missing_packages
 from hwautoml.compilers._torch_model import TorchModel, device_of, require_device, set_num_threads
 from hwautoml.compilers._torch_program import SUFFIX, open_program, read_program
 from hwautoml.compilers.base import CompiledModel, ProgressCallback
+from hwautoml.core.storage import replaced_atomically
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

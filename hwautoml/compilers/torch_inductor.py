@@ -17,10 +17,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwautoml.compilers._files import missing_packages, replaced_atomically
+from hwautoml.compilers._files import missing_packages
 from hwautoml.compilers._torch_model import Description, TorchModel, device_of, require_device, set_num_threads
 from hwautoml.compilers._torch_program import SUFFIX, read_program
 from hwautoml.compilers.base import CompiledModel, ProgressCallback
+from hwautoml.core.storage import replaced_atomically
 from hwautoml.errors import CompileError, MissingDependencyError
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +12,7 @@ from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.latency_table import SCHEMA, Entry, LatencyTable, Observation
 from hwautoml.core.layer import Layer
 from hwautoml.core.learned_prior import LearnedPrior
+from hwautoml.core.storage import write_atomically
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 
@@ -50,21 +49,7 @@ def dumps(table: LatencyTable) -> str:
 
 def save(table: LatencyTable, path: Path) -> None:
     """Write ``path`` (its folder is made) so that a reader or a crash never sees half a file."""
-    text = dumps(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide a shared table from others
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, dumps(table))
 
 
 def load(path: Path) -> LatencyTable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from hwautoml.core.storage import replaced_atomically
 from hwautoml.datasets.layout import LabelledFile
 from hwautoml.datasets.scan import Scan
+from hwautoml.errors import StorageError
 
 CACHE_VERSION = 1
 
@@ -58,14 +59,7 @@ def save_scan(path: Path, scan: Scan) -> None:
     if scan.pixels is not None:
         arrays["pixels"] = scan.pixels
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
+        with replaced_atomically(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except (StorageError, OSError) as error:
         _log.warning("could not write the cache %s: %s", path, error)

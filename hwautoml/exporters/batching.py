@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwautoml.core.storage import write_atomically
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.exporters.onnx_export import write_atomically
 
 if TYPE_CHECKING:
     import onnx

@@ -6,8 +6,6 @@ import copy
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 from hwautoml import __version__
 from hwautoml.core.artifact import Artifact
 from hwautoml.core.space import Architecture
+from hwautoml.core.storage import write_atomically
 from hwautoml.errors import CompileError
 
 if TYPE_CHECKING:
@@ -101,21 +100,6 @@ def check_model(model: onnx.ModelProto, input_shape: tuple[int, ...], output_sha
         raise CompileError(
             f"the exported model maps {found[0]} to {found[1]}, expected {input_shape} to {output_shape}"
         )
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """``path`` has all of ``data`` or what it had before; its folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(0o644)  # temporary files are private; the result is like any other file
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _identify(architecture: Architecture | Mapping[str, object]) -> tuple[str, dict[str, object]]:

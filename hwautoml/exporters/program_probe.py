@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwautoml.core.artifact import Artifact
+from hwautoml.core.storage import write_atomically
 from hwautoml.errors import CompileError
-from hwautoml.exporters.onnx_export import write_atomically
 
 if TYPE_CHECKING:
     import torch

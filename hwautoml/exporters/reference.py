@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwautoml.exporters.onnx_export import write_atomically
+from hwautoml.core.storage import write_atomically
 
 #: Changes with the network: figures related to another one cannot be compared.
 REFERENCE_NAME = "reference/v1"

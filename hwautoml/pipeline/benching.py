@@ -16,6 +16,7 @@ from hwautoml.core.duration import require_duration
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
+from hwautoml.core.storage import replaced_atomically, require_writable, write_atomically
 from hwautoml.core.target import load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
@@ -78,6 +79,7 @@ def bench(
 
     Raises:
         HwAutoMLError: nothing at all could be measured: the first artifact's own error.
+        StorageError: ``csv`` or ``picture`` cannot be written.
     """
     runtimes, limit = parse_runtimes(runtime), parse_share(fail_above)
     if batch < 1 or (threads is not None and threads < 1):
@@ -89,6 +91,10 @@ def bench(
     board = {"device": device, "tracker": tracker, "key": key}
     require_reachable(found, **board)
     require_of_target(runtimes or (), found)
+    if picture is not None and picture.suffix != ".png":
+        raise InvalidValueError(f"--picture must be a .png file, got {picture}")
+    for path in filter(None, (csv, picture)):
+        require_writable(path)
     if device is not None or tracker is not None:
         runtimes = runtimes or ("tvm",)
         for name in runtimes:
@@ -242,8 +248,6 @@ def _megabytes(number: object) -> float | None:
 
 
 def _write_files(result: Mapping[str, Any], csv: Path | None, picture: Path | None) -> None:
-    from hwautoml.exporters.onnx_export import write_atomically
-
     if csv is not None:
         text = io.StringIO()
         writer = csv_module.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -251,8 +255,9 @@ def _write_files(result: Mapping[str, Any], csv: Path | None, picture: Path | No
         for row in result["rows"]:
             low, high = row["interval_ms"]
             writer.writerow({**row, "interval_low_ms": low, "interval_high_ms": high})
-        write_atomically(csv, text.getvalue().encode())
+        write_atomically(csv, text.getvalue())
     if picture is not None:
         from hwautoml.reports.bench_image import save_bench
 
-        save_bench(result["rows"], result["target"], picture)
+        with replaced_atomically(picture) as temporary:
+            save_bench(result["rows"], result["target"], temporary)

@@ -15,13 +15,14 @@ from hwautoml.core.artifact import sha256_file
 from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.storage import write_atomically
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.artifacts import probe_builders
 from hwautoml.profilers.assembly import checked_by_leaving_out, table_from_prior
 from hwautoml.profilers.hand_measurements import read_measurements, template
-from hwautoml.store.files import read_json, write_json, write_text
+from hwautoml.store.files import read_json, write_json
 
 CSV_FILE, LIST_FILE, README_FILE = "measurements.csv", "networks.json", "README.md"
 _SCHEMA = "networks-by-hand/v1"
@@ -63,9 +64,9 @@ def export_networks(
         builders.network(architecture, folder / files[architecture.id])
     architectures = {a.id: a.as_dict for a in chosen}
     write_json(folder / LIST_FILE, {"schema": _SCHEMA, **asdict(identity), "architectures": architectures})
-    write_text(csv_path, template(files))
+    write_atomically(csv_path, template(files))
     command = _command(identity, {**flags, "--from-csv": csv_path})
-    write_text(folder / README_FILE, _readme(identity, space, chosen, command))
+    write_atomically(folder / README_FILE, _readme(identity, space, chosen, command))
     return {
         "folder": str(folder), "csv": str(csv_path), "num_networks": number, "networks": list(files.values()),
         "target": identity.target, "space": identity.space, "next": command,

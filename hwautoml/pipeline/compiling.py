@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
+from hwautoml.core.storage import folder_beside
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
@@ -74,12 +74,11 @@ def compile(
     _require_precision(found, path, precision)
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else _given_inputs(path, Path(inputs))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
+    with folder_beside(folder) as temporary:
         source, half = path, None
         if precision == "fp16":
-            source, half = _half(path, Path(temporary) / "half" / path.name, seed, given)
-        compiled = _compiled(source, Path(temporary), found, chosen, tune_sec, profiles_dir, seed, on_progress)
+            source, half = _half(path, temporary / "half" / path.name, seed, given)
+        compiled = _compiled(source, temporary, found, chosen, tune_sec, profiles_dir, seed, on_progress)
         parity: str | dict[str, Any]
         reason = unavailable_reason(found, device=device, tracker=tracker)
         if reason is None:

@@ -15,10 +15,10 @@ from hwautoml import __version__
 from hwautoml.compilers import backend_names, load_backend
 from hwautoml.compilers._toolchains import ARCHITECTURES, NVCC_FIX, compiler_name
 from hwautoml.core.resources import target_folders, user_config_folder
+from hwautoml.core.storage import write_atomically
 from hwautoml.core.target import load_target, parse_target, target_names
 from hwautoml.devices.machine import cuda_device, machine_conditions
 from hwautoml.errors import InvalidValueError
-from hwautoml.store.files import write_text
 
 
 def targets(
@@ -67,7 +67,7 @@ def _write_target(name: str, like: str, folders: list[Path], folder: Path) -> Pa
         "# compiled for: wrong values there make libraries that don't load. See docs/latency_tables.md.\n"
     )
     parse_target(name, note + text, str(folder / f"{name}.toml"))
-    return write_text(folder / f"{name}.toml", note + text)
+    return write_atomically(folder / f"{name}.toml", note + text)
 
 
 def doctor() -> dict[str, Any]:

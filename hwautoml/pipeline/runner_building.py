@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from hwautoml.compilers._toolchains import (
 )  # fmt: skip
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
+from hwautoml.core.storage import folder_beside
 from hwautoml.core.target import load_target
 from hwautoml.errors import InvalidValueError, MissingDependencyError, RunFolderError
 
@@ -52,12 +52,11 @@ def build(
     if folder.exists():
         raise RunFolderError(f"{folder} exists already", fix="name another --out, or remove it")
     compiler = require_compiler(architecture)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as building:
+    with folder_beside(folder) as building:
         on_progress(Progress("build", 0.1, "unpacking TVM's runtime"))
-        runtime = _runtime(architecture, wheels, Path(building) / "tvm")
+        runtime = _runtime(architecture, wheels, building / "tvm")
         on_progress(Progress("build", 0.2, f"compiling for {architecture.name} (zig builds its libraries first, once)"))
-        finished = Path(building) / "finished"
+        finished = building / "finished"
         _compile(compiler, architecture, runtime, finished)
         finished.rename(folder)  # in one step: nothing half-built is left
     on_progress(Progress("build", 1.0))

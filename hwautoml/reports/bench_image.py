@@ -6,23 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwautoml.errors import InvalidValueError
 from hwautoml.reports.front_image import BLUE, GREY, RED, TEAL
 
 _COLORS = (BLUE, TEAL, "#e8590c", "#7048e8", GREY)
 
 
 def save_bench(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> Path:
-    """``rows`` as ``bench`` returns them: median per image, 95 % interval, and p95 as a mark.
-
-    Raises:
-        InvalidValueError: ``path`` does not end in .png.
-    """
+    """``rows`` as ``bench`` returns them: median per image, 95 % interval, and p95 as a mark."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if path.suffix != ".png":
-        raise InvalidValueError(f"a picture is a .png file, got {path}")
     runtimes = list(dict.fromkeys(row["runtime"] for row in rows))
     figure = Figure(figsize=(8, 1.4 + 0.45 * len(rows)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwautoml.core.storage import replaced_atomically, write_atomically
 from hwautoml.reports.front_image import save_front
 from hwautoml.reports.page import html_page
 from hwautoml.reports.report_data import ReportData
@@ -31,11 +31,11 @@ def write_report(data: Mapping[str, Any] | ReportData, out_dir: Path) -> ReportF
         InvalidValueError: ``data`` has a wrong, missing or unknown field.
     """
     report = data if isinstance(data, ReportData) else ReportData.from_dict(data)
-    out_dir.mkdir(parents=True, exist_ok=True)
     files = ReportFiles(out_dir / "report.html", out_dir / "front.png", out_dir / "candidates.csv")
-    _write(files.csv, lambda path: path.write_text(candidates_csv(report), encoding="utf-8", newline=""))
-    _write(files.png, lambda path: save_front(report, path))
-    _write(files.html, lambda path: path.write_text(html_page(report), encoding="utf-8"))
+    write_atomically(files.csv, candidates_csv(report))
+    with replaced_atomically(files.png) as temporary:
+        save_front(report, temporary)
+    write_atomically(files.html, html_page(report))
     return files
 
 
@@ -56,13 +56,3 @@ def candidates_csv(report: ReportData) -> str:
             *(row.values.get(name) for name in names),
         ])  # fmt: skip
     return out.getvalue()
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Through a file beside it, so that a reader or an interruption never sees half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

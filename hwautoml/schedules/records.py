@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hwautoml.core.storage import replaced_atomically
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 from hwautoml.schedules import SCHEDULES_VERSION
 from hwautoml.schedules.tiling import Tiling
@@ -121,15 +120,9 @@ class Records:
             return
         if not self._written or _stamp(self.path) != self._written:
             self.add(Records.load(self.path))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".records", dir=self.path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(self._to_json())
-            self._written = _stamp(Path(temporary))
-            Path(temporary).replace(self.path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with replaced_atomically(self.path) as temporary:
+            temporary.write_text(self._to_json(), encoding="utf-8")
+            self._written = _stamp(temporary)
 
     def _to_json(self) -> str:
         """One record a line: for whoever compares two files."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.core.storage import replaced_atomically, write_atomically
 from hwautoml.errors import RunFolderError
 
 if TYPE_CHECKING:
@@ -15,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def write_json(path: Path, data: object) -> Path:
-    return _replace(path, lambda temporary: temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
-
-
-def write_text(path: Path, text: str) -> Path:
-    return _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_atomically(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -36,10 +34,19 @@ def read_json(path: Path) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
     """safetensors; strings in ``metadata`` travel in the header, so that both are always of one moment."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return _replace(path, lambda temporary: save_file(plain, temporary, metadata=dict(metadata or {})))
+    with replaced_atomically(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+    return path
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,16 +66,3 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise RunFolderError(
             f"{path} is damaged: {error}", fix=f"remove it, the work it held is done again: rm {path}"
         ) from error
-
-
-def _replace(path: Path, write: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -8,7 +8,8 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,14 @@ from numpy.typing import NDArray
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.space import Architecture, SearchSpace
-from hwautoml.errors import RunFolderError
+from hwautoml.core.storage import named_storage_errors
+from hwautoml.errors import RunFolderError, StorageError
 
 SCHEMA = 1
+JOURNAL = "journal.sqlite"
+_STORAGE_CODES = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+})  # fmt: skip
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -57,20 +63,22 @@ class RunStore(Closing):
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         """Raises RunFolderError: no run there, a damaged journal, or another process is at work in it."""
         self.folder = folder
-        journal = folder / "journal.sqlite"
+        journal = folder / JOURNAL
         if create:
-            try:
+            with named_storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunFolderError(f"cannot make the run folder {folder}: {error}", fix="another --out") from error
         elif not journal.is_file():
             raise RunFolderError(f"{folder} holds no run (no journal.sqlite)", fix=f"hwautoml run DATA --out {folder}")
         self._lock = _lock(folder)
         try:
             self._db = sqlite3.connect(journal)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.executescript(_TABLES)
+            with self._writing():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.executescript(_TABLES)
             schema = self.setting("schema", SCHEMA)
+        except StorageError:
+            self._lock.close()
+            raise
         except sqlite3.DatabaseError as error:
             self._lock.close()
             raise RunFolderError(
@@ -87,12 +95,30 @@ class RunStore(Closing):
         self._db.close()
         self._lock.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction.
+
+        Raises:
+            StorageError: the disk takes no more; what was written before is whole.
+        """
+        try:
+            with self._db:
+                yield
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _STORAGE_CODES:
+                raise
+            raise StorageError(
+                f"no room to write {self.folder / JOURNAL}: {error}",
+                fix="make room and go on; finished work is kept",
+            ) from error
+
     def setting(self, key: str, default: Any = None) -> Any:
         row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return default if row is None else json.loads(row[0])
 
     def set_setting(self, key: str, value: object) -> None:
-        with self._db:
+        with self._writing():
             self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
 
     def stage(self, name: str) -> dict[str, Any] | None:
@@ -101,17 +127,17 @@ class RunStore(Closing):
         return None if row is None else {**json.loads(row[1]), "seconds": row[0]}
 
     def finish_stage(self, name: str, seconds: float, payload: Mapping[str, object]) -> None:
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)", (name, seconds, json.dumps(payload), time.time())
             )
 
     def forget_stages(self, names: tuple[str, ...]) -> None:
-        with self._db:
+        with self._writing():
             self._db.executemany("DELETE FROM stages WHERE name = ?", [(name,) for name in names])
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -141,7 +167,7 @@ class RunStore(Closing):
         return found
 
     def add_measurement(self, architecture_id: str, target: str, runtime: str, payload: Mapping[str, object]) -> None:
-        with self._db:
+        with self._writing():
             self._db.execute(
                 "INSERT INTO measurements VALUES (?, ?, ?, ?, ?)",
                 (architecture_id, target, runtime, json.dumps(payload), time.time()),

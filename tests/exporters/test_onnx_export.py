@@ -17,7 +17,7 @@ from torch import nn
 
 from hwautoml.core.artifact import Artifact, sha256_file
 from hwautoml.core.space import Architecture
-from hwautoml.errors import CompileError, InvalidValueError
+from hwautoml.errors import CompileError, InvalidValueError, StorageError
 from hwautoml.exporters import Deployable, export_onnx
 
 CLASSES = ("ant", "bee", "cat", "dog", "éléphant")
@@ -160,8 +160,8 @@ def test_a_failed_write_leaves_the_former_file(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hwautoml.exporters.onnx_export.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("hwautoml.core.storage.os.fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
         export(network, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_bytes() == b"former"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from hwautoml.bundles import read_bundle
 from hwautoml.core.progress import Progress
-from hwautoml.errors import RunFolderError, UnknownNameError
+from hwautoml.errors import RunFolderError, StorageError, UnknownNameError
 from hwautoml.pipeline import export, report, run, search
 from hwautoml.store.files import read_json, read_tensors
 from hwautoml.store.run_store import RunStore
@@ -191,15 +192,20 @@ cli.main()
 """
 
 
-def start(out: Path, profiles_dir: Path) -> subprocess.Popen:
+def start(out: Path, profiles_dir: Path, *, max_file_bytes: int = resource.RLIM_INFINITY) -> subprocess.Popen:
     """In a process group of its own, as in a terminal; a background job would inherit that SIGINT is ignored."""
     command = [
         "run", "digits", "--latency-ms", str(LIMIT_MS), "--budget", "40s", "--out", str(out), "--profiles-dir",
         str(profiles_dir), "--json",
     ]  # fmt: skip
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
+
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True, preexec_fn=prepare,
     )  # fmt: skip
 
 
@@ -256,6 +262,18 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(folders: tuple[Path, P
     assert found["latency_ms"]["measured_interval"][1] <= LIMIT_MS
     with RunStore(out) as store:
         assert store.stage("train")["steps"] > steps  # type: ignore[index]
+
+
+def test_a_full_disk_is_one_error_that_says_how_to_go_on(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Checkpoints find no room; what was finished before stays, and nothing is half written."""
+    out = tmp_path / "run"
+    process = start(out, folders[1], max_file_bytes=200_000)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == StorageError.exit_code and output == "" and "Traceback" not in errors
+    assert f"no room to write {out}/checkpoints" in errors and "go on with: hwautoml run digits --resume" in errors
+    with RunStore(out) as store:
+        assert store.stage("profile") is not None and store.stage("train") is None
+    assert list((out / "checkpoints").iterdir()) == []
 
 
 def test_a_terminated_run_keeps_what_it_trained(folders: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Files that are either whole or as they were, and what a user is told when the disk takes no more."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hwautoml.errors import StorageError
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_PLACE = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
+})  # fmt: skip
+
+
+@contextmanager
+def replaced_atomically(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block succeeds; its folder is made if need be.
+
+    Raises:
+        StorageError: there is no room, or ``path`` cannot be written to.
+    """
+    with named_storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            # mkstemp makes files private; the result should be as readable as any other file.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes | str) -> Path:
+    """``path``, which has all of ``content`` (text as UTF-8, line ends as they are) or what it had before.
+
+    Raises:
+        StorageError: as `replaced_atomically`.
+    """
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def require_writable(path: Path) -> None:
+    """Asked before hours of work whose result is to be written there; makes the folder.
+
+    Raises:
+        StorageError: nothing can be written at ``path``.
+    """
+    with named_storage_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A private folder next to ``path``, removed afterwards: what is built in it is moved to ``path`` in one step.
+
+    Raises:
+        StorageError: there is no room, or nothing can be written there.
+    """
+    with named_storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as name:
+            yield Path(name)
+
+
+@contextmanager
+def named_storage_errors(path: Path) -> Iterator[None]:
+    """Errors of the file system within the block as StorageError about ``path``; all others as they are."""
+    try:
+        yield
+    except OSError as error:
+        found = storage_error(error, path)
+        if found is None:
+            raise
+        raise found from error
+
+
+def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
+    """What a user is told of an error of the file system, met while ``path`` was written; None for other errors."""
+    is_about_path = path is not None and _is_about(error, path)
+    place = path if is_about_path else error.filename or "a file"
+    if error.errno in _NO_ROOM:
+        return StorageError(
+            f"no room to write {place}: {error.strerror}", fix="make room and go on; finished work is kept"
+        )
+    if error.errno in _NO_PLACE or (is_about_path and error.errno == errno.ENOENT):
+        within = "" if error.filename in (None, str(place)) else f" ({error.filename})"
+        return StorageError(
+            f"cannot write {place}: {error.strerror}{within}", fix="name another place, or change what is there"
+        )
+    return None
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether it names ``path``, what it lies in, or a temporary file beside it; errors of writing name nothing."""
+    if error.filename is None:
+        return True
+    found = Path(os.fsdecode(error.filename))
+    return found in (path, *path.parents) or (found.parent == path.parent and found.name.startswith("."))
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
