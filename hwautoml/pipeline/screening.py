@@ -8,7 +8,7 @@ that go on there is one that needs no int8, as long as there is any.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +88,7 @@ def _with_one_in_fp32(job: Job, scores: dict[Architecture, float], best: list[Ar
     tables = {form: table for form, table in job.tables.items() if table.precision == "fp32"}
     if not tables or len(tables) == len(job.tables):
         return best
-    again = _screen(job, [a for a in best if a in _within(job, best, tables)], tables)
+    again = _screen(job, _within(job, best, tables), tables)
     passed = _passing(job, again, HEADROOM)
     if not passed:
         others = _next_to_screen(job, {a: s for a, s in scores.items() if a not in best}, tables, is_last=False)
@@ -102,10 +102,10 @@ def _with_one_in_fp32(job: Job, scores: dict[Architecture, float], best: list[Ar
 
 def _within(
     job: Job, architectures: Sequence[Architecture], tables: Mapping[str, LatencyTable]
-) -> Collection[Architecture]:
-    """Those predicted to meet the limit with some room."""
+) -> list[Architecture]:
+    """Those predicted to meet the limit with some room, in their order."""
     _, means, _ = fastest_forms(job.space, tables, architectures)
-    return {a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms}
+    return [a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms]
 
 
 def _next_to_screen(
@@ -120,8 +120,7 @@ def _next_to_screen(
     if not scores:
         return []
     architectures = list(scores)
-    _, means, _ = fastest_forms(job.space, tables, architectures)
-    within = [a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms]
+    within = _within(job, architectures, tables)
     if within and not is_last:
         used, lowest = utilisation(job, within, tables), lowest_utilisation(trained_enough(job))
         if used.min() > 1:  # none can be trained well: those that come nearest
@@ -129,6 +128,7 @@ def _next_to_screen(
         trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
         large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
         return _diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
+    _, means, _ = fastest_forms(job.space, tables, architectures)
     return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
 
 
