@@ -143,7 +143,8 @@ class Client:
         opened = self.board.load(name)
         opened.bind(_random_input(opened.input_shape, opened.input_dtype, seed))()
         self._models[model] = opened
-        own = {"load_ms": 1e3 * (perf_counter() - start), "peak_memory_bytes": None, "device": opened.device_name}
+        load_ms, batch = 1e3 * (perf_counter() - start), max(opened.input_shape[0], 1)
+        own = {"load_ms": load_ms, "peak_memory_bytes": None, "device": opened.device_name, "batch": batch}
         return own | told
 
     def close(self, keep: int) -> dict[str, object]:

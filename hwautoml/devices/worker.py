@@ -115,7 +115,7 @@ class Server:
         call()
         load_ms = 1e3 * (perf_counter() - start)
         self._models[model], self._calls[model] = opened, call
-        told = {"load_ms": load_ms, "device": opened.device}
+        told: dict[str, object] = {"load_ms": load_ms, "device": opened.device, "batch": max(opened.input_shape[0], 1)}
         if isinstance(call, CudaRun):
             told["launched_singly"] = call.launched_singly
         if before is None:

@@ -213,16 +213,17 @@ class _Session:
 
     def _row(self, item: Benchable, path: Path, result: Measurement, reference: str) -> dict[str, Any]:
         process, model = (result.conditions.get(key) for key in ("process_peak_bytes", "peak_memory_bytes"))
+        batch = int(str(result.conditions["batch"]))  # compiled files have their own, whatever was asked for
         return {
             "artifact": item.name,
             "runtime": item.runtime,
             "threads": self.target.num_threads,
-            "batch": self.batch,
+            "batch": batch,
             "median_ms": result.median_ms,
             "interval_ms": list(result.interval_ms),
             "p95_ms": result.p95_ms,
             "p99_ms": result.p99_ms,
-            "throughput": 1000.0 * self.batch / result.median_ms,
+            "throughput": 1000.0 * batch / result.median_ms,
             "load_ms": result.conditions.get("load_ms"),
             "peak_memory_mb": _megabytes(process),
             "model_memory_mb": _megabytes(model),
