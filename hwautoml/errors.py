@@ -106,7 +106,7 @@ class RegressionError(HwAutoMLError):
 
 
 class StorageError(HwAutoMLError):
-    """A file could not be written: the disk is full, or the place or its permissions do not allow it."""
+    """A file could not be written (or read): the disk is full, or the place or its permissions do not allow it."""
 
     exit_code = 13
 

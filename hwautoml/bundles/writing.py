@@ -184,7 +184,7 @@ def _put_in_place(building: Path, out_dir: Path) -> None:
         out_dir.replace(former)
     try:
         building.replace(out_dir)
-    except OSError:
+    except BaseException:
         if former.exists():
             former.replace(out_dir)
         raise

@@ -14,18 +14,31 @@ from hwautoml.errors import StorageError
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_PLACE = frozenset({
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-    errno.ELOOP,
+    errno.ELOOP, errno.EXDEV, errno.EBUSY,
 })  # fmt: skip
+
+# Read once: to ask for it is to change it, for all threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 @contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block succeeds; its folder is made if need be.
 
+    A link stays, and what it leads to is replaced. Devices and pipes (``/dev/stdout``) get the bytes.
+
     Raises:
         StorageError: there is no room, or ``path`` cannot be written to.
     """
     with named_storage_errors(path):
+        if _is_stream(path):
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder) / f"file{path.suffix}"
+                yield temporary
+                path.write_bytes(temporary.read_bytes())
+            return
+        path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -35,7 +48,7 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             # mkstemp makes files private; the result should be as readable as any other file.
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -61,6 +74,9 @@ def require_writable(path: Path) -> None:
     with named_storage_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if _is_stream(path):
+            return
+        path = path.resolve() if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -102,9 +118,16 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
     if error.errno in _NO_PLACE or (is_about_path and error.errno == errno.ENOENT):
         within = "" if error.filename in (None, str(place)) else f" ({error.filename})"
         return StorageError(
-            f"cannot write {place}: {error.strerror}{within}", fix="name another place, or change what is there"
+            f"cannot {'write' if is_about_path else 'read or write'} {place}: {error.strerror}{within}",
+            fix="name another place, or change what is there",
         )
     return None
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is no file that could be replaced, or the system's name of one that is open."""
+    is_systems = path.parts[:2] in (("/", "dev"), ("/", "proc"))
+    return path.exists() and not path.is_dir() and (is_systems or not path.is_file())
 
 
 def _is_about(error: OSError, path: Path) -> bool:
@@ -113,9 +136,3 @@ def _is_about(error: OSError, path: Path) -> bool:
         return True
     found = Path(os.fsdecode(error.filename))
     return found in (path, *path.parents) or (found.parent == path.parent and found.name.startswith("."))
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

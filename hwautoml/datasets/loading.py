@@ -74,16 +74,28 @@ def load_dataset(
     request = _Request(
         image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
     )
-    if isinstance(source, str) and source in BUILT_IN:  # Path("digits") and "./digits" mean a folder
+    path = require_source(source)
+    if path is None:
         return _from_array(load_digits_array(), request)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return _from_array(load_npz(path), request)
+    return _from_files(open_source(path), path.resolve(), request)
+
+
+def require_source(source: str | Path) -> Path | None:
+    """Where the images lie; None for a built-in set. Looks at nothing else.
+
+    Raises:
+        DatasetError: there is nothing of that name.
+    """
+    if isinstance(source, str) and source in BUILT_IN:  # Path("digits") and "./digits" mean a folder
+        return None
     path = Path(source).expanduser()
     if not path.exists():
         raise DatasetError(
             f"no such file or folder: {path}", fix=f"check the path, or use a built-in set: {', '.join(BUILT_IN)}"
         )
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return _from_array(load_npz(path), request)
-    return _from_files(open_source(path), path.resolve(), request)
+    return path
 
 
 def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
@@ -115,6 +127,7 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         paths = tuple(entry.file.path for entry in layout.files)
         store = StreamedPixels(source, paths, scan.image_size, scan.channels)
     skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
+    skipped += tuple(SkippedImage(path, "lies in no class folder") for path in layout.loose)
     return _assemble(
         path.stem, layout.classes, store, scan.sums, labels,
         {split: usable[indices] for split, indices in splits.items()}, skipped, _fingerprint(layout, scan),

@@ -16,8 +16,11 @@ from hwautoml.errors import DatasetError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+#: Pictures that nothing here decodes: listed, so that they are counted and named, not passed over in silence.
+OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 # Whatever a missing, unreadable or damaged file or zip member raises while its bytes are read.
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
+_LISTED = IMAGE_SUFFIXES | OTHER_SUFFIXES
 MAX_FILE_BYTES = 512 * 1024**2
 # wrapper / split / class / file: anything deeper is not a dataset, and walking it could take for ever.
 MAX_DEPTH = 4
@@ -164,7 +167,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image_name(name: str) -> bool:
-    return name[max(name.rfind("."), 0) :].lower() in IMAGE_SUFFIXES  # for every member of large archives: no Path
+    return name[max(name.rfind("."), 0) :].lower() in _LISTED  # for every member of large archives: no Path
 
 
 def open_source(path: Path) -> FileSource:

@@ -233,7 +233,7 @@ class _Session:
         worker.ensure_started()
         if model.process == worker.num_starts:
             return
-        message = {"do": "open", "model": model.number, "path": str(model.path.resolve()), "seed": protocol.seed}
+        message = {"do": "open", "model": model.number, "path": str(model.path.absolute()), "seed": protocol.seed}
         opened = worker.request(message, protocol.timeout_sec)
         # A process that died between the requests has forgotten the model: only now is it known to be open.
         model.process = worker.num_starts

@@ -141,7 +141,8 @@ def prediction(data: ReportData) -> str:
     if not any(row.measured and row.predicted_ms is not None for row in data.specialised):
         return ""
     fastest_first = sorted(data.specialised, key=lambda row: row.fastest[1].median_ms if row.fastest else 0.0)
-    rows = [cells for row in fastest_first for cells in _measured_cells(row, row.predicted_form or data.predicted_runtime)]
+    forms = {row.architecture_id: row.predicted_form or data.predicted_runtime for row in fastest_first}
+    rows = [cells for row in fastest_first for cells in _measured_cells(row, forms[row.architecture_id])]
     head = ("network", "runs on", "predicted", "measured", "95 % interval", "95th percentile", "off by", "in limit")
     lead = (
         "The few best candidates were fine-tuned, exported and measured on the target. On the diagonal the latency "
