@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from functools import partial
@@ -89,3 +90,20 @@ def test_errors_of_others_stay_theirs(tmp_path: Path) -> None:
         raise ValueError("bad")
     assert list(tmp_path.iterdir()) == []
     assert storage_error(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
+
+
+def test_links_stay_and_devices_get_the_bytes(tmp_path: Path) -> None:
+    shared, link, pipe = tmp_path / "shared" / "file", tmp_path / "link", tmp_path / "pipe"
+    write_atomically(shared, "old")
+    link.symlink_to(shared)
+    write_atomically(link, "new")
+    assert link.is_symlink() and shared.read_text(encoding="utf-8") == "new"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        require_writable(pipe)
+        write_atomically(pipe, "through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and {p.name for p in tmp_path.iterdir()} == {"shared", "link", "pipe"}
