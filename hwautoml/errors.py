@@ -110,6 +110,10 @@ class StorageError(HwAutoMLError):
 
     exit_code = 13
 
+    def __init__(self, message: str, *, fix: str | None = None, is_full: bool = False) -> None:
+        super().__init__(message, fix=fix)
+        self.is_full = is_full
+
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
     """Known names, the most similar to ``name`` first."""

@@ -38,7 +38,7 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
                 yield temporary
                 path.write_bytes(temporary.read_bytes())
             return
-        path = path.resolve() if path.is_symlink() else path
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -76,9 +76,9 @@ def require_writable(path: Path) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if _is_stream(path):
             return
-        path = path.resolve() if path.is_symlink() else path
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(prefix=".", dir=path.parent):
             pass
 
 
@@ -91,7 +91,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """
     with named_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
 
@@ -112,9 +112,8 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
     is_about_path = path is not None and _is_about(error, path)
     place = path if is_about_path else error.filename or "a file"
     if error.errno in _NO_ROOM:
-        return StorageError(
-            f"no room to write {place}: {error.strerror}", fix="make room and go on; finished work is kept"
-        )
+        fix = "make room and go on; finished work is kept"
+        return StorageError(f"no room to write {place}: {error.strerror}", fix=fix, is_full=True)
     if error.errno in _NO_PLACE or (is_about_path and error.errno == errno.ENOENT):
         within = "" if error.filename in (None, str(place)) else f" ({error.filename})"
         return StorageError(
@@ -126,7 +125,7 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
 
 def _is_stream(path: Path) -> bool:
     """Whether it is no file that could be replaced, or the system's name of one that is open."""
-    is_systems = path.parts[:2] in (("/", "dev"), ("/", "proc"))
+    is_systems = path.parts[:2] in (("/", "dev"), ("/", "proc")) and path.parts[2:3] != ("shm",)
     return path.exists() and not path.is_dir() and (is_systems or not path.is_file())
 
 
@@ -134,5 +133,9 @@ def _is_about(error: OSError, path: Path) -> bool:
     """Whether it names ``path``, what it lies in, or a temporary file beside it; errors of writing name nothing."""
     if error.filename is None:
         return True
-    found = Path(os.fsdecode(error.filename))
-    return found in (path, *path.parents) or (found.parent == path.parent and found.name.startswith("."))
+    found = Path(os.fsdecode(error.filename)).absolute()
+    places = [Path(os.path.abspath(path)), Path(os.path.realpath(path))]  # of links, what they lead to
+    return any(
+        found in (place, *place.parents) or (found.parent == place.parent and found.name.startswith("."))
+        for place in places
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from hwautoml.datasets.sources import FileSource, open_source
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import assign_splits, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
+
+_log = logging.getLogger(__name__)
 
 BUILT_IN = ("digits",)
 MAX_IMAGE_SIZE = 4096
@@ -113,7 +116,8 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
-    layout = find_layout(source.listing(), source.origin)
+    listing = source.listing()
+    layout = find_layout(listing, source.origin)
     scan = _scan(source, str(path), layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
     labels = np.array([file.label for file in layout.files], dtype=np.int64)
@@ -127,7 +131,12 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         paths = tuple(entry.file.path for entry in layout.files)
         store = StreamedPixels(source, paths, scan.image_size, scan.channels)
     skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
-    skipped += tuple(SkippedImage(path, "lies in no class folder") for path in layout.loose)
+    left_out = [SkippedImage(path, "lies in no class folder") for path in layout.loose]
+    left_out += [SkippedImage(path, f"{Path(path).suffix} files are not read") for path in listing.others]
+    if left_out:
+        shown = "; ".join(f"{source.name_of(s.path)} ({s.reason})" for s in left_out[:3])
+        _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), shown)
+    skipped += tuple(left_out)
     return _assemble(
         path.stem, layout.classes, store, scan.sums, labels,
         {split: usable[indices] for split, indices in splits.items()}, skipped, _fingerprint(layout, scan),

@@ -21,7 +21,7 @@ from hwautoml.core.target import load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
-from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
+from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError, StorageError
 from hwautoml.pipeline.baseline import compare, parse_share, read_baseline
 from hwautoml.pipeline.benchables import Benchable, benchables, own_runtimes, parse_runtimes, prepare, require_of_target
 from hwautoml.pipeline.connecting import device_for, require_reachable
@@ -160,6 +160,8 @@ class _Session:
             self.on_progress(Progress("bench", share, f"preparing {item.name} for {item.runtime}"))
             try:
                 path = prepare(item, self.target, self.batch, folder / str(number), self.profiles_dir)
+            except StorageError:
+                raise
             except HwAutoMLError as error:
                 self._fail(item.name, item.runtime, error)
                 continue

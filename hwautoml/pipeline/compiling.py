@@ -16,7 +16,7 @@ from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.storage import folder_beside
+from hwautoml.core.storage import folder_beside, named_storage_errors
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
@@ -105,7 +105,8 @@ def compile(
 @contextmanager
 def _made(folder: Path) -> Iterator[None]:
     """The folder, which is taken away again if it was not there and the block fails."""
-    existed = folder.exists()
+    with named_storage_errors(folder):
+        existed = folder.exists()
     try:
         yield
     except BaseException:

@@ -370,4 +370,4 @@ def test_pictures_that_are_left_out_are_counted_and_named(make_folder: MakeFolde
     (root / "b" / "torn.png").write_bytes(png_with_torn_exif())
     skipped = {s.path: s.reason for s in load_dataset(root).skipped}
     assert skipped.keys() == {"a/phone.heic", "loose.png", "b/torn.png"}
-    assert "unknown format" in skipped["a/phone.heic"] and "in no class folder" in skipped["loose.png"]
+    assert ".heic files are not read" in skipped["a/phone.heic"] and "in no class folder" in skipped["loose.png"]

@@ -261,7 +261,7 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
                 raise BundleError(f"{name} is far too large: {size}", EXIT_BAD_IMAGE)
             image.draft(None, (2 * image_size, 2 * image_size))
             pixels = _square(operations.exif_transpose(image), image_size, channels)
-    except image_module.DecompressionBombError as error:
+    except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise BundleError(f"{name} is far too large: {error}", EXIT_BAD_IMAGE) from error
     except image_module.UnidentifiedImageError as error:
         raise BundleError(f"{name} is not an image in a known format", EXIT_BAD_IMAGE) from error

@@ -106,6 +106,13 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.server.connections.add(self)
+        if self.server.is_stopping:  # and may have missed this one
+            self.let_go()
+
+    def let_go(self) -> None:
+        """It reads no further request."""
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.connection.shutdown(socket.SHUT_RD)
 
     def finish(self) -> None:
         self.server.connections.discard(self)
@@ -210,8 +217,7 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         for connection in list(self.connections):
             if not connection.is_busy:
-                with contextlib.suppress(OSError):  # it has ended by itself
-                    connection.connection.shutdown(socket.SHUT_RD)
+                connection.let_go()
 
 
 def make_server(service: Service, host: str, port: int, max_request_bytes: int, *, is_quiet: bool = False) -> Server:
