@@ -297,5 +297,5 @@ def test_names_that_the_terminal_cannot_show(folder: Path, tmp_path: Path) -> No
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     picture(0).save(tmp_path / "x.png")
     Path(os.fsdecode(name)).write_bytes((tmp_path / "x.png").read_bytes())
-    result = run(folder, name, PYTHONIOENCODING="ascii")
+    result = run(folder, os.fsdecode(name), PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and r"caf\udce9.png: " in result.stdout
