@@ -106,9 +106,13 @@ class RegressionError(HwAutoMLError):
 
 
 class StorageError(HwAutoMLError):
-    """A file could not be written: the disk is full, or the place or its permissions do not allow it."""
+    """A file could not be written (or read): the disk is full, or the place or its permissions do not allow it."""
 
     exit_code = 13
+
+    def __init__(self, message: str, *, fix: str | None = None, is_full: bool = False) -> None:
+        super().__init__(message, fix=fix)
+        self.is_full = is_full
 
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:

@@ -105,6 +105,9 @@ def _check_file(folder: Path, name: str, expected: object) -> None:
     size_bytes = path.stat().st_size
     if size_bytes != expected["size_bytes"]:
         raise RunFolderError(f"{path} has {size_bytes} bytes, expected {expected['size_bytes']}", fix=FIX)
-    digest = sha256_file(path)
+    try:
+        digest = sha256_file(path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
     if digest != expected["sha256"]:
         raise RunFolderError(f"{path} was changed: its sha256 is {digest}, expected {expected['sha256']}", fix=FIX)

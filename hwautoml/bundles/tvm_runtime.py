@@ -49,7 +49,7 @@ def unpack_tvm_runtime(wheels: Path, out: Path, architecture: str) -> TvmRuntime
             with zipfile.ZipFile(wheel) as archive:
                 names = [name for name in archive.namelist() if _is_wanted(name, folder, library)]
                 archive.extractall(out, names)
-        except (OSError, zipfile.BadZipFile) as error:
+        except zipfile.BadZipFile as error:
             raise InvalidValueError(f"{wheel} cannot be unpacked: {error}", fix="download it again") from error
         includes.append(out / folder / "include")
         libraries.append(out / folder / "lib" / library)
@@ -74,9 +74,21 @@ def _is_wanted(name: str, folder: str, library: str) -> bool:
     return is_header or name == f"{folder}/lib/{library}"
 
 
+def library_architecture(path: Path) -> str | None:
+    """What an ELF file is for, as ``platform.machine()`` calls it; None for other files.
+
+    32-bit ARM is ``armv7``; a machine number that is none of ours is given as it is.
+    """
+    with path.open("rb") as file:
+        header = file.read(20)
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        return None
+    (number,) = struct.unpack("<H", header[18:20])
+    return next((name for name, known in _ELF_MACHINES.items() if known == number), f"machine {number}")
+
+
 def _check_architecture(library: Path, wheel: Path, architecture: str) -> None:
-    header = library.read_bytes()[:20] if library.is_file() else b""
-    if header[:4] != b"\x7fELF" or struct.unpack("<H", header[18:20])[0] != _ELF_MACHINES[architecture]:
+    if not library.is_file() or library_architecture(library) != architecture:
         raise InvalidValueError(
             f"{wheel} holds no {library.name} for {architecture}", fix=download_command(architecture)
         )

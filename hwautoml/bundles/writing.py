@@ -178,16 +178,17 @@ def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:
 
 
 def _put_in_place(building: Path, out_dir: Path) -> None:
-    """Two renames: at no time is a half-written bundle at ``out_dir``."""
-    former = building.with_name("former")
-    if out_dir.exists():
-        out_dir.replace(former)
+    """Two renames: at no time is a half-written bundle at ``out_dir``, and the former one is not lost."""
+    former = out_dir.with_name(f".{out_dir.name}.former.{building.parent.name}")
     try:
+        if out_dir.exists():
+            out_dir.replace(former)
         building.replace(out_dir)
-    except OSError:
-        if former.exists():
+    except BaseException:
+        if former.exists() and not out_dir.exists():
             former.replace(out_dir)
         raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _check_replaceable(out_dir: Path) -> None:

@@ -77,7 +77,7 @@ class Show:
     def error(self, error: HwAutoMLError, resume_hint: str | None) -> int:
         """Shows it, and how to go on where something outside stopped the work; returns the process's exit code."""
         self.errors.print(f"[bold red]error:[/bold red] {escape_markup(str(error))}", soft_wrap=True)
-        if isinstance(error, StorageError) and resume_hint:
+        if isinstance(error, StorageError) and error.is_full and resume_hint:
             self.errors.print(f"  {escape_markup(resume_hint)}", soft_wrap=True)
         return error.exit_code
 

@@ -16,7 +16,8 @@ app = typer.Typer(
     help="The best neural network for exactly your device, trained, exported, compiled and measured.\n\n"
     "Start with: [bold]hwautoml run digits --target cpu --latency-ms 0.3[/bold]",
     epilog="Exit codes: 0 done, 2 wrong argument, 3 unusable images, 4 target, 5 infeasible limit, 6 limit not met, "
-    "7 parity, 8 compilation, 9 measurement, 10 run folder, 11 missing package, 12 too slow, 130 interrupted.",
+    "7 parity, 8 compilation, 9 measurement, 10 run folder, 11 missing package, 12 too slow, 13 storage, "
+    "130 interrupted.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

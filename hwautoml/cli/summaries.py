@@ -143,16 +143,17 @@ def build_summary(out: Console, result: Mapping[str, Any]) -> None:
 
 
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
-    first = result["rows"][0]
+    batches = " and ".join(map(str, sorted({row["batch"] for row in result["rows"]})))
     out.print(
-        f"{result['target']}, {first['threads']} thread(s), batch {first['batch']}: medians in ms with their 95 % "
+        f"{result['target']}, {result['rows'][0]['threads']} thread(s), batch {batches}: medians in ms with their 95 % "
         "interval, all measured; load in ms, memory and size in MB"
     )
     table = _table("artifact", "runtime", "median", "95 %", "p95", "images/s", "load", "peak", "size")
     for row in result["rows"]:
         low, high = row["interval_ms"]
         table.add_row(
-            escape_markup(row["artifact"]), row["runtime"], f"{row['median_ms']:.4g}",
+            escape_markup(row["artifact"]) + (f" (batch {row['batch']})" if " " in batches else ""), row["runtime"],
+            f"{row['median_ms']:.4g}",
             f"±{(high - low) / 2 / row['median_ms']:.1%}", _or_dash(row["p95_ms"], ".4g"), f"{row['throughput']:,.0f}",
             _or_dash(row["load_ms"], ".0f"), _or_dash(row["peak_memory_mb"], ".0f"), f"{row['size_mb']:.2f}",
         )  # fmt: skip

@@ -31,6 +31,11 @@ _NUMPY_TYPES = {
     "tensor(double)": "float64",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
+    "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
 }
 
 
@@ -113,12 +118,12 @@ class OnnxRuntimeBackend:
             session=session,
             input_name=source.name,
             input_shape=_shape(source.shape),
-            input_dtype=_NUMPY_TYPES[source.type],
+            input_dtype=_numpy_type(source, path),
             output_name=result.name,
             output_shape=_shape(result.shape),
             device=self.device,
             captured_session=lambda: self._session(path, path, num_threads, with_cuda_graph=True),
-            further_inputs=tuple((i.name, _shape(i.shape), _NUMPY_TYPES[i.type]) for i in session.get_inputs()[1:]),
+            further_inputs=tuple((i.name, _shape(i.shape), _numpy_type(i, path)) for i in session.get_inputs()[1:]),
         )
 
     def _session(
@@ -255,6 +260,13 @@ def _options(num_threads: int) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     return options
+
+
+def _numpy_type(value: onnxruntime.NodeArg, path: Path) -> str:
+    if value.type not in _NUMPY_TYPES:
+        known = ", ".join(_NUMPY_TYPES)
+        raise CompileError(f"input {value.name!r} of {path} is a {value.type}; known are {known}")
+    return _NUMPY_TYPES[value.type]
 
 
 def _shape(extents: list[int | str | None]) -> tuple[int, ...]:

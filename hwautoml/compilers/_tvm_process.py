@@ -25,6 +25,7 @@ from hwautoml.errors import (
     InvalidValueError,
     MissingDependencyError,
     RunFolderError,
+    StorageError,
     TargetUnavailableError,
     UnsupportedOperatorError,
 )
@@ -38,7 +39,7 @@ _RAISED: dict[str, Callable[..., HwAutoMLError]] = {
     error.__name__: error
     for error in (
         CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError, MissingDependencyError,
-        TargetUnavailableError,
+        TargetUnavailableError, StorageError,
     )
 }
 

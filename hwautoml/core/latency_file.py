@@ -64,6 +64,8 @@ def load(path: Path) -> LatencyTable:
         raise RunFolderError(f"no latency table {path}", fix="hwautoml profile --target T") from None
     except UnicodeDecodeError as error:
         raise RunFolderError(f"latency table {path} is damaged: {error}", fix=_new_file(path)) from error
+    except OSError as error:
+        raise RunFolderError(f"latency table {path} cannot be read: {error.strerror}") from error
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:

@@ -14,18 +14,31 @@ from hwautoml.errors import StorageError
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_PLACE = frozenset({
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-    errno.ELOOP,
+    errno.ELOOP, errno.EXDEV, errno.EBUSY,
 })  # fmt: skip
+
+# Read once: to ask for it is to change it, for all threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 @contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block succeeds; its folder is made if need be.
 
+    A link stays, and what it leads to is replaced. Devices and pipes (``/dev/stdout``) get the bytes.
+
     Raises:
         StorageError: there is no room, or ``path`` cannot be written to.
     """
     with named_storage_errors(path):
+        if _is_stream(path):
+            with tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder) / f"file{path.suffix}"
+                yield temporary
+                path.write_bytes(temporary.read_bytes())
+            return
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -35,7 +48,7 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             # mkstemp makes files private; the result should be as readable as any other file.
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -61,8 +74,11 @@ def require_writable(path: Path) -> None:
     with named_storage_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if _is_stream(path):
+            return
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(prefix=".", dir=path.parent):
             pass
 
 
@@ -75,7 +91,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """
     with named_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as name:
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as name:
             yield Path(name)
 
 
@@ -96,26 +112,30 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
     is_about_path = path is not None and _is_about(error, path)
     place = path if is_about_path else error.filename or "a file"
     if error.errno in _NO_ROOM:
-        return StorageError(
-            f"no room to write {place}: {error.strerror}", fix="make room and go on; finished work is kept"
-        )
+        fix = "make room and go on; finished work is kept"
+        return StorageError(f"no room to write {place}: {error.strerror}", fix=fix, is_full=True)
     if error.errno in _NO_PLACE or (is_about_path and error.errno == errno.ENOENT):
         within = "" if error.filename in (None, str(place)) else f" ({error.filename})"
         return StorageError(
-            f"cannot write {place}: {error.strerror}{within}", fix="name another place, or change what is there"
+            f"cannot {'write' if is_about_path else 'read or write'} {place}: {error.strerror}{within}",
+            fix="name another place, or change what is there",
         )
     return None
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is no file that could be replaced, or the system's name of one that is open."""
+    is_systems = path.parts[:2] in (("/", "dev"), ("/", "proc")) and path.parts[2:3] != ("shm",)
+    return path.exists() and not path.is_dir() and (is_systems or not path.is_file())
 
 
 def _is_about(error: OSError, path: Path) -> bool:
     """Whether it names ``path``, what it lies in, or a temporary file beside it; errors of writing name nothing."""
     if error.filename is None:
         return True
-    found = Path(os.fsdecode(error.filename))
-    return found in (path, *path.parents) or (found.parent == path.parent and found.name.startswith("."))
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    found = Path(os.fsdecode(error.filename)).absolute()
+    places = [Path(os.path.abspath(path)), Path(os.path.realpath(path))]  # noqa: PTH100 (".." goes, links stay)
+    return any(
+        found in (place, *place.parents) or (found.parent == place.parent and found.name.startswith("."))
+        for place in places
+    )

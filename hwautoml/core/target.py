@@ -107,11 +107,16 @@ def load_target(name: str, folders: Sequence[Path]) -> Target:
 
     Raises:
         UnknownTargetError: no folder has it; the message lists the known ones, nearest first.
+        InvalidValueError: the file is not readable, or wrong.
     """
     for folder in folders:
         path = folder / f"{name}.toml"
         if Path(name).name == name and path.is_file():
-            return parse_target(name, path.read_text(encoding="utf-8"), str(path))
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidValueError(f"{path} cannot be read: {error}") from error
+            return parse_target(name, text, str(path))
     raise UnknownTargetError(
         "target",
         name,

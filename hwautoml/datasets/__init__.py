@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwautoml.datasets.augment import Augment, default_augment
     from hwautoml.datasets.dataset import ImageDataset, SkippedImage
-    from hwautoml.datasets.loading import load_dataset
+    from hwautoml.datasets.loading import load_dataset, require_source
     from hwautoml.datasets.split import Split
 
-__all__ = ["Augment", "ImageDataset", "SkippedImage", "Split", "default_augment", "load_dataset"]
+__all__ = ["Augment", "ImageDataset", "SkippedImage", "Split", "default_augment", "load_dataset", "require_source"]
 
 _MODULE_OF = {
     "Augment": "augment",
@@ -22,6 +22,7 @@ _MODULE_OF = {
     "ImageDataset": "dataset",
     "SkippedImage": "dataset",
     "load_dataset": "loading",
+    "require_source": "loading",
     "Split": "split",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,10 @@ GREY_MODES = frozenset({"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N"}
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"})
 NUM_WORKERS = min(8, os.cpu_count() or 1)
 CHUNK = 256
+#: What Pillow's decoders, and its reader of EXIF, report damage by.
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, zlib.error, struct.error,
+)  # fmt: skip
 
 
 class UnusableImageError(Exception):
@@ -60,8 +65,7 @@ def decode_image(data: bytes, image_size: int, channels: int) -> DecodedImage:
         ) from error
     except UnidentifiedImageError as error:
         raise UnusableImageError("not an image, or an unknown format") from error
-    # Pillow's decoders report damage by any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, zlib.error) as error:
+    except DECODING_ERRORS as error:
         raise UnusableImageError(str(error) or type(error).__name__) from error
 
 
@@ -109,7 +113,7 @@ def image_header(data: bytes) -> tuple[tuple[int, int], int]:
         raise DatasetError(
             f"decompression bomb, or far larger than a photo: {error}", fix="remove the image, or store it smaller"
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except DECODING_ERRORS as error:
         raise UnusableImageError(str(error) or type(error).__name__) from error
 
 

@@ -23,11 +23,15 @@ class LabelledFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """``classes`` are sorted by name; ``files`` by split, class, path. ``given_splits`` come from folders."""
+    """``classes`` are sorted by name; ``files`` by split, class, path. ``given_splits`` come from folders.
+
+    ``loose``: paths of images beside class folders, which belong to no class.
+    """
 
     classes: tuple[str, ...]
     files: tuple[LabelledFile, ...]
     given_splits: frozenset[str]
+    loose: tuple[str, ...] = ()
 
 
 @dataclass
@@ -55,7 +59,9 @@ def find_layout(listing: Listing, origin: str) -> Layout:
             _raise_class_mismatch(folder, classes, origin)
         for label, name in enumerate(classes):
             files.extend(LabelledFile(file, split, label) for file in _images_of(folder.folders[name], origin))
-    return Layout(classes, tuple(files), frozenset(split_folders) - {""})
+    beside = {folder.path: folder.images for folder in (root, *split_folders.values())}
+    loose = tuple(file.path for images in beside.values() for file in images)
+    return Layout(classes, tuple(files), frozenset(split_folders) - {""}, loose)
 
 
 def _tree(listing: Listing) -> _Folder:

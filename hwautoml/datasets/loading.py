@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from hwautoml.datasets.sources import FileSource, open_source
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import assign_splits, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
+
+_log = logging.getLogger(__name__)
 
 BUILT_IN = ("digits",)
 MAX_IMAGE_SIZE = 4096
@@ -74,16 +77,28 @@ def load_dataset(
     request = _Request(
         image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
     )
-    if isinstance(source, str) and source in BUILT_IN:  # Path("digits") and "./digits" mean a folder
+    path = require_source(source)
+    if path is None:
         return _from_array(load_digits_array(), request)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return _from_array(load_npz(path), request)
+    return _from_files(open_source(path), path.resolve(), request)
+
+
+def require_source(source: str | Path) -> Path | None:
+    """Where the images lie; None for a built-in set. Looks at nothing else.
+
+    Raises:
+        DatasetError: there is nothing of that name.
+    """
+    if isinstance(source, str) and source in BUILT_IN:  # Path("digits") and "./digits" mean a folder
+        return None
     path = Path(source).expanduser()
     if not path.exists():
         raise DatasetError(
             f"no such file or folder: {path}", fix=f"check the path, or use a built-in set: {', '.join(BUILT_IN)}"
         )
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return _from_array(load_npz(path), request)
-    return _from_files(open_source(path), path.resolve(), request)
+    return path
 
 
 def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
@@ -101,7 +116,8 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
-    layout = find_layout(source.listing(), source.origin)
+    listing = source.listing()
+    layout = find_layout(listing, source.origin)
     scan = _scan(source, str(path), layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
     labels = np.array([file.label for file in layout.files], dtype=np.int64)
@@ -115,6 +131,12 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         paths = tuple(entry.file.path for entry in layout.files)
         store = StreamedPixels(source, paths, scan.image_size, scan.channels)
     skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
+    left_out = [SkippedImage(path, "lies in no class folder") for path in layout.loose]
+    left_out += [SkippedImage(path, f"{Path(path).suffix} files are not read") for path in listing.others]
+    if left_out:
+        shown = "; ".join(f"{source.name_of(s.path)} ({s.reason})" for s in left_out[:3])
+        _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), shown)
+    skipped += tuple(left_out)
     return _assemble(
         path.stem, layout.classes, store, scan.sums, labels,
         {split: usable[indices] for split, indices in splits.items()}, skipped, _fingerprint(layout, scan),

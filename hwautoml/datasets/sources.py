@@ -16,6 +16,8 @@ from hwautoml.errors import DatasetError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
+#: Pictures that are not read here: listed, so that they are counted and named, not passed over in silence.
+OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 # Whatever a missing, unreadable or damaged file or zip member raises while its bytes are read.
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 MAX_FILE_BYTES = 512 * 1024**2
@@ -34,10 +36,14 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every image file and every folder (also empty ones) of a source, both sorted by path."""
+    """Every image file and every folder (also empty ones) of a source, both sorted by path.
+
+    ``others``: paths of pictures in formats that are not read.
+    """
 
     files: tuple[ImageFile, ...]
     folders: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 class FileSource(ABC):
@@ -68,6 +74,7 @@ class FolderSource(FileSource):
         """Raises DatasetError when a folder cannot be read."""
         files: list[ImageFile] = []
         folders: list[str] = []
+        others: list[str] = []
         pending = [""]
         while pending:
             folder = pending.pop()
@@ -81,13 +88,15 @@ class FolderSource(FileSource):
                             folders.append(path)
                             if path.count("/") + 1 < MAX_DEPTH:
                                 pending.append(path)
-                        elif is_image_name(entry.name):
+                        elif _suffix(entry.name) in IMAGE_SUFFIXES:
                             files.append(_image_file(entry, path))
+                        elif _suffix(entry.name) in OTHER_SUFFIXES:
+                            others.append(path)
             except OSError as error:
                 raise DatasetError(
                     f"cannot read folder {self.root / folder}: {error.strerror}", fix="check its permissions"
                 ) from error
-        return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(folders)))
+        return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(folders)), tuple(sorted(others)))
 
     def read(self, path: str) -> bytes:
         return (self.root / path).read_bytes()
@@ -112,6 +121,7 @@ class ZipSource(FileSource):
 
     def listing(self) -> Listing:
         folders: set[str] = set()
+        others: list[str] = []
         for member in self._archive.infolist():
             name = member.filename.replace("\\", "/")
             self._check_safe(member, name)
@@ -123,11 +133,13 @@ class ZipSource(FileSource):
             while folder and folder not in folders:
                 folders.add(folder)
                 folder = folder.rpartition("/")[0]
-            if not name.endswith("/") and is_image_name(parts[-1]):
+            if not name.endswith("/") and _suffix(parts[-1]) in IMAGE_SUFFIXES:
                 self._check_readable(member)
                 self._members[path] = member
+            elif not name.endswith("/") and _suffix(parts[-1]) in OTHER_SUFFIXES:
+                others.append(path)
         files = [ImageFile(path, m.file_size, m.CRC) for path, m in sorted(self._members.items())]
-        return Listing(tuple(files), tuple(sorted(folders)))
+        return Listing(tuple(files), tuple(sorted(folders)), tuple(sorted(others)))
 
     def read(self, path: str) -> bytes:
         return self._archive.read(self._members[path])
@@ -163,8 +175,8 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
-def is_image_name(name: str) -> bool:
-    return name[max(name.rfind("."), 0) :].lower() in IMAGE_SUFFIXES  # for every member of large archives: no Path
+def _suffix(name: str) -> str:
+    return name[max(name.rfind("."), 0) :].lower()  # for every member of large archives: no Path
 
 
 def open_source(path: Path) -> FileSource:

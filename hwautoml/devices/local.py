@@ -128,6 +128,7 @@ class _Model:
     peak_memory_bytes: int | None = None
     process_peak_bytes: int | None = None
     device: str | None = None  # cpu or cuda
+    batch: int | None = None  # of the inputs that it was run on
     launched_singly: str | None = None  # why its kernels are no CUDA graph
     times_sec: list[float] = field(default_factory=list)
     samples_ms: list[float] = field(default_factory=list)  # the fastest part of each
@@ -203,7 +204,8 @@ class _Session:
                 results.append(MeasureFailure(model.path, model.failure))
                 continue
             own = {
-                "load_ms": model.load_ms, "device": model.device, "peak_memory_bytes": model.peak_memory_bytes,
+                "load_ms": model.load_ms, "device": model.device, "batch": model.batch,
+                "peak_memory_bytes": model.peak_memory_bytes,
                 "process_peak_bytes": model.process_peak_bytes, "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
@@ -231,13 +233,13 @@ class _Session:
         worker.ensure_started()
         if model.process == worker.num_starts:
             return
-        message = {"do": "open", "model": model.number, "path": str(model.path.resolve()), "seed": protocol.seed}
+        message = {"do": "open", "model": model.number, "path": str(model.path.absolute()), "seed": protocol.seed}
         opened = worker.request(message, protocol.timeout_sec)
         # A process that died between the requests has forgotten the model: only now is it known to be open.
         model.process = worker.num_starts
         model.load_ms, model.peak_memory_bytes = opened["load_ms"], opened["peak_memory_bytes"]  # type: ignore[assignment]
         model.process_peak_bytes = opened.get("process_peak_bytes")  # type: ignore[assignment]
-        model.device = opened.get("device")  # type: ignore[assignment]
+        model.device, model.batch = opened.get("device"), opened.get("batch")  # type: ignore[assignment]
         model.launched_singly = opened.get("launched_singly")  # type: ignore[assignment]
         if model.launched_singly is not None:
             logger.info("%s: kernels are launched one by one, no CUDA graph: %s", model.path, model.launched_singly)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hwautoml.devices.board import Board, RemoteModel, RemoteOnnxModel, remote_reason
-from hwautoml.devices.worker import _random_input, claim_stdout, die_with_parent
+from hwautoml.devices.worker import _random_input, batch_of, claim_stdout, die_with_parent
 from hwautoml.errors import HwAutoMLError, MeasurementError, MissingDependencyError, TargetUnavailableError
 
 LOST_EXIT_CODE = 3
@@ -143,7 +143,8 @@ class Client:
         opened = self.board.load(name)
         opened.bind(_random_input(opened.input_shape, opened.input_dtype, seed))()
         self._models[model] = opened
-        own = {"load_ms": 1e3 * (perf_counter() - start), "peak_memory_bytes": None, "device": opened.device_name}
+        load_ms, batch = 1e3 * (perf_counter() - start), batch_of(opened.input_shape)
+        own = {"load_ms": load_ms, "peak_memory_bytes": None, "device": opened.device_name, "batch": batch}
         return own | told
 
     def close(self, keep: int) -> dict[str, object]:

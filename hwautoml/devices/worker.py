@@ -115,7 +115,7 @@ class Server:
         call()
         load_ms = 1e3 * (perf_counter() - start)
         self._models[model], self._calls[model] = opened, call
-        told = {"load_ms": load_ms, "device": opened.device}
+        told: dict[str, object] = {"load_ms": load_ms, "device": opened.device, "batch": batch_of(opened.input_shape)}
         if isinstance(call, CudaRun):
             told["launched_singly"] = call.launched_singly
         if before is None:
@@ -202,6 +202,11 @@ def _random_input(shape: Sequence[int], dtype: str, seed: int) -> np.ndarray:
             return rng.integers(0, 2, size=shape, dtype=dtype)
         return rng.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
     return rng.standard_normal(shape).astype(dtype)
+
+
+def batch_of(shape: Sequence[int]) -> int:
+    """That of the random input: 1 where it is left open, or there is none."""
+    return max(next(iter(shape), 1), 1)
 
 
 def _reset_peak_memory() -> int | None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwautoml.core.artifact import Artifact
+from hwautoml.core.storage import write_atomically
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters.batching import _load
-from hwautoml.exporters.onnx_export import write_atomically
 
 if TYPE_CHECKING:
     import onnx

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwautoml.core.artifact import Artifact
+from hwautoml.core.storage import write_atomically
 from hwautoml.errors import CompileError
-from hwautoml.exporters.onnx_export import INPUT_NAME, write_atomically
+from hwautoml.exporters.onnx_export import INPUT_NAME
 
 if TYPE_CHECKING:
     import torch

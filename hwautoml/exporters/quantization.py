@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwautoml.core.artifact import Artifact
+from hwautoml.core.storage import write_atomically
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.exporters.onnx_export import write_atomically
 
 if TYPE_CHECKING:
     import onnx

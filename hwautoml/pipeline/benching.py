@@ -21,7 +21,7 @@ from hwautoml.core.target import load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
-from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError
+from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError, StorageError
 from hwautoml.pipeline.baseline import compare, parse_share, read_baseline
 from hwautoml.pipeline.benchables import Benchable, benchables, own_runtimes, parse_runtimes, prepare, require_of_target
 from hwautoml.pipeline.connecting import device_for, require_reachable
@@ -160,6 +160,8 @@ class _Session:
             self.on_progress(Progress("bench", share, f"preparing {item.name} for {item.runtime}"))
             try:
                 path = prepare(item, self.target, self.batch, folder / str(number), self.profiles_dir)
+            except StorageError:
+                raise
             except HwAutoMLError as error:
                 self._fail(item.name, item.runtime, error)
                 continue
@@ -213,16 +215,17 @@ class _Session:
 
     def _row(self, item: Benchable, path: Path, result: Measurement, reference: str) -> dict[str, Any]:
         process, model = (result.conditions.get(key) for key in ("process_peak_bytes", "peak_memory_bytes"))
+        batch = int(str(result.conditions["batch"]))  # compiled files have their own, whatever was asked for
         return {
             "artifact": item.name,
             "runtime": item.runtime,
             "threads": self.target.num_threads,
-            "batch": self.batch,
+            "batch": batch,
             "median_ms": result.median_ms,
             "interval_ms": list(result.interval_ms),
             "p95_ms": result.p95_ms,
             "p99_ms": result.p99_ms,
-            "throughput": 1000.0 * self.batch / result.median_ms,
+            "throughput": 1000.0 * batch / result.median_ms,
             "load_ms": result.conditions.get("load_ms"),
             "peak_memory_mb": _megabytes(process),
             "model_memory_mb": _megabytes(model),

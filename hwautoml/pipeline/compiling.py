@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.storage import folder_beside
+from hwautoml.core.storage import folder_beside, named_storage_errors
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
@@ -74,7 +75,7 @@ def compile(
     _require_precision(found, path, precision)
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else _given_inputs(path, Path(inputs))
-    with folder_beside(folder) as temporary:
+    with _made(folder), folder_beside(folder / path.name) as temporary:  # which may be a disk of its own
         source, half = path, None
         if precision == "fp16":
             source, half = _half(path, temporary / "half" / path.name, seed, given)
@@ -87,7 +88,6 @@ def compile(
                 parity = _parity(chosen, path, compiled.path, precision, seed, given, place.run_model)
         else:
             parity = f"not checked: {reason}"
-        folder.mkdir(exist_ok=True)
         kept = compiled.path.replace(folder / compiled.path.name)
     on_progress(Progress("compile", 1.0))
     return {
@@ -100,6 +100,20 @@ def compile(
         "sha256": sha256_file(kept),
         "parity": parity,
     }
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder, which is taken away again if it was not there and the block fails."""
+    with named_storage_errors(folder):
+        existed = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed and folder.is_dir():
+            with suppress(OSError):  # somebody else put something there
+                folder.rmdir()
+        raise
 
 
 def _compiled(

@@ -18,6 +18,7 @@ import numpy as np
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
@@ -73,13 +74,15 @@ class Int8Form:
         return self.loss <= MAX_LOSS and self.finalist.meets(limit_ms) and (is_needed or self.is_faster)
 
 
-def reserve_sec(budget_sec: float, precision: str) -> float:
+def reserve_sec(budget_sec: float, precision: str, target: Target) -> float:
     """What of a run's budget is set aside for this stage."""
-    return 0.0 if _reason_against(budget_sec, precision) else min(max(0.06 * budget_sec, 5.0), 120.0)
+    return 0.0 if _reason_against(budget_sec, precision, target) else min(max(0.06 * budget_sec, 5.0), 120.0)
 
 
-def _reason_against(budget_sec: float, precision: str) -> str | None:
+def _reason_against(budget_sec: float, precision: str, target: Target) -> str | None:
     """Why int8 is not even tried; None where it is."""
+    if "int8" not in target.precisions:
+        return f"target {target.name} computes in {', '.join(target.precisions)}"
     if precision == "auto" and budget_sec < MIN_BUDGET_SEC:
         return f"the budget is less than {MIN_BUDGET_SEC:g} s (--precision int8 tries it all the same)"
     return "--precision fp32" if precision == "fp32" else None
@@ -88,7 +91,7 @@ def _reason_against(budget_sec: float, precision: str) -> str | None:
 def quantize_stage(job: Job, candidates: Sequence[Finalist]) -> list[Int8Form]:
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
     precision = job.settings.precision
-    if _reason_against(job.plan.total, precision):
+    if _reason_against(job.plan.total, precision, job.target):
         return []
     if job.store.stage("quantize") is None:
         with job.timed_stage("quantize") as payload:
@@ -114,6 +117,7 @@ def choose_form(job: Job, candidates: Sequence[Finalist], forms: Sequence[Int8Fo
 
     Raises:
         LimitNotMetError: no form meets the limit by measurement.
+        CompileError: int8 was asked for, and no candidate could be quantised.
     """
     limit, precision = job.settings.latency_ms, job.settings.precision
     if precision == "int8":
@@ -122,10 +126,12 @@ def choose_form(job: Job, candidates: Sequence[Finalist], forms: Sequence[Int8Fo
         needed = [f.finalist for f in forms if f.is_accepted(limit) and not f.base.meets(limit)]
         pool = [c for c in candidates if c.meets(limit)] + needed
     if not pool:
+        failures = (job.store.stage("quantize") or {}).get("failures", {})
         job.store.forget_stages(("quantize",))
-        # Raises, unless int8 was asked for and could not be had.
-        winner = choose_winner(job, list(candidates) if precision != "int8" else [f.finalist for f in forms])
-        return winner, _facts(job, winner, forms)
+        if precision == "int8" and not forms:
+            reasons = "; ".join(f"{key}: {reason}" for key, reason in failures.items()) or "there was none to try"
+            raise CompileError(f"no candidate could be quantised: {reasons}", fix="--precision auto")
+        choose_winner(job, list(candidates) if precision != "int8" else [f.finalist for f in forms])  # raises
     winner = most_accurate(pool)
     better = next((f for f in forms if _is_base(f, winner) and f.is_accepted(limit)), None)
     winner = winner if better is None else better.finalist
@@ -267,7 +273,7 @@ def _facts(job: Job, winner: Finalist, forms: Sequence[Int8Form]) -> dict[str, A
     form = next((f for f in forms if f.base.architecture == winner.architecture), None)
     if form is None:
         failure = stage.get("failures", {}).get(winner.architecture.id)
-        against = _reason_against(job.plan.total, job.settings.precision)
+        against = _reason_against(job.plan.total, job.settings.precision, job.target)
         text = against or failure or "another network was the candidate for it"
         reason = f"{winner.precision} ships; int8 was not tried: {text}."
         return {"precision": winner.precision, "tried": False, "reason": reason}

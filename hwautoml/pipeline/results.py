@@ -95,7 +95,6 @@ def write_run_report(
         "space": job.space.name,
         "dataset": result["dataset"],
         "limit_ms": job.settings.latency_ms,
-        "predicted_runtime": form_name(*(_prediction(job, winner)[name] for name in ("runtime", "precision"))),
         "candidates": _candidates(job, winner),
         "specialised": result["finalists"],
         "winner": {
@@ -163,20 +162,22 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
 
 def _finalist_row(job: Job, finalist: Finalist, int8: Sequence[Finalist], winner: Finalist) -> dict[str, Any]:
     """One trained network; measured by the forms in which it was."""
-    predicted, limit = _prediction(job, finalist), job.settings.latency_ms
+    is_winner, limit = finalist.architecture == winner.architecture, job.settings.latency_ms
+    predicted = _prediction(job, winner if is_winner else finalist)
     return {
         "architecture_id": finalist.architecture.id,
         "accuracy_val": finalist.accuracy_val,
         "accuracy_test": None,
         "predicted_ms": predicted["mean_ms"],
         "predicted_interval": predicted["interval_ms"],
+        "predicted_form": form_name(predicted["runtime"], predicted["precision"]),
         "measured": {
             form_name(runtime, form.precision): _measured(found)
             for form in (finalist, *int8)
             for runtime, found in form.measured.items()
         },
         "meets_limit": any(form.meets(limit) for form in (finalist, *int8)),
-        "chosen": finalist.architecture == winner.architecture,
+        "chosen": is_winner,
     }
 
 

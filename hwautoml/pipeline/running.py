@@ -82,14 +82,17 @@ def run(
     board = {"device": device, "tracker": tracker, "key": key}
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
-        given["source"] = str(Path(source).resolve())  # resuming works from any folder
+        given["source"] = str(Path(source).expanduser().resolve())  # resuming works from any folder
     if not resume and (overwrite or not (folder / "journal.sqlite").is_file()):
-        _checked_target(_new_settings(given), targets_dir, board)  # before a folder is made or cleared
+        settings = _new_settings(given)  # checked before a folder is made or cleared
+        _check_images(settings)
+        _checked_target(settings, targets_dir, board)
     with _open_store(folder, given, resume=resume, overwrite=overwrite) as store:
         settings = RunSettings.from_json(store.setting("settings"))
         if store.stage("ship") is not None:
             return dict(read_json(folder / "result.json"))
         found = _checked_target(settings, targets_dir, board)
+        _require_same_place(store, board)
         job = Job(store, settings, found, on_progress, profiles_dir, board)
         try:
             return _run_stages(job)
@@ -98,10 +101,32 @@ def run(
             job.close_devices()
 
 
+def _check_images(settings: RunSettings) -> None:
+    """Refuses what says without a look at the images that they cannot be used."""
+    from hwautoml.datasets import require_source
+    from hwautoml.spaces.mobile import MobileSpace
+
+    require_source(settings.source)
+    if settings.image_size is not None:
+        MobileSpace(settings.image_size, settings.channels or 3, num_classes=2)
+
+
+def _require_same_place(store: RunStore, board: Mapping[str, str | None]) -> None:
+    """A run measures on a board or on this machine; in one that changes, the two would be mixed up."""
+    place = "a board" if any(board.values()) else "this machine"
+    before = store.setting("place", place)
+    if before != place:
+        fix = "name its --device or --tracker" if before == "a board" else "leave out --device or --tracker"
+        raise RunFolderError(f"{store.folder} was measured on {before}, and would go on on {place}", fix=fix)
+    store.set_setting("place", place)
+
+
 def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapping[str, str | None]) -> Target:
     """The run's target; refuses what would only fail after an hour of training."""
     load_searcher(settings.searcher)
     found = load_target(settings.target, target_folders(targets_dir))
+    if settings.precision == "int8":
+        found.require_precision("int8")
     require_reachable(found, **board)
     if not any(board.values()):
         chosen = choose_runtime(found, settings.runtime)
@@ -227,7 +252,7 @@ def _plan(job: Job, budget: float) -> Plan:
     if stored is not None:
         return Plan(**stored)
     plan = make_plan(budget, job.elapsed_sec, "tvm" in job.runtimes, supernet_epochs_per_sec(job))
-    plan = replace(plan, ship=plan.ship + reserve_sec(budget, job.settings.precision))
+    plan = replace(plan, ship=plan.ship + reserve_sec(budget, job.settings.precision, job.target))
     job.store.set_setting("plan", plan.to_json())
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 SHARED_WEIGHTS = "supernet"
 MIN_VALIDATION_IMAGES, MAX_VALIDATION_IMAGES = 500, 2000
-RECALIBRATION_IMAGES = 512
+RECALIBRATION_IMAGES, RECALIBRATION_BATCH = 512, 128
 LARGE_RESOLUTION = 64
 FOCUS_SHARE = 0.6  # of the search time, at most, for members that are worth training
 FOCUS_DRAWS, FOCUS_BATCH, MIN_FOCUSED = 128, 8, 8
@@ -245,7 +246,10 @@ def recalibration_batches(
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    batches = dataset.train.batches(128, shuffle=True, generator=generator, device=device, resolution=resolution)
+    # Each batch counts alike in the statistics, so none may be a remainder of a few images.
+    number = min(dataset.train.num_images, RECALIBRATION_IMAGES)
+    size = math.ceil(number / math.ceil(number / RECALIBRATION_BATCH))
+    batches = dataset.train.batches(size, shuffle=True, generator=generator, device=device, resolution=resolution)
     return _first(batches, RECALIBRATION_IMAGES)
 
 

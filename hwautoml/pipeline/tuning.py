@@ -15,6 +15,7 @@ from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.storage import require_writable
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.artifacts import deployable_probe, functions_probe
@@ -67,6 +68,7 @@ def tune(
         TargetUnavailableError: code for the target cannot be timed from this machine, or its board does not answer.
         MeasurementError: the board is emulated.
         RunFolderError: a file of records is damaged or does not exist.
+        StorageError: the file of records cannot be written.
     """
     found = load_target(target, target_folders(targets_dir))
     path = records if records is not None else records_path(found, profiles_dir)
@@ -84,6 +86,7 @@ def tune(
     choose_runtime(found, "tvm")
     if precision not in ("fp32", "int8"):
         raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
+    require_writable(path)
     board = None if device is None and tracker is None else _board(found, device, tracker, key)
     chosen = _space(space, image_size, channels)
     return _tune(found, chosen, batch, precision, path, board, budget_sec, seed, on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hwautoml.bundles import Bundle, read_bundle
+from hwautoml.bundles.tvm_runtime import library_architecture
 from hwautoml.compilers import load_backend
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -82,7 +84,7 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
     name, samples = f"samples on {runtime}", bundle.manifest["samples"]
     if not samples:
         return _check(name, SKIPPED, "the bundle holds no samples")
-    reason = load_backend(runtime).unavailable_reason()
+    reason = load_backend(runtime).unavailable_reason() or _foreign_library(path)
     if reason is not None:
         return _check(name, SKIPPED, reason)
     try:
@@ -100,6 +102,14 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
     tolerance = bundle.manifest.get("sample_tolerance", 0.0)
     detail = f"probabilities of {len(samples)} samples differ by at most {worst:.2g} (tolerance {tolerance:g})"
     return _check(name, PASSED if worst <= tolerance else FAILED, detail, max_abs=worst)
+
+
+def _foreign_library(path: Path) -> str | None:
+    """Why a library cannot be loaded here: it is for another processor. None for other files."""
+    found = library_architecture(path)
+    if found is None or platform.machine().startswith(found):
+        return None
+    return f"the library is for {found}, this machine is {platform.machine()}"
 
 
 def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> dict[str, Any]:

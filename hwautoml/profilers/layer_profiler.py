@@ -19,7 +19,7 @@ from hwautoml.core.latency_table import LatencyTable, choose_to_measure
 from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
-from hwautoml.errors import HwAutoMLError, MeasurementError
+from hwautoml.errors import HwAutoMLError, MeasurementError, StorageError
 from hwautoml.profilers.assembly import (
     ProfileSetting,
     assemble_from_prior,
@@ -302,6 +302,8 @@ class _Profile:
                 return None
             try:
                 return jobs[number][2](self._folder / f"{record}{number}")
+            except StorageError:
+                raise
             except HwAutoMLError as error:
                 return error
 

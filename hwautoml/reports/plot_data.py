@@ -20,7 +20,6 @@ def plot_data(data: ReportData) -> dict[str, Any]:
     return {
         "limit_ms": data.limit_ms,
         "target": data.target,
-        "predicted_runtime": data.predicted_runtime,
         "candidates": [_point(row) for row in shown_candidates(data)],
         "specialised": _measured_points(data),
         "confusion": data.confusion if any(map(any, data.confusion or ())) else None,
@@ -59,6 +58,7 @@ def _measured_points(data: ReportData) -> list[dict[str, Any]]:
             "predicted": row.predicted_ms, "predicted_interval": row.predicted_interval,
             "measured": latency.median_ms, "interval": latency.interval_ms,
             "fastest": runtime == row.fastest[0] if row.fastest else False,
+            "foretold": (row.predicted_form or data.predicted_runtime) in (None, runtime),
         }
         for row in data.specialised
         for runtime, latency in row.measured.items()

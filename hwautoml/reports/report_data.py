@@ -55,13 +55,17 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class SpecialisedRow:
-    """A candidate that was cut out, fine-tuned, exported and measured, by runtime or form (``tvm-int8``)."""
+    """A candidate that was cut out, fine-tuned, exported and measured, by form: a runtime, or ``tvm-int8``.
+
+    ``predicted_form``: the one that ``predicted_ms`` is about.
+    """
 
     architecture_id: str
     accuracy_val: float | None
     predicted_ms: float | None
     measured: Mapping[str, Latency]
     predicted_interval: Interval | None = None
+    predicted_form: str | None = None
     accuracy_test: float | None = None
     meets_limit: bool | None = None
     chosen: bool = False
@@ -103,7 +107,7 @@ class Winner:
 class ReportData:
     """``confusion``: (num_classes, num_classes) counts on the test split, rows are the true class.
 
-    ``predicted_runtime``: what the winner's latency was predicted for, a runtime or form (``tvm-int8``).
+    ``predicted_runtime``: the ``predicted_form`` of rows that don't say (of runs before 0.1).
     """
 
     title: str

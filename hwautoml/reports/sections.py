@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hwautoml.core.latency_table import form_name
 from hwautoml.reports import formatting as fmt
 from hwautoml.reports.network_drawing import drawing
 from hwautoml.reports.plot_data import key_values, shown_candidates
@@ -109,9 +110,14 @@ def _other_runtimes(data: ReportData, winner: Winner) -> str | None:
     own = next((row for row in data.specialised if row.architecture_id == winner.architecture_id), None)
     if own is None:
         return "default of the bundle"
-    others = [f"{fmt.text(name)} {fmt.milliseconds(m.median_ms)}" for name, m in own.measured.items()
-              if name != winner.runtime]  # fmt: skip
-    return "faster than " + ", ".join(others) if others else "the only one measured"
+    others = {n: m.median_ms for n, m in own.measured.items() if n != form_name(winner.runtime, winner.precision)}
+    if not others:
+        return "the only one measured"
+    slower, faster = (
+        ", ".join(f"{fmt.text(name)} {fmt.milliseconds(ms)}" for name, ms in others.items() if is_chosen(ms))
+        for is_chosen in (winner.latency.median_ms.__le__, winner.latency.median_ms.__gt__)
+    )
+    return "; ".join(filter(None, (slower and f"faster than {slower}", faster and f"not chosen: {faster}")))
 
 
 # Plots
@@ -135,28 +141,31 @@ def prediction(data: ReportData) -> str:
     if not any(row.measured and row.predicted_ms is not None for row in data.specialised):
         return ""
     fastest_first = sorted(data.specialised, key=lambda row: row.fastest[1].median_ms if row.fastest else 0.0)
-    rows = [cells for row in fastest_first for cells in _measured_cells(row, data.predicted_runtime)]
+    forms = {row.architecture_id: row.predicted_form or data.predicted_runtime for row in fastest_first}
+    rows = [cells for row in fastest_first for cells in _measured_cells(row, forms[row.architecture_id])]
     head = ("network", "runs on", "predicted", "measured", "95 % interval", "95th percentile", "off by", "in limit")
     lead = (
         "The few best candidates were fine-tuned, exported and measured on the target. On the diagonal the latency "
         "table was right; the band is ±10 %. Only the measurement decides."
     )
-    if data.predicted_runtime is not None:
-        lead += f" Predictions are for {fmt.text(data.predicted_runtime)}; the others are there to compare."
+    if any(len(row.measured) > 1 for row in data.specialised):
+        lead += " Each network is predicted in the form in which it was chosen; the others are there to compare."
     body = plot("plot-prediction", "Predicted against measured latency") + fmt.table(head, rows, "figures")
     return section("prediction", "Predicted and measured", lead, body)
 
 
-def _measured_cells(row: SpecialisedRow, predicted_runtime: str | None) -> Iterator[list[str]]:
+def _measured_cells(row: SpecialisedRow, predicted_form: str | None) -> Iterator[list[str]]:
     """One list of cells per runtime; whether the limit is met is said for the fastest."""
     fastest = row.fastest[0] if row.fastest else None
     met = {True: "yes", False: "no", None: fmt.MISSING}[row.meets_limit]
     for runtime, latency in sorted(row.measured.items(), key=lambda item: item[1].median_ms):
         error = fmt.MISSING
-        if row.predicted_ms and predicted_runtime in (None, runtime):
+        is_foretold = predicted_form in (None, runtime)
+        if row.predicted_ms and is_foretold:
             error = f"{100 * (latency.median_ms / row.predicted_ms - 1):+.1f} %"
         yield [
-            _identifier(row.architecture_id, row.chosen), fmt.text(runtime), fmt.milliseconds(row.predicted_ms),
+            _identifier(row.architecture_id, row.chosen), fmt.text(runtime),
+            fmt.milliseconds(row.predicted_ms) if is_foretold else fmt.MISSING,
             fmt.milliseconds(latency.median_ms), fmt.interval_ms(latency.interval_ms),
             fmt.milliseconds(latency.p95_ms), error, met if runtime == fastest else "",
         ]  # fmt: skip

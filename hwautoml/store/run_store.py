@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.space import Architecture, SearchSpace
-from hwautoml.core.storage import named_storage_errors
+from hwautoml.core.storage import named_storage_errors, storage_error
 from hwautoml.errors import RunFolderError, StorageError
 
 SCHEMA = 1
@@ -106,12 +107,11 @@ class RunStore(Closing):
             with self._db:
                 yield
         except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _STORAGE_CODES:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            number = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}.get(code, errno.EACCES)
+            if code not in _STORAGE_CODES:
                 raise
-            raise StorageError(
-                f"no room to write {self.folder / JOURNAL}: {error}",
-                fix="make room and go on; finished work is kept",
-            ) from error
+            raise storage_error(OSError(number, str(error)), self.folder / JOURNAL) or error from error
 
     def setting(self, key: str, default: Any = None) -> Any:
         row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()

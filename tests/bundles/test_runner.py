@@ -23,6 +23,7 @@ from PIL import Image
 import hwautoml.bundles
 from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.datasets.decoding import decode_image
+from tests.pictures import png_with_torn_exif
 
 Arguments = dict[str, Any]
 Infer = Callable[[Path, np.ndarray], np.ndarray]
@@ -282,3 +283,19 @@ def test_runs_without_torch(folder: Path, tmp_path: Path) -> None:
     assert "3 samples as expected" in result.stdout
     sample = folder / "samples" / "0.png"
     assert run(folder, sample, "--json", python=python).stdout == run(folder, sample, "--json").stdout
+
+
+def test_a_torn_note_of_how_a_picture_is_turned(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(png_with_torn_exif())
+    picture(0).save(tmp_path / "good.png")
+    result = run(folder, tmp_path / "torn.png", tmp_path / "good.png")
+    assert result.returncode == 3 and "Traceback" not in result.stderr and "torn.png" in result.stderr
+    assert "good.png: " in result.stdout
+
+
+def test_names_that_the_terminal_cannot_show(folder: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    picture(0).save(tmp_path / "x.png")
+    Path(os.fsdecode(name)).write_bytes((tmp_path / "x.png").read_bytes())
+    result = run(folder, os.fsdecode(name), PYTHONIOENCODING="ascii")
+    assert result.returncode == 0 and r"caf\udce9.png: " in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -151,3 +153,38 @@ def test_a_changed_model_is_not_served(tmp_path: Path, folder: Path) -> None:
     (copy / "model.onnx").write_bytes(b"other")
     done = subprocess.run([sys.executable, str(copy / "serve.py")], capture_output=True, text=True, timeout=60)
     assert done.returncode == 10 and "is not the file this bundle was made with" in done.stderr
+
+
+def test_a_body_that_is_not_read_ends_the_connection(port: int) -> None:
+    """Or it would be taken for the next request on it."""
+    hidden = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        head = b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+        client.sendall(head + hidden)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.count(b"HTTP/1.1 200") == 1 and b"Connection: close" in answer and b"hwautoml_requests" not in answer
+
+
+def test_it_ends_though_clients_keep_their_connections(folder: Path) -> None:
+    process, port = start(folder, "--quiet")
+    idle, busy = (http.client.HTTPConnection("127.0.0.1", port, timeout=10) for _ in range(2))
+    ended = threading.Event()
+
+    def scrape() -> None:
+        with contextlib.suppress(ConnectionError, http.client.HTTPException):
+            while not ended.is_set():
+                busy.request("GET", "/metrics")
+                busy.getresponse().read()
+
+    idle.request("GET", "/health")
+    idle.getresponse().read()
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(timeout=8) == 0
+    finally:
+        ended.set()
+        process.kill()
+        scraper.join()
+    idle.close()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hwautoml.datasets import load_dataset
 from hwautoml.errors import DatasetError, InvalidValueError
+from tests.pictures import png_with_torn_exif
 
 MakeFolder = Callable[..., Path]
 Picture = Callable[..., Image.Image]
@@ -358,3 +359,15 @@ def test_linked_class_folders_are_followed(make_folder: MakeFolder, tmp_path: Pa
     shutil.move(root / "b", tmp_path / "elsewhere")
     (root / "b").symlink_to(tmp_path / "elsewhere")
     assert load_dataset(root).classes == ("a", "b")
+
+
+def test_pictures_that_are_left_out_are_counted_and_named(make_folder: MakeFolder) -> None:
+    """Of kinds that nothing here decodes, beside class folders, or with a broken note of how they are turned."""
+    root = make_folder({"a": 10, "b": 10})
+    (root / "a" / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    shutil.copy(root / "a" / "000.png", root / "loose.png")
+    (root / "b" / "note.txt").write_text("no picture", encoding="utf-8")
+    (root / "b" / "torn.png").write_bytes(png_with_torn_exif())
+    skipped = {s.path: s.reason for s in load_dataset(root).skipped}
+    assert skipped.keys() == {"a/phone.heic", "loose.png", "b/torn.png"}
+    assert ".heic files are not read" in skipped["a/phone.heic"] and "in no class folder" in skipped["loose.png"]

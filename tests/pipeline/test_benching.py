@@ -28,6 +28,7 @@ from hwautoml.pipeline import bench
 from hwautoml.pipeline.baseline import compare, read_baseline
 from hwautoml.pipeline.benchables import benchables, own_runtimes, prepare, require_of_target
 from hwautoml.pipeline.benching import require_all_measured
+from tests.invoking import invoke
 
 KEYS = {
     "artifact", "runtime", "threads", "batch", "median_ms", "interval_ms", "p95_ms", "throughput", "load_ms",
@@ -99,6 +100,15 @@ def test_a_batch_is_measured_as_one(large: Path) -> None:
     (one,), (four,) = (bench([large], batch=batch, budget_sec=1.0)["rows"] for batch in (1, 4))
     assert four["batch"] == 4 and four["median_ms"] > one["median_ms"]
     assert four["throughput"] == pytest.approx(4000 / four["median_ms"])
+
+
+def test_a_compiled_file_keeps_its_own_batch(large: Path, tmp_path: Path) -> None:
+    program = export_program(torch.nn.Conv2d(3, 4, 3), tmp_path / "two.pt2", (2, 3, 16, 16)).path
+    rows = bench([large, program], batch=4, budget_sec=1.0)["rows"]
+    assert {Path(row["artifact"]).suffix: row["batch"] for row in rows} == {".onnx": 4, ".pt2": 2}
+    for row in rows:
+        assert row["throughput"] == pytest.approx(1000 * row["batch"] / row["median_ms"])
+    assert invoke("bench", large, program, "--batch", "4", "--budget", "1s").stdout.count("(batch ") == 2
 
 
 def test_bad_files_are_named_and_the_others_go_on(small: Path, tmp_path: Path) -> None:

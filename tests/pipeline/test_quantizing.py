@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hwautoml.core.measurement import Measurement
-from hwautoml.errors import InvalidValueError, LimitNotMetError
+from hwautoml.errors import CompileError, InvalidValueError, LimitNotMetError
 from hwautoml.pipeline import quantizing
 from hwautoml.pipeline.job import Job
 from hwautoml.pipeline.quantizing import Int8Form, choose_form, quantize_stage, reserve_sec
@@ -105,6 +105,21 @@ def test_asked_for_int8_ships_whatever_it_costs(make_job: MakeJob) -> None:
         choose_form(job, [base], [int8(base, 0.0, 1.8)])
 
 
+def test_asked_for_and_not_to_be_had_says_why(make_job: MakeJob) -> None:
+    job, base = make_job(latency_ms=1.0, precision="int8"), fp32(0, 0.9, 0.5)
+    job.store.finish_stage("quantize", 1.0, {"forms": {}, "failures": {base.architecture.id: "no runtime can"}})
+    with pytest.raises(CompileError, match="no candidate could be quantised: .*: no runtime can"):
+        choose_form(job, [base], [])
+    assert job.store.stage("quantize") is None, "resuming tries again"
+
+
+def test_a_target_without_int8_gets_none(make_job: MakeJob) -> None:
+    job, base = make_job(latency_ms=1.0), fp32(0, 0.9, 0.5)
+    job.target = replace(job.target, precisions=("fp32",))
+    assert quantize_stage(job, [base]) == [] and reserve_sec(600.0, "auto", job.target) == 0
+    assert "int8 was not tried: target cpu computes in fp32" in choose_form(job, [base], [])[1]["reason"]
+
+
 def test_fp32_is_not_tried_otherwise(make_job: MakeJob) -> None:
     job, base = make_job(latency_ms=1.0, precision="fp32"), fp32(0, 0.9, 0.5)
     assert quantize_stage(job, [base]) == [] and job.store.stage("quantize") is None
@@ -120,10 +135,11 @@ def test_what_is_tried(make_job: MakeJob) -> None:
     assert quantizing._worth_trying([worse, winner, slow], 1.0, "int8") == [slow, winner, worse]
 
 
-def test_time_is_set_aside() -> None:
-    assert reserve_sec(600.0, "fp32") == reserve_sec(45.0, "auto") == 0
-    assert reserve_sec(45.0, "int8") == reserve_sec(60.0, "auto") == 5.0
-    assert reserve_sec(600.0, "auto") == 36.0 and reserve_sec(1e5, "int8") == 120.0
+def test_time_is_set_aside(make_job: MakeJob) -> None:
+    cpu = make_job().target
+    assert reserve_sec(600.0, "fp32", cpu) == reserve_sec(45.0, "auto", cpu) == 0
+    assert reserve_sec(45.0, "int8", cpu) == reserve_sec(60.0, "auto", cpu) == 5.0
+    assert reserve_sec(600.0, "auto", cpu) == 36.0 and reserve_sec(1e5, "int8", cpu) == 120.0
 
 
 def test_an_unknown_precision_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from hwautoml.pipeline.settings import RunSettings
 from hwautoml.store.run_store import RunStore
 
 IMPOSSIBLE_MS = 1e-6
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -156,12 +158,15 @@ def test_overwriting_starts_anew(tmp_path: Path, refused: Callable[..., None]) -
     assert (folder / "notes of mine.txt").is_file(), "only what a run made is removed"
 
 
-@pytest.mark.parametrize("wrong", [{"target": "cpuu"}, {"latency_ms": None}, {"searcher": "tpe"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"target": "cpuu"}, {"latency_ms": None}, {"searcher": "tpe"}, {"source": "/no/such/images"}, {"image_size": 500}],
+)
 def test_a_wrong_argument_does_not_cost_the_run_that_was_to_be_overwritten(
     tmp_path: Path, refused: Callable[..., None], wrong: dict[str, Any]
 ) -> None:
     folder = started(tmp_path / "run")
-    with pytest.raises(InvalidValueError):
+    with pytest.raises((InvalidValueError, DatasetError)):
         refused(overwrite=True, **wrong)
     with RunStore(folder) as store:
         assert store.setting("plan") == {}
@@ -204,3 +209,27 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 def test_the_run_folder_is_named_after_the_images(source: str, expected: str) -> None:
     assert _run_folder(None, source) == Path("runs") / expected
     assert _run_folder("here", source) == Path("here")
+
+
+def test_a_run_does_not_change_the_place_where_it_measures(tmp_path: Path) -> None:
+    folder = started(tmp_path / "run")
+    with RunStore(folder) as store:
+        store.set_setting("place", "a board")
+    with pytest.raises(RunFolderError, match=r"was measured on a board, and would go on on this machine"):
+        run(out=folder, resume=True)
+
+
+def test_the_home_folder_is_meant_by_a_tilde(
+    tmp_path: Path, refused: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(InfeasibleLimitError):
+        refused(source="~/images.npz")
+
+
+def test_a_target_that_does_not_compute_in_int8_is_refused_at_once(tmp_path: Path) -> None:
+    text = (ROOT / "targets" / "cpu.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(re.sub(r"precisions = .*", 'precisions = ["fp32"]', text), encoding="utf-8")
+    with pytest.raises(InvalidValueError, match="computes in fp32, not in 'int8'"):
+        run("digits", target="mine", latency_ms=1.0, precision="int8", out=tmp_path / "run", targets_dir=tmp_path)
+    assert not (tmp_path / "run").exists()

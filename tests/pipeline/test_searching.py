@@ -18,6 +18,7 @@ from hwautoml.pipeline.searching import (
     fastest_forms,
     front_rows,
     latencies_of,
+    recalibration_batches,
     run_search,
     search_stage,
     trained_enough,
@@ -76,6 +77,13 @@ def test_scores_do_not_depend_on_the_supernets_running_statistics(trained: Job) 
         torch.nn.init.uniform_(norm.running_var, 0.01, 100.0)
     checkpoint(trained, trained.folder / CHECKPOINT, spoiled, TrainState(1.0, 8, 1))
     assert [Evaluator(trained)(a) for a in members] == first
+
+
+@pytest.mark.parametrize(("num_images", "sizes"), [(100, [100]), (130, [65, 65]), (300, [100, 100, 100])])
+def test_no_batch_of_recalibration_is_a_remainder(digits: ImageDataset, num_images: int, sizes: list[int]) -> None:
+    """Each counts alike in the statistics."""
+    few = replace(digits, train=replace(digits.train, indices=digits.train.indices[:num_images]))
+    assert [len(labels) for _, labels in recalibration_batches(few, 8, "cpu")] == sizes
 
 
 def test_a_search_journals_every_score_and_goes_on_from_the_journal(trained: Job) -> None:

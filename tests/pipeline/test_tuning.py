@@ -82,7 +82,7 @@ def test_records_of_another_processor_are_not_used(tmp_path: Path) -> None:
 
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match="nothing is tuned yet"):
-        tune(inspect=True, profiles_dir=tmp_path)
+        tune("rpi4", inspect=True, profiles_dir=tmp_path)
     with pytest.raises(RunFolderError, match="does not exist"):
         tune(merge=[tmp_path / "none.json"], profiles_dir=tmp_path)
     with pytest.raises(InvalidValueError, match="budget_sec: must be longer than 0 s"):

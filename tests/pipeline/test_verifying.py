@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,3 +113,17 @@ def test_a_bundle_without_samples_says_so(bundle: Path) -> None:
 
 def test_a_run_folder_is_its_bundle(bundle: Path, tmp_path: Path) -> None:
     assert verify(tmp_path, no_latency=True)["bundle"] == str(bundle)
+
+
+def test_a_library_for_another_processor_is_skipped_and_said(original: Path, tmp_path: Path) -> None:
+    """Which is what a bundle made for a board holds."""
+    library = tmp_path / "model.so"
+    number = 183 if platform.machine() != "aarch64" else 62
+    library.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, number) + bytes(44))
+    bundle = write_bundle(
+        tmp_path / "bundle", onnx_path=original / "model.onnx", tvm_library=library, classes=["a", "b", "c"],
+        resolution=8, channels=3, accuracy={}, latency={}, conditions={}, architecture={"id": "x"}, parity={},
+        samples=[BundleSample(np.zeros((8, 8, 3), np.uint8), np.full(3, 1 / 3), "a")],
+    )  # fmt: skip
+    found = {check["name"]: check for check in verify(bundle, no_latency=True)["checks"]}["samples on tvm"]
+    assert found["status"] == "skipped" and "the library is for" in found["detail"]

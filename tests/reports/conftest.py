@@ -24,7 +24,7 @@ def special(index: int) -> dict[str, Any]:
     predicted = 0.1 + 0.05 * index
     return {
         "architecture_id": IDS[index], "accuracy_val": 0.82 + 0.02 * index, "predicted_ms": predicted,
-        "predicted_interval": [0.95 * predicted, 1.05 * predicted],
+        "predicted_interval": [0.95 * predicted, 1.05 * predicted], "predicted_form": "tvm",
         "measured": {"onnxruntime": latency(1.3 * predicted), "tvm": latency(1.02 * predicted)},
         "meets_limit": 1.02 * predicted <= 0.32, "chosen": index == 4,
     }  # fmt: skip
@@ -34,7 +34,7 @@ def special(index: int) -> dict[str, Any]:
 def data() -> dict[str, Any]:
     return {
         "title": "photos on cpu", "target": "cpu", "space": "mobile/v1/24x24x3/classes3", "limit_ms": 0.32,
-        "predicted_runtime": "tvm", "budget_seconds": 300.0,
+        "budget_seconds": 300.0,
         "dataset": {
             "name": "photos", "classes": CLASSES, "counts": {"train": 80, "val": 10, "test": 36},
             "num_skipped": 1, "skipped": ["cat/<img src=x onerror=alert(1)>.jpg"],

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hwautoml.errors import InvalidValueError
 from hwautoml.reports import report as report_module
+from hwautoml.reports import sections
 from hwautoml.reports.plot_data import MAX_POINTS, plot_data, plot_json
 from hwautoml.reports.report import write_report
 from hwautoml.reports.report_data import ReportData
@@ -86,13 +87,12 @@ def test_every_string_is_escaped(data, tmp_path: Path) -> None:
     data["dataset"] |= {"name": evil, "classes": [evil] * 3, "counts": {evil: 3}, "skipped": [evil]}
     data["conditions"] = {evil: {evil: evil}}
     data["seconds"] = {evil: 1.0}
-    data["predicted_runtime"] = evil
     for row in data["candidates"] + data["specialised"]:
         row["architecture_id"] = evil
     for row in data["candidates"]:
         row["values"] = {evil: evil}
     for row in data["specialised"]:
-        row["measured"] = {evil: row["measured"]["tvm"]}
+        row["measured"], row["predicted_form"] = {evil: row["measured"]["tvm"]}, evil
     data["winner"] |= {"architecture_id": evil, "runtime": evil, "bundle": evil}
     page = Page(write_report(data, tmp_path).html.read_text(encoding="utf-8"))
     assert not [attributes for _, attributes in page.elements if "evil" in str(attributes.get("class"))]
@@ -114,7 +114,7 @@ def test_nothing_is_loaded(html: str) -> None:
 PARTS = {"specialised": "prediction", "winner": "network", "confusion": "confusion", "candidates": "candidates"}
 
 
-@pytest.mark.parametrize("missing", [*PARTS, "seconds", "conditions", "limit_ms", "predicted_runtime"])
+@pytest.mark.parametrize("missing", [*PARTS, "seconds", "conditions", "limit_ms"])
 def test_a_part_that_is_missing_is_left_out(data, missing: str, tmp_path: Path) -> None:
     del data[missing]
     page = Page(write_report(data, tmp_path).html.read_text(encoding="utf-8"))
@@ -181,3 +181,20 @@ def test_importing_loads_neither_plotly_nor_matplotlib() -> None:
 
     code = "import sys, hwautoml.reports.report; print({'plotly', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_prediction_is_compared_with_the_form_that_it_is_about(data) -> None:
+    """The measurement of another runtime, or of int8, says nothing of it."""
+    data["specialised"][0] |= {"predicted_form": "onnxruntime"}
+    page = sections.prediction(ReportData.from_dict(data))
+    assert (page.count("+30.0 %"), page.count("+2.0 %")) == (1, 2), "onnxruntime once, tvm for the other two"
+
+
+def test_what_the_winner_is_faster_than(data) -> None:
+    own = data["specialised"][1]["measured"]
+    own |= {"tvm-int8": {**own["tvm"], "median_ms": 0.2}, "onnxruntime": {**own["onnxruntime"], "median_ms": 0.4}}
+    text = sections._other_runtimes(report := ReportData.from_dict(data), report.winner)
+    assert "faster than onnxruntime" in text and "not chosen: tvm-int8" in text
+    data["winner"] |= {"precision": "int8", "latency": {**data["winner"]["latency"], "median_ms": 0.2}}
+    text = sections._other_runtimes(report := ReportData.from_dict(data), report.winner)
+    assert "not chosen" not in text and "tvm-int8" not in text and "onnxruntime" in text and "tvm" in text

@@ -21,8 +21,9 @@ import importlib.util
 import io
 import json
 import os
+import struct
 import sys
-import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +36,10 @@ PIP_NAMES = {
 }  # fmt: skip
 # The formats, and the steps in `read_image`, are those the training images went through.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# What Pillow's decoders, and its reader of EXIF, report damage by.
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, zlib.error, struct.error,
+)  # fmt: skip
 
 EXIT_BAD_IMAGE, EXIT_CHECK_FAILED, EXIT_BAD_MODEL, EXIT_BAD_BUNDLE, EXIT_MISSING_PACKAGE = 3, 7, 8, 10, 11
 
@@ -51,6 +56,9 @@ class BundleError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal's encoding lacks end nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread per core, for nothing to do
     folder = Path(__file__).resolve().parent
     try:
@@ -246,17 +254,18 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
     numpy, image_module, operations = need("numpy"), need("PIL.Image"), need("PIL.ImageOps")
     resolution, channels, image_size = (manifest["input"][key] for key in ("resolution", "channels", "image_size"))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", image_module.DecompressionBombWarning)
-            # Not by its path: Pillow then maps uncompressed TIFFs into memory, and leaves those unturned.
-            with image_module.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-                image.draft(None, (2 * image_size, 2 * image_size))
-                pixels = _square(operations.exif_transpose(image), image_size, channels)
+        # Not by its path: Pillow then maps uncompressed TIFFs into memory, and leaves those unturned.
+        with image_module.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > image_module.MAX_IMAGE_PIXELS:  # of which Pillow only warns
+                size = f"{image.width} x {image.height} pixels, at most {image_module.MAX_IMAGE_PIXELS} are taken"
+                raise BundleError(f"{name} is far too large: {size}", EXIT_BAD_IMAGE)
+            image.draft(None, (2 * image_size, 2 * image_size))
+            pixels = _square(operations.exif_transpose(image), image_size, channels)
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise BundleError(f"{name} is far too large: {error}", EXIT_BAD_IMAGE) from error
     except image_module.UnidentifiedImageError as error:
         raise BundleError(f"{name} is not an image in a known format", EXIT_BAD_IMAGE) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError) as error:
+    except DECODING_ERRORS as error:
         raise BundleError(f"cannot read {name}: {error}", EXIT_BAD_IMAGE) from error
     if resolution != image_size:
         pixels = pixels.resize((resolution, resolution), image_module.Resampling.BILINEAR)

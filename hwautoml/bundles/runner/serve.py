@@ -18,8 +18,10 @@ Exit codes: as of run.py, and 1 when the port cannot be used.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,6 +39,7 @@ LATENCY_BOUNDS_SEC = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025
 SOCKET_TIMEOUT_SEC = 20.0  # a client that sends nothing keeps no thread for longer
 MAX_DISCARDED_BYTES = 64 << 20
 MAX_WAITING = 64  # requests at once; more are told to come again
+MAX_DECODING = 2  # images at once: a large one takes hundreds of megabytes
 
 
 class Service:
@@ -45,14 +48,15 @@ class Service:
     def __init__(self, manifest: dict[str, Any], runtime: str, classify: run.Classify) -> None:
         self.manifest, self.runtime = manifest, runtime
         self._classify, self._lock = classify, threading.Lock()
-        self.slots = threading.BoundedSemaphore(MAX_WAITING)
+        self.slots, self._decoding = threading.BoundedSemaphore(MAX_WAITING), threading.BoundedSemaphore(MAX_DECODING)
         self._counts: Counter[tuple[str, int]] = Counter()
         self._buckets: Counter[float] = Counter()
         self._num_inferences, self._seconds = 0, 0.0
         self._started = time.time()
 
     def predict(self, data: bytes, top: int) -> dict[str, Any]:
-        image = run.decode_image(data, "the request's body", self.manifest)
+        with self._decoding:
+            image = run.decode_image(data, "the request's body", self.manifest)
         with self._lock:
             began = time.perf_counter()
             probabilities = self._classify(image)[0]
@@ -95,11 +99,38 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "hwautoml", ""
     timeout = SOCKET_TIMEOUT_SEC
+    server: Server
     _has_read = False  # the body of the request; reset with every request
+    is_busy = False  # with a request, not waiting for one
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self)
+        if self.server.is_stopping:  # and may have missed this one
+            self.let_go()
+
+    def let_go(self) -> None:
+        """It reads no further request."""
+        with contextlib.suppress(OSError):  # it has ended by itself
+            self.connection.shutdown(socket.SHUT_RD)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self)
+        super().finish()
+
+    def handle_one_request(self) -> None:
+        super().handle_one_request()
+        self.is_busy = False
+        self.close_connection = self.close_connection or self.server.is_stopping
 
     def parse_request(self) -> bool:
-        self._has_read = False
-        return super().parse_request()
+        self.is_busy, self._has_read = True, False
+        if not super().parse_request():
+            return False
+        # Its body is not read, and would be taken for the next request.
+        has_body = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
+        self.close_connection = self.close_connection or (self.command == "GET" and has_body)
+        return True
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -127,7 +158,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _predict(self, query: str) -> None:
         length, top = self.headers.get("Content-Length", ""), parse_qs(query).get("top", ["3"])[-1]
-        if not length.isdecimal():
+        if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             self._refuse("/predict", 411, "send the image with a Content-Length")
         elif int(length) > self.max_request_bytes:
             self._refuse("/predict", 413, f"at most {self.max_request_bytes} bytes are taken, got {length}")
@@ -149,13 +180,16 @@ class Handler(BaseHTTPRequestHandler):
         left = min(int(length), MAX_DISCARDED_BYTES) if length.isdecimal() and not self._has_read else 0
         while left > 0:
             left -= len(self.rfile.read(min(left, 65536))) or left
-        self._answer(path, status, {"error": message}, Connection="close", **headers)
+        self._answer(path, status, {"error": message}, **headers)
 
     def _answer(self, path: str, status: int, content: dict[str, Any], **headers: str) -> None:
         self._send(path, status, json.dumps(content).encode() + b"\n", "application/json", **headers)
 
     def _send(self, path: str, status: int, body: bytes, kind: str, **headers: str) -> None:
         self.service.count(path, status)
+        self.close_connection = self.close_connection or self.server.is_stopping
+        if self.close_connection:
+            headers["Connection"] = "close"
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -171,6 +205,19 @@ class Server(ThreadingHTTPServer):
     daemon_threads = False  # requests in progress are answered before the process ends
     block_on_close = True
     request_queue_size = 128
+    is_stopping = False
+
+    def __init__(self, address: tuple[str, int], handler: type[Handler]) -> None:
+        self.connections: set[Handler] = set()
+        super().__init__(address, handler)
+
+    def stop(self) -> None:
+        """Takes no more connections, and ends those that wait for a request; the others end with their answer."""
+        self.is_stopping = True
+        self.shutdown()
+        for connection in list(self.connections):
+            if not connection.is_busy:
+                connection.let_go()
 
 
 def make_server(service: Service, host: str, port: int, max_request_bytes: int, *, is_quiet: bool = False) -> Server:
@@ -199,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"serve.py: cannot listen on {options.host}:{options.port}: {error.strerror}", file=sys.stderr)
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        signal.signal(number, lambda *_: threading.Thread(target=server.stop).start())
     print(f"serving on http://{options.host}:{server.server_port} with {runtime}", file=sys.stderr, flush=True)
     with server:
         server.serve_forever()

@@ -126,10 +126,9 @@
       traces.push(withBars({
         type: "scatter", mode: "markers", name: plain(runtime), x: own.map((p) => p.predicted), y: own.map((p) => p.measured),
         text: own.map((p) => `<b>${plain(p.id)}</b>${p.chosen ? " (chosen)" : ""}<br>predicted ${ms(p.predicted)}<br>measured ${ms(p.measured)} with ${plain(runtime)}` +
-          `<br>off by ${(100 * (p.measured / p.predicted - 1)).toFixed(1)} %`),
+          (p.foretold ? `<br>off by ${(100 * (p.measured / p.predicted - 1)).toFixed(1)} %` : "<br>predicted for another runtime")),
         hovertemplate: "%{text}<extra></extra>",
-        opacity: data.predicted_runtime && data.predicted_runtime !== runtime ? 0.45 : 1,
-        marker: { opacity: 1, color: color(tones[index % tones.length]), symbol: own.map((p) => (p.chosen ? "star" : symbols[index % symbols.length])),
+        marker: { opacity: own.map((p) => (p.foretold ? 1 : 0.45)), color: color(tones[index % tones.length]), symbol: own.map((p) => (p.chosen ? "star" : symbols[index % symbols.length])),
           size: own.map((p) => (p.chosen ? 15 : 9)), line: { color: color("surface"), width: 1 } },
       }, error(own, "predicted", "predicted_interval"), error(own, "measured", "interval")));
     });

@@ -179,6 +179,55 @@ Image resized_square(const Image& image, int size) {
                                   float((left + side - safe_left) / f), float((top + side - safe_top) / f)});
 }
 
+#ifdef HWAUTOML_WITH_STB
+// EXIF's orientation in a JPEG, 1 to 8 (1: upright, also where it says nothing or is damaged), as Pillow reads it.
+int exif_orientation(const std::string& data) {
+  auto byte = [&](size_t at) { return at < data.size() ? uint32_t(uint8_t(data[at])) : 0u; };
+  if (byte(0) != 0xFF || byte(1) != 0xD8) return 1;
+  for (size_t at = 2; byte(at) == 0xFF && byte(at + 1) != 0xDA && at + 4 <= data.size();) {
+    size_t length = byte(at + 2) << 8 | byte(at + 3);
+    if (byte(at + 1) != 0xE1 || data.compare(at + 4, 6, std::string("Exif\0\0", 6)) != 0) {
+      at += 2 + std::max<size_t>(length, 2);
+      continue;
+    }
+    size_t tiff = at + 10;
+    bool little = byte(tiff) == 'I';
+    auto number = [&](size_t from, int bytes) {
+      uint32_t result = 0;
+      for (int i = 0; i < bytes; ++i) result |= byte(from + i) << 8 * (little ? i : bytes - 1 - i);
+      return result;
+    };
+    size_t directory = tiff + number(tiff + 4, 4);
+    for (uint32_t i = 0, n = number(directory, 2); i < n; ++i) {
+      size_t entry = directory + 2 + 12 * size_t(i);
+      if (number(entry, 2) == 0x0112) {
+        uint32_t found = number(entry + 8, 2);
+        return found >= 1 && found <= 8 ? int(found) : 1;
+      }
+    }
+    return 1;
+  }
+  return 1;
+}
+
+Image upright(const Image& image, int orientation) {
+  if (orientation == 1) return image;
+  bool turned = orientation >= 5;
+  Image result(turned ? image.height : image.width, turned ? image.width : image.height, image.channels);
+  for (int y = 0; y < result.height; ++y) {
+    for (int x = 0; x < result.width; ++x) {
+      // The stored pixel: rows and columns change places for 5 to 8, then either may run backwards.
+      int u = turned ? y : x, v = turned ? x : y;
+      if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) u = image.width - 1 - u;
+      if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) v = image.height - 1 - v;
+      const uint8_t* from = &image.pixels[(size_t(v) * image.width + u) * image.channels];
+      std::copy_n(from, image.channels, &result.pixels[(size_t(y) * result.width + x) * image.channels]);
+    }
+  }
+  return result;
+}
+#endif
+
 }  // namespace
 
 Image read_image(const std::string& path) {
@@ -196,7 +245,7 @@ Image read_image(const std::string& path) {
   Image image(width, height, wanted);
   std::copy_n(decoded, image.pixels.size(), image.pixels.begin());
   stbi_image_free(decoded);
-  return image;
+  return upright(image, exif_orientation(data));
 #else
   throw std::runtime_error(path + " is no binary PPM or PGM file (others need a build with stb_image, or --raw)");
 #endif
