@@ -2,7 +2,8 @@
 
 A busy neighbour slows every model down, but not equally: dividing by the reference leaves, of a slowdown by a factor
 s, roughly log(s) / 2 (a standard deviation) in each result. So such results are doubted by that much, measured again
-where there is time, and give way to quieter ones.
+where there is time, and give way to quieter ones. So do results whose samples scatter far more than others of their
+kind: bursts shorter than the reference's turns hit one model and spare the reference.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 DRIFT = 0.02  # within this the reference divides out what there is: it is not known better itself
 _DOUBT = 0.5
 _MAX_ATTEMPTS = 3
+_USUAL_SCATTER = 2.5  # times the median of a kind is still usual: nine in ten were below 2, bursts above 4
 
 Line = Mapping[str, Any]
 
@@ -56,22 +58,28 @@ def least_disturbed(lines: Sequence[Line], usual_ms: float | None) -> list[Line]
 
 
 def disturbed(lines: Sequence[Line], limit: float) -> list[Line]:
-    """Lines of what was only ever measured under a disturbance above ``limit``, most disturbed first.
+    """Lines of what was only ever measured under a disturbance above ``limit``, or with unusual scatter; worst first.
 
     What was tried three times already is left out: this machine is like that.
     """
-    usual_ms = usual_reference_ms(lines)
-    attempts = Counter(map(_item, lines))
+    usual_ms, attempts = usual_reference_ms(lines), Counter(map(_item, lines))
+    scatters = {kind: [_scatter(line) for line in lines if line["record"] == kind] for kind, _ in attempts}
+    allowed = {kind: max(_USUAL_SCATTER * float(np.median(values)), DRIFT) for kind, values in scatters.items()}
+
+    def badness(line: Line) -> float:
+        return max(disturbance(line, usual_ms) / limit, _scatter(line) / allowed[line["record"]])
+
     tried_less = [line for line in lines if attempts[_item(line)] < _MAX_ATTEMPTS]
-    least = {_item(line): line for line in sorted(tried_less, key=lambda line: -disturbance(line, usual_ms))}
-    return sorted(
-        (line for line in least.values() if disturbance(line, usual_ms) > limit),
-        key=lambda line: -disturbance(line, usual_ms),
-    )
+    least = {_item(line): line for line in sorted(tried_less, key=lambda line: -badness(line))}
+    return sorted((line for line in least.values() if badness(line) > 1), key=lambda line: -badness(line))
 
 
 def _item(line: Line) -> tuple[str, str]:
     return line["record"], line.get("key") or line.get("architecture_id") or ""
+
+
+def _scatter(line: Line) -> float:
+    return float(line["deviation_ms"] / line["median_ms"])
 
 
 def _noise(line: Line, usual_ms: float | None) -> float:

@@ -64,8 +64,18 @@ def test_what_was_only_disturbed_is_listed_worst_first_and_three_times_at_most()
     assert disturbed([*usual, BUSY, BUSY, BUSY], 0.03) == []
 
 
+def test_what_scatters_far_more_than_others_of_its_kind_is_listed_too() -> None:
+    """A burst that spared the reference."""
+    usual = [line(f"u{number}", 1.0, 10.0, 0.01) for number in range(9)]
+    burst = line("c", 1.4, 10.0, 0.05)
+    assert disturbed([*usual, burst, line("d", 1.0, 10.0, 0.02)], 0.03) == [burst]
+    assert disturbed([*usual, burst, line("c", 1.0, 10.0, 0.01)], 0.03) == []
+    network = {**line("", 1.0, 10.0, 0.03), "record": "network", "architecture_id": "n"}
+    assert disturbed([*usual, network], 0.03) == [], "networks are not judged by layers"
+
+
 class BusyAtFirst:
-    """A device whose first call is disturbed: everything three times as slow, the reference only twice."""
+    """A device whose first call is disturbed: everything five times as slow, the reference only three times."""
 
     def __init__(self, device: LocalDevice, tiny: ModuleType) -> None:
         self._device, self._protocol, self.calls = device, tiny.PROTOCOL, 0
@@ -78,9 +88,9 @@ class BusyAtFirst:
     @staticmethod
     def _slowed(result: Measurement | MeasureFailure) -> Measurement:
         assert isinstance(result, Measurement)
-        reference_ms = 2 * float(result.conditions["reference_median_ms"])  # type: ignore[arg-type]
+        reference_ms = 3 * float(result.conditions["reference_median_ms"])  # type: ignore[arg-type]
         conditions = {**result.conditions, "reference_median_ms": reference_ms}
-        return replace(result, samples_ms=tuple(3 * sample for sample in result.samples_ms), conditions=conditions)
+        return replace(result, samples_ms=tuple(5 * sample for sample in result.samples_ms), conditions=conditions)
 
 
 def test_a_profile_measures_what_was_disturbed_again(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
