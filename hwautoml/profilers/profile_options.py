@@ -19,7 +19,7 @@ class ProfileOptions:
     The last ``num_holdout`` of ``num_networks`` are random and predicted before they are measured.
     A median whose relative deviation exceeds ``max_relative_deviation`` is not written into the table.
     What is left of the budget in the end goes to what was measured while the machine's speed differed from the usual
-    by more than ``max_disturbance`` (relative).
+    by more than ``max_disturbance`` (relative), or with samples that scatter far more than others of its kind.
     """
 
     layer_budget_sec: float = 120.0
