@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import load_target
 from hwautoml.devices import machine
 from hwautoml.pipeline import profile
-from hwautoml.pipeline.tables import find_table, identity_of, table_path
+from hwautoml.pipeline.tables import RECORDS_FILE, find_table, identity_of, table_path
+from hwautoml.schedules import SCHEDULES_VERSION
+from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_family
 
-FILES = sorted(package_folder("profiles").glob("*/*.json"))
+ALL_FILES = sorted(package_folder("profiles").glob("*/*.json"))
+FILES = [path for path in ALL_FILES if path.name != RECORDS_FILE]
 MAX_BYTES = 300_000
 
 
@@ -69,5 +73,16 @@ def test_elsewhere_a_shipped_table_is_a_sibling(path: Path, tmp_path: Path, monk
 
 
 def test_tables_ship_for_this_kind_of_machine() -> None:
-    kinds = {(load(path).runtime, load(path).precision) for path in FILES if path.parent.name == "cpu"}
-    assert {("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "fp32"), ("tvm", "fp32")} <= kinds
+    kinds = {f"{load(path).runtime} {load(path).precision}" for path in FILES if path.parent.name == "cpu"}
+    assert kinds >= {"onnxruntime fp32", "onnxruntime int8", "torch fp32", "tvm fp32", "tvm int8"}
+
+
+@pytest.mark.parametrize("path", sorted({*ALL_FILES} - {*FILES}), ids=str)
+def test_shipped_records_are_whole_and_of_the_code_as_it_is(path: Path) -> None:
+    """Records of earlier schedules would be passed over."""
+    records = Records.load(path)
+    for device, entries in records.by_target.items():
+        assert " on " in device and "mcpu" in device
+        assert entries and all(record.num_tried >= 1 for record in entries.values())
+    told = json.loads(path.read_text(encoding="utf-8"))["records"]
+    assert {entry["schedules"] for entries in told.values() for entry in entries.values()} == {SCHEDULES_VERSION}
