@@ -18,7 +18,6 @@ import numpy as np
 DRIFT = 0.02  # within this the reference divides out what there is: it is not known better itself
 _DOUBT = 0.5
 _MAX_ATTEMPTS = 3
-_USUAL_SCATTER = 2.5  # times the median of a kind is still usual: nine in ten were below 2, bursts above 4
 
 Line = Mapping[str, Any]
 
@@ -57,14 +56,15 @@ def least_disturbed(lines: Sequence[Line], usual_ms: float | None) -> list[Line]
     return [best[_item(line)] for line in items(lines)]
 
 
-def disturbed(lines: Sequence[Line], limit: float) -> list[Line]:
+def disturbed(lines: Sequence[Line], limit: float, max_scatter: float) -> list[Line]:
     """Lines of what was only ever measured under a disturbance above ``limit``, or with unusual scatter; worst first.
 
+    Scatter is unusual above ``max_scatter`` times the median of the line's kind (and above what drifts unnoticed).
     What was tried three times already is left out: this machine is like that.
     """
     usual_ms, attempts = usual_reference_ms(lines), Counter(map(_item, lines))
     scatters = {kind: [_scatter(line) for line in lines if line["record"] == kind] for kind, _ in attempts}
-    allowed = {kind: max(_USUAL_SCATTER * float(np.median(values)), DRIFT) for kind, values in scatters.items()}
+    allowed = {kind: max(max_scatter * float(np.median(values)), DRIFT) for kind, values in scatters.items()}
 
     def badness(line: Line) -> float:
         return max(disturbance(line, usual_ms) / limit, _scatter(line) / allowed[line["record"]])

@@ -205,7 +205,7 @@ class _Profile:
         while (spare_sec := self._spare_sec()) > 0:
             records = [line for line in self._journal.records if "conditions" in line]
             lines = [
-                line for line in disturbed(records, self._options.max_disturbance)
+                line for line in disturbed(records, self._options.max_disturbance, self._options.max_scatter)
                 if line["record"] != "network" or line["architecture_id"] in networks
             ]  # fmt: skip
             lines = [line for line in lines if line["record"] == lines[0]["record"]][:_LAYERS_PER_CALL]

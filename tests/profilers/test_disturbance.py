@@ -59,19 +59,19 @@ def test_a_quieter_result_replaces_a_disturbed_one_and_order_is_kept() -> None:
 def test_what_was_only_disturbed_is_listed_worst_first_and_three_times_at_most() -> None:
     usual = [line(f"u{number}", 1.0, 10.0) for number in range(9)]
     worse = line("c", 3.0, 20.0)
-    assert disturbed([*usual, BUSY, worse, line("d", 1.0, 10.1)], 0.03) == [worse, BUSY]
-    assert disturbed([*usual, BUSY, line("b", 1.8, 10.1)], 0.03) == []
-    assert disturbed([*usual, BUSY, BUSY, BUSY], 0.03) == []
+    assert disturbed([*usual, BUSY, worse, line("d", 1.0, 10.1)], 0.03, 2.5) == [worse, BUSY]
+    assert disturbed([*usual, BUSY, line("b", 1.8, 10.1)], 0.03, 2.5) == []
+    assert disturbed([*usual, BUSY, BUSY, BUSY], 0.03, 2.5) == []
 
 
 def test_what_scatters_far_more_than_others_of_its_kind_is_listed_too() -> None:
     """A burst that spared the reference."""
     usual = [line(f"u{number}", 1.0, 10.0, 0.01) for number in range(9)]
     burst = line("c", 1.4, 10.0, 0.05)
-    assert disturbed([*usual, burst, line("d", 1.0, 10.0, 0.02)], 0.03) == [burst]
-    assert disturbed([*usual, burst, line("c", 1.0, 10.0, 0.01)], 0.03) == []
+    assert disturbed([*usual, burst, line("d", 1.0, 10.0, 0.02)], 0.03, 2.5) == [burst]
+    assert disturbed([*usual, burst, line("c", 1.0, 10.0, 0.01)], 0.03, 2.5) == []
     network = {**line("", 1.0, 10.0, 0.03), "record": "network", "architecture_id": "n"}
-    assert disturbed([*usual, network], 0.03) == [], "networks are not judged by layers"
+    assert disturbed([*usual, network], 0.03, 2.5) == [], "networks are not judged by layers"
 
 
 class BusyAtFirst:

@@ -297,7 +297,7 @@ def test_with_a_prior_only_networks_are_measured_and_none_twice(
 ) -> None:
     full = tiny.profile(tmp_path / "full.json", device)
     prior, path = sibling_of(full, 10.0, tiny), tmp_path / "t.json"
-    options = replace(tiny.OPTIONS, num_networks=3, num_holdout=0, max_disturbance=1e9)  # those it would measure again
+    options = replace(tiny.OPTIONS, num_networks=3, num_holdout=0)
     first = tiny.profile(path, device, options, prior=prior)
     assert [line["record"] for line in journal_lines(path)] == ["header", "network", "network", "network"]
     assert len(first.observations) == 3 and first.origin == "measured"
