@@ -173,3 +173,12 @@ def test_networks_with_several_inputs_can_be_timed_and_not_called(tmp_path: Path
     model.bind(np.zeros((1, 4), np.int64))()
     with pytest.raises(InvalidValueError, match="the model has further inputs: mask"):
         model(np.zeros((1, 4), np.int64))
+
+
+@pytest.mark.parametrize("kind", ["BOOL", "UINT16", "INT16", "UINT32", "UINT64"])
+def test_onnxruntime_takes_inputs_of_every_type_of_numbers(kind: str, tmp_path: Path) -> None:
+    graph = GraphBuilder((2, 3), getattr(TensorProto, kind))
+    path = graph.save(tmp_path / "net.onnx", graph.node("Cast", "images", to=TensorProto.FLOAT))
+    model = load_backend("onnxruntime").open_model(path)
+    x = np.array([[0, 1, 0], [1, 1, 0]], dtype=model.input_dtype)
+    assert model.input_dtype == kind.lower() and (model(x) == x).all()

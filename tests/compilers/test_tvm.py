@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from hwautoml.compilers import tvm
-from hwautoml.errors import CompileError, RunFolderError, UnsupportedOperatorError
+from hwautoml.errors import CompileError, RunFolderError, StorageError, UnsupportedOperatorError
 from hwautoml.schedules.records import Records
 from tests.compilers.graphs import GraphBuilder
 from tests.compilers.shared import compiler
@@ -56,6 +56,15 @@ def test_damaged_records_are_an_error(onnx_path: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"records\.json"):
         compiler().compile_model(onnx_path, tmp_path / "out", tvm_target=HOST, records_path=path)
     assert path.read_text() == "{"
+
+
+def test_records_that_cannot_be_written_are_an_error_of_storage(onnx_path: Path, tmp_path: Path) -> None:
+    """It happens in the worker, and keeps its kind."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot write .*r.json"):
+        compiler().compile_model(
+            onnx_path, tmp_path / "out", tvm_target=HOST, tune_budget_sec=2.0, records_path=tmp_path / "file" / "r.json"
+        )
 
 
 def children_of(process_id: int) -> list[int]:

@@ -16,7 +16,7 @@ import hwautoml
 from hwautoml.compilers._files import read_onnx
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import load_target
-from hwautoml.errors import InvalidValueError, RunFolderError, TargetUnavailableError
+from hwautoml.errors import InvalidValueError, RunFolderError, StorageError, TargetUnavailableError
 from hwautoml.pipeline import compile, tune
 from hwautoml.pipeline.artifacts import deployable_probe, functions_probe, layer_probe
 from hwautoml.pipeline.tables import RECORDS_FILE, records_path
@@ -89,6 +89,8 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
         tune(budget_sec=0.0, profiles_dir=tmp_path)
     with pytest.raises(TargetUnavailableError):
         tune("rpi4", profiles_dir=tmp_path)
+    with pytest.raises(StorageError, match="cannot write"):
+        tune(records=tmp_path, profiles_dir=tmp_path)
 
 
 TUNE_LAYERS = """
