@@ -162,6 +162,8 @@ def _require_precision(target: Target, path: Path, precision: str) -> None:
             f"{path} has the precision it was exported in",
             fix=f"leave --precision out, and export a network in {precision} with hwautoml.exporters.half_deployable",
         )
+    if precision != "fp32" and not target.is_cuda:
+        raise InvalidValueError(f"{precision} is for GPUs, and {target.name} is none", fix="leave --precision out")
     require_onnx_precision(precision)
 
 

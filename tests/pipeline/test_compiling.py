@@ -108,6 +108,7 @@ def test_a_quantised_file_is_compared_with_what_it_says(tmp_path: Path) -> None:
         ("cpu", "fp16", "target 'cpu' computes in fp32, int8, not in 'fp16'"),
         ("gpu", "fp8", "target 'gpu' computes in fp32, fp16, bf16, int8, not in 'fp8'"),
         ("gpu", "bf16", "fix: --precision fp16"),
+        ("rpi5", "fp16", "fp16 is for GPUs, and rpi5 is none"),
         ("gpu", "int8", "hwautoml run --precision int8"),
     ],
 )
