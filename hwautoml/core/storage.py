@@ -23,9 +23,10 @@ os.umask(_UMASK)
 
 
 @contextmanager
-def replaced_atomically(path: Path) -> Iterator[Path]:
+def replaced_atomically(path: Path, *, survives_power_loss: bool = True) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its place when the block succeeds; its folder is made if need be.
 
+    What ends the process leaves one or the other whole; to survive a loss of power too takes milliseconds.
     A link stays, and what it leads to is replaced. Devices and pipes (``/dev/stdout``) get the bytes.
 
     Raises:
@@ -45,8 +46,9 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            if survives_power_loss:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
             # mkstemp makes files private; the result should be as readable as any other file.
             temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)

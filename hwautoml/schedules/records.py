@@ -120,7 +120,7 @@ class Records:
             return
         if not self._written or _stamp(self.path) != self._written:
             self.add(Records.load(self.path))
-        with replaced_atomically(self.path) as temporary:
+        with replaced_atomically(self.path, survives_power_loss=False) as temporary:  # after every trial
             temporary.write_text(self._to_json(), encoding="utf-8")
             self._written = _stamp(temporary)
 
