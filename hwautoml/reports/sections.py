@@ -113,10 +113,9 @@ def _other_runtimes(data: ReportData, winner: Winner) -> str | None:
     others = {n: m.median_ms for n, m in own.measured.items() if n != form_name(winner.runtime, winner.precision)}
     if not others:
         return "the only one measured"
-    slower, faster = (
-        ", ".join(f"{fmt.text(name)} {fmt.milliseconds(ms)}" for name, ms in others.items() if is_chosen(ms))
-        for is_chosen in (winner.latency.median_ms.__le__, winner.latency.median_ms.__gt__)
-    )
+    texts = {n: f"{fmt.text(n)} {fmt.milliseconds(ms)}" for n, ms in others.items()}
+    slower = ", ".join(texts[n] for n, ms in others.items() if ms >= winner.latency.median_ms)
+    faster = ", ".join(texts[n] for n, ms in others.items() if ms < winner.latency.median_ms)
     return "; ".join(filter(None, (slower and f"faster than {slower}", faster and f"not chosen: {faster}")))
 
 
@@ -141,8 +140,7 @@ def prediction(data: ReportData) -> str:
     if not any(row.measured and row.predicted_ms is not None for row in data.specialised):
         return ""
     fastest_first = sorted(data.specialised, key=lambda row: row.fastest[1].median_ms if row.fastest else 0.0)
-    forms = {row.architecture_id: row.predicted_form or data.predicted_runtime for row in fastest_first}
-    rows = [cells for row in fastest_first for cells in _measured_cells(row, forms[row.architecture_id])]
+    rows = [cells for row in fastest_first for cells in _measured_cells(row, data.predicted_runtime)]
     head = ("network", "runs on", "predicted", "measured", "95 % interval", "95th percentile", "off by", "in limit")
     lead = (
         "The few best candidates were fine-tuned, exported and measured on the target. On the diagonal the latency "
@@ -154,13 +152,13 @@ def prediction(data: ReportData) -> str:
     return section("prediction", "Predicted and measured", lead, body)
 
 
-def _measured_cells(row: SpecialisedRow, predicted_form: str | None) -> Iterator[list[str]]:
+def _measured_cells(row: SpecialisedRow, predicted_runtime: str | None) -> Iterator[list[str]]:
     """One list of cells per runtime; whether the limit is met is said for the fastest."""
     fastest = row.fastest[0] if row.fastest else None
     met = {True: "yes", False: "no", None: fmt.MISSING}[row.meets_limit]
     for runtime, latency in sorted(row.measured.items(), key=lambda item: item[1].median_ms):
         error = fmt.MISSING
-        is_foretold = predicted_form in (None, runtime)
+        is_foretold = (row.predicted_form or predicted_runtime) in (None, runtime)
         if row.predicted_ms and is_foretold:
             error = f"{100 * (latency.median_ms / row.predicted_ms - 1):+.1f} %"
         yield [

@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.space import Architecture, SearchSpace
-from hwautoml.core.storage import named_storage_errors, storage_error
+from hwautoml.core.storage import named_storage_errors
 from hwautoml.errors import RunFolderError, StorageError
 
 SCHEMA = 1
 JOURNAL = "journal.sqlite"
-_STORAGE_CODES = frozenset({
-    sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
-})  # fmt: skip
+#: What SQLite says of the disk, as the system would.
+_STORAGE_ERRORS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+}  # fmt: skip
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -78,7 +80,7 @@ class RunStore(Closing):
                 self._db.executescript(_TABLES)
             schema = self.setting("schema", SCHEMA)
         except StorageError:
-            self._lock.close()
+            self.close()
             raise
         except sqlite3.DatabaseError as error:
             self._lock.close()
@@ -107,11 +109,11 @@ class RunStore(Closing):
             with self._db:
                 yield
         except sqlite3.OperationalError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            number = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}.get(code, errno.EACCES)
-            if code not in _STORAGE_CODES:
+            number = _STORAGE_ERRORS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+            if number is None:
                 raise
-            raise storage_error(OSError(number, str(error)), self.folder / JOURNAL) or error from error
+            with named_storage_errors(self.folder / JOURNAL):
+                raise OSError(number, str(error)) from error
 
     def setting(self, key: str, default: Any = None) -> Any:
         row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
