@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 LOG_EVERY_SEC = 20.0
+WIDTH_OF_LOGS = 160
 Summary = Callable[["Console", Mapping[str, Any]], None]
 
 
@@ -72,7 +73,8 @@ class Show:
             return
         from rich.console import Console
 
-        summary(Console(highlight=False), data)
+        # In a pipe or a log nothing is folded, so that rows stay lines.
+        summary(Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_LOGS), data)
 
     def error(self, error: HwAutoMLError, resume_hint: str | None) -> int:
         """Shows it, and how to go on where something outside stopped the work; returns the process's exit code."""

@@ -12,7 +12,7 @@ _COLORS = (BLUE, TEAL, "#e8590c", "#7048e8", GREY)
 
 
 def save_bench(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> Path:
-    """``rows`` as ``bench`` returns them: median per image, 95 % interval, and p95 as a mark."""
+    """``rows`` as ``bench`` returns them: median of a run, 95 % interval, and p95 as a mark."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,15 +29,18 @@ def save_bench(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> Pa
         if row["p95_ms"] is not None:
             axes.plot(row["p95_ms"], position, marker="|", color=RED, markersize=11)
         axes.annotate(f"{median:.4g}", (median, position), xytext=(6, 6), textcoords="offset points", fontsize=8)
-    labels = [f"{_short(row['artifact'])}\n{row['runtime']}" for row in reversed(rows)]
+    batches = sorted({row["batch"] for row in rows})
+    labels = [
+        f"{_short(row['artifact'])}\n{row['runtime']}" + (f", batch {row['batch']}" if len(batches) > 1 else "")
+        for row in reversed(rows)
+    ]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    batch, threads = rows[0]["batch"], rows[0]["threads"]
-    axes.set_xlabel(f"ms per run of {batch} image(s), {threads} thread(s): median, 95 % interval; red: p95 (measured)")
+    what = f"ms per run of {' or '.join(map(str, batches))} image(s), {rows[0]['threads']} thread(s)"
+    axes.set_xlabel(f"{what}: median, 95 % interval; red: p95 (measured)")
     axes.set_title(f"on {target}".replace("$", r"\$"), loc="left", fontsize=11)
     axes.margins(x=0.12)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", metadata={"Software": "hwautoml"})
     return path
 

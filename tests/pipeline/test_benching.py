@@ -108,7 +108,9 @@ def test_a_compiled_file_keeps_its_own_batch(large: Path, tmp_path: Path) -> Non
     assert {Path(row["artifact"]).suffix: row["batch"] for row in rows} == {".onnx": 4, ".pt2": 2}
     for row in rows:
         assert row["throughput"] == pytest.approx(1000 * row["batch"] / row["median_ms"])
-    assert invoke("bench", large, program, "--batch", "4", "--budget", "1s").stdout.count("(batch ") == 2
+    picture = tmp_path / "both.png"
+    told = invoke("bench", large, program, "--batch", "4", "--budget", "1s", "--picture", picture)
+    assert told.stdout.count("(batch ") == 2 and picture.is_file()
 
 
 def test_bad_files_are_named_and_the_others_go_on(small: Path, tmp_path: Path) -> None:
