@@ -156,8 +156,8 @@ def test_networks_of_a_tuned_space_compile_by_look_up(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
-    path = tmp_path / "cpu" / RECORDS_FILE
-    words = ["tune", "--image-size", "8", "--channels", "grey", "--budget", "10m", "--profiles-dir", str(tmp_path)]
+    path = tmp_path / RECORDS_FILE  # named, because the records that ship would be taken over into the usual file
+    words = ["tune", "--image-size", "8", "--channels", "grey", "--budget", "10m", "--records", str(path)]
     environment = dict(os.environ, PYTHONPATH=str(Path(hwautoml.__file__).parent.parent))
     process = subprocess.Popen([sys.executable, "-m", "hwautoml.cli", *words], env=environment)
     deadline = time.monotonic() + 300
@@ -166,7 +166,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     (before,) = Records.load(path).by_target.values()
-    result = tune(image_size=8, channels=1, budget_sec=30, profiles_dir=tmp_path)
+    result = tune(image_size=8, channels=1, budget_sec=30, records=path)
     (after,) = Records.load(path).by_target.values()
     assert all(after[key].num_tried >= record.num_tried for key, record in before.items())
     assert result["num_recorded"] > len(before)
