@@ -18,11 +18,12 @@ from hwautoml.schedules import (
     tile_transforms,
     windowed,
 )
-from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel
+from hwautoml.schedules.kernel import SCHEDULING_ERRORS, Kernel, is_static
 from hwautoml.schedules.tiling import Tiling
 from hwautoml.schedules.vector_unit import VectorUnit
 
 _LOGGER = logging.getLogger(__name__)
+_MAX_TRIED = 8
 
 
 class Family(Protocol):
@@ -70,7 +71,7 @@ def candidates(function: tvm.tirx.PrimFunc, machine: Machine) -> list[Tiling]:
 
 def is_tunable(function: tvm.tirx.PrimFunc, machine: Machine) -> bool:
     """Whether there is something to choose, and something to time it on."""
-    return Kernel(function).is_static and len(candidates(function, machine)) > 1
+    return is_static(function) and len(candidates(function, machine)) > 1
 
 
 def scheduled(
@@ -79,8 +80,25 @@ def scheduled(
     """The function with the schedule its family makes of ``tiling``; None if that fails."""
     kernel = Kernel(function)
     family = _fitting(kernel)
+    return None if family is None else _applied(family, kernel, tiling, machine)
+
+
+def scheduled_by_rule(function: tvm.tirx.PrimFunc, machine: Machine) -> tuple[tvm.tirx.PrimFunc | None, bool]:
+    """The function with the first of its candidates that applies, None if none does; and whether tuning could help."""
+    kernel = Kernel(function)
+    family = _fitting(kernel)
     if family is None:
-        return None
+        return None, False
+    tilings = family.candidates(kernel, machine.unit)
+    for tiling in tilings[:_MAX_TRIED]:
+        result = _applied(family, kernel, tiling, machine)
+        if result is not None:
+            return result, len(tilings) > 1 and is_static(function)
+        kernel = Kernel(function)  # half a schedule is of no use
+    return None, False
+
+
+def _applied(family: Family, kernel: Kernel, tiling: Tiling, machine: Machine) -> tvm.tirx.PrimFunc | None:
     try:
         family.apply(kernel, tiling, machine.unit, machine.num_threads)
         return kernel.finish()

@@ -28,19 +28,22 @@ class Kernel:
         self.schedule = Schedule(tvm.IRModule({"main": function}))
         root = self.schedule.get_sblock("root")
         self.blocks: list[SBlockRV] = list(self.schedule.get_child_blocks(root))
+        # Reading a block from a schedule is slow, and asked for each of them: once is enough while nothing has changed.
+        axes = {block: self._axes(block) for block in self.blocks}
         #: Work of the function: steps of its largest block (0 where known only at run time).
-        self.num_steps = max((math.prod(self.extents(block)) for block in self.blocks), default=0)
-        self.reductions = [block for block in self.blocks if self.reduction_extents(block)]
+        self.num_steps = max((math.prod(extent for extent, _ in axes[block]) for block in self.blocks), default=0)
+        self.reductions = [block for block in self.blocks if _of_kind(axes[block], _REDUCTION)]
         self.before: list[SBlockRV] = []
         self.near: list[SBlockRV] = []
         self.far: list[SBlockRV] = []
         if len(self.reductions) == 1:
             position = self.blocks.index(self.reductions[0])
-            self.before = self.blocks[:position]
-            self.near, self.far = self._split_consumers(self.blocks[position + 1 :])
+            self.before, after = self.blocks[:position], self.blocks[position + 1 :]
+            num_near = _same_pixels([_of_kind(axes[block], _DATA_PARALLEL) for block in after])
+            self.near, self.far = after[:num_near], after[num_near:]
             if self.near:  # a reduction may have room past its last pixel that is never computed
-                wanted = math.prod(self.spatial_extents(self.near[0]))
-                steps = wanted * math.prod(self.reduction_extents(self.reductions[0]))
+                wanted = math.prod(_of_kind(axes[self.near[0]], _DATA_PARALLEL))
+                steps = wanted * math.prod(_of_kind(axes[self.reductions[0]], _REDUCTION))
                 self.num_steps = min(self.num_steps, steps)
 
     @property
@@ -62,25 +65,20 @@ class Kernel:
         used = {*self.function.params, *(region.source for block in blocks for region in block.reads)}
         return any(region.source not in used for block in blocks for region in block.writes)
 
-    @property
-    def is_static(self) -> bool:
-        """Whether every extent is known at compile time."""
-        return all(0 not in self.extents(block) for block in self.blocks)
-
     def name(self, block: SBlockRV) -> str:
         return str(self.schedule.get(block).name_hint)
 
     def extents(self, block: SBlockRV) -> list[int]:
         """Extents of all axes of a block; 0 where only known at run time."""
-        return [_extent(variable) for variable in self.schedule.get(block).iter_vars]
+        return [extent for extent, _ in self._axes(block)]
 
     def spatial_extents(self, block: SBlockRV) -> list[int]:
         """Extents of the data-parallel axes of a block; 0 where only known at run time."""
-        return self._extents_of_kind(block, _DATA_PARALLEL)
+        return _of_kind(self._axes(block), _DATA_PARALLEL)
 
     def reduction_extents(self, block: SBlockRV) -> list[int]:
         """Extents of the axes that a block sums (or maximises) over."""
-        return self._extents_of_kind(block, _REDUCTION)
+        return _of_kind(self._axes(block), _REDUCTION)
 
     def has_condition(self, block: SBlockRV) -> bool:
         """Whether a block chooses between values, as padding and concatenation do."""
@@ -122,17 +120,26 @@ class Kernel:
             return result.with_attr("global_symbol", self.function.attrs["global_symbol"])
         return result.without_attr("global_symbol")
 
-    def _extents_of_kind(self, block: SBlockRV, kind: int) -> list[int]:
-        variables = self.schedule.get(block).iter_vars
-        return [_extent(variable) for variable in variables if int(variable.iter_type) == kind]
+    def _axes(self, block: SBlockRV) -> list[tuple[int, int]]:
+        """Extent (0 where only known at run time) and kind of each axis of a block, as it is now."""
+        return [(_extent(variable), int(variable.iter_type)) for variable in self.schedule.get(block).iter_vars]
 
-    def _split_consumers(self, consumers: list[SBlockRV]) -> tuple[list[SBlockRV], list[SBlockRV]]:
-        """Consumers with as many pixels as the first of them, then those with another shape."""
-        shapes = [self.spatial_extents(block) for block in consumers]
-        for position, shape in enumerate(shapes):
-            if shape[-1:] != shapes[0][-1:] or _pixels(shape) != _pixels(shapes[0]):
-                return consumers[:position], consumers[position:]
-        return consumers, []
+
+def is_static(function: tvm.tirx.PrimFunc) -> bool:
+    """Whether every extent is known at compile time."""
+    return all(isinstance(extent, tvm.tirx.IntImm) for buffer in function.params for extent in buffer.shape)
+
+
+def _of_kind(axes: list[tuple[int, int]], kind: int) -> list[int]:
+    return [extent for extent, its_kind in axes if its_kind == kind]
+
+
+def _same_pixels(shapes: list[list[int]]) -> int:
+    """How many of them, from the first on, have as many pixels and channels as the first."""
+    for position, shape in enumerate(shapes):
+        if shape[-1:] != shapes[0][-1:] or _pixels(shape) != _pixels(shapes[0]):
+            return position
+    return len(shapes)
 
 
 def _pixels(shape: list[int]) -> int:

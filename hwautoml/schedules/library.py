@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import tvm
@@ -13,7 +12,6 @@ from tvm import relax
 
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
-from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.tiling import Tiling
 
 _LOGGER = logging.getLogger(__name__)
@@ -54,15 +52,15 @@ def _has_stored_map(function: tvm.tirx.PrimFunc) -> bool:
 
 def _without_numbers(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
     """Without scales (floats) and zero points (short integers; those of indices are long)."""
-    document = json.loads(tvm.ir.save_json(function))
-    nodes = document["nodes"]
-    nodes.append({"type": "int", "data": 0})
-    for node in nodes:
-        if node["type"] == "ir.FloatImm":
-            node["data"]["value"] = 0.0
-        elif node["type"] == "ir.IntImm" and nodes[node["data"]["ty"]]["data"]["dtype"] in _SHORT_INTEGERS:
-            node["data"]["value"] = len(nodes) - 1
-    return tvm.ir.load_json(json.dumps(document))
+
+    def without(integer: tvm.tirx.IntImm) -> tvm.tirx.IntImm:
+        dtype = str(integer.ty.dtype)
+        return tvm.tirx.IntImm(dtype, 0) if dtype in _SHORT_INTEGERS else integer
+
+    def zero(number: tvm.tirx.FloatImm) -> tvm.tirx.FloatImm:
+        return tvm.tirx.FloatImm(str(number.ty.dtype), 0.0)
+
+    return tvm_ffi.structural_map(function, [(tvm.tirx.IntImm, without), (tvm.tirx.FloatImm, zero)])
 
 
 def functions_of(module: tvm.IRModule) -> dict[str, tvm.tirx.PrimFunc]:
@@ -91,11 +89,10 @@ def schedule_module(
             if result is not None:
                 tuned.append(name)
         if result is None:
-            choices = dispatch.candidates(function, machine)
-            result = _first_that_applies(function, choices, machine)
+            result, has_choice = dispatch.scheduled_by_rule(function, machine)
             if result is not None:
                 by_rule.append(name)
-                if len(choices) > 1 and Kernel(function).is_static:
+                if has_choice:
                     untuned.append(name)
         if result is None:
             _LOGGER.warning("no schedule family covers %s: plain loops", name)
@@ -104,13 +101,3 @@ def schedule_module(
         done[variable] = result
     report = ScheduleReport(tuple(tuned), tuple(by_rule), tuple(fallbacks), tuple(untuned))
     return tvm.IRModule(done, attrs=module.attrs), report
-
-
-def _first_that_applies(
-    function: tvm.tirx.PrimFunc, choices: Sequence[Tiling], machine: Machine
-) -> tvm.tirx.PrimFunc | None:
-    for tiling in choices[:8]:
-        result = dispatch.scheduled(function, tiling, machine)
-        if result is not None:
-            return result
-    return None

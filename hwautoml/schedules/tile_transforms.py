@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from hwautoml.schedules.kernel import Kernel
+from hwautoml.schedules.kernel import Kernel, is_static
 from hwautoml.schedules.tiling import PADDINGS, PARALLEL_STEPS, Tiling
 from hwautoml.schedules.vector_unit import VectorUnit
 from hwautoml.schedules.winograd import INPUT_ROWS, OUTPUT_ROWS
@@ -16,7 +16,7 @@ _INPUT_PADDINGS = tuple(padding for padding in PADDINGS if padding != "tile")
 def fits(kernel: Kernel) -> bool:
     """Whether the function transforms tiles of inputs, or tiles of products with what follows element by element."""
     names = {kernel.name(block) for block in kernel.blocks}
-    return kernel.is_static and bool(names & {INPUT_ROWS, OUTPUT_ROWS})
+    return is_static(kernel.function) and bool(names & {INPUT_ROWS, OUTPUT_ROWS})
 
 
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:

@@ -84,7 +84,7 @@ def slow_functions(
     return {
         name: fastest[name]
         for name, function in functions_of(module).items()
-        if name in fastest and fastest[name] > _SLACK_US + _allowed_us(function)
+        if fastest.get(name, 0.0) > _SLACK_US and fastest[name] > _SLACK_US + _allowed_us(function)
     }
 
 

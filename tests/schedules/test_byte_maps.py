@@ -1,8 +1,8 @@
-"""Products of bytes, four together: processors that have them are not here.
+"""Products of bytes, four together: few machines that run this have a processor for them, and none has all kinds.
 
 Networks are lowered and scheduled as for such a processor and run on this one, with plain loops in place of the single
-instruction that it lacks; that the instruction is in the code for the processor itself is looked at. (``tests/edge``
-runs ARM's on an emulated board.)
+instruction that it may lack; that the instruction is in the code for the processor itself is looked at.
+(``tests/edge`` runs ARM's on an emulated board, ``test_quantized`` whatever the machine at hand has.)
 """
 
 from __future__ import annotations
