@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import tvm
 import tvm_ffi
 from tvm import relax
+from tvm_ffi import VisitInterrupt, WalkResult
 
 from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
@@ -16,6 +17,7 @@ from hwautoml.schedules.tiling import Tiling
 
 _LOGGER = logging.getLogger(__name__)
 _SHORT_INTEGERS = ("int16", "int8", "uint8")
+_ROUND = tvm.ir.Op.get("tirx.round")
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,27 @@ def function_key(function: tvm.tirx.PrimFunc) -> str:
     """Equal for functions that differ only in name, or in numbers of a quantised network; stable across processes."""
     if function.attrs and "global_symbol" in function.attrs:
         function = function.without_attr("global_symbol")
-    if _has_stored_map(function):
+    if _is_quantised(function):
         function = _without_numbers(function)
     return f"{tvm_ffi.structural_hash(function) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
-def _has_stored_map(function: tvm.tirx.PrimFunc) -> bool:
-    """Whether a quantised map goes in or out: int16, or bytes that are int16 or sums of int32 in between."""
+def _is_quantised(function: tvm.tirx.PrimFunc) -> bool:
+    """Whether a quantised map goes in, out, or is made inside (then numbers are rounded, if only as floats).
+
+    Bytes alone are none: they may be the pixels of an image.
+    """
 
     def has(buffers: Iterable[object], *dtypes: str) -> bool:
         return any(str(getattr(buffer, "dtype", "")) in dtypes for buffer in buffers)
 
+    def on_call(call: tvm.ir.Call) -> WalkResult | VisitInterrupt:
+        return VisitInterrupt() if call.op.same_as(_ROUND) else WalkResult.ADVANCE
+
     inside = function.body.block.alloc_buffers
-    return has(function.params, "int16") or (has(function.params, "int8", "uint8") and has(inside, "int16", "int32"))
+    if has(function.params, "int16") or (has(function.params, "int8", "uint8") and has(inside, "int16", "int32")):
+        return True
+    return tvm_ffi.structural_walk(function.body, (tvm.ir.Call, on_call)) is not None
 
 
 def _without_numbers(function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:

@@ -151,10 +151,12 @@ def test_networks_calibrated_differently_share_records(tmp_path: Path) -> None:
         graph = GraphBuilder(shape)
         x = graph.node("Mul", "images", graph.constant(np.float32(factor)))
         x = graph.conv(graph.activation(graph.conv(x, 8, 16, 3), "hardswish"), 16, 8, 1)
+        for kernel in (3, 5):  # float32 in and out, quantised in between
+            x = graph.conv(x, 8, 8, kernel, groups=8)
         path = quantized(graph, graph.node("Add", x, "images"), tmp_path / f"{factor}.onnx", shape)
         found = functions_of(functions(path, resolve_target(HOST, 1)))
         keys.append({function_key(function) for name, function in found.items() if "conv" in name})
-    assert keys[0] == keys[1] and len(keys[0]) == 2
+    assert keys[0] == keys[1] and len(keys[0]) == 4
 
 
 def test_nothing_but_integers_lies_between_quantised_layers(tmp_path: Path) -> None:
