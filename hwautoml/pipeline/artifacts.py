@@ -55,7 +55,7 @@ def functions_probe(
     space: SearchSpace, layers: Sequence[Layer], path: Path, *, batch: int = 1, precision: str = "fp32"
 ) -> Path:
     """Many layers side by side in one network: compiled, it has every function of the networks made of them."""
-    return _functions(space, layers, batch).write(path, ".onnx", precision)
+    return _functions(space, layers, batch, precision).write(path, ".onnx", precision)
 
 
 def overhead_probe(path: Path) -> Path:
@@ -195,11 +195,15 @@ def _layer(space: SearchSpace, layer: Layer, *, is_channels_last: bool = False) 
     return _Probe(make, (layer.batch, layer.height, layer.width, layer.in_channels))
 
 
-def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Probe:
+def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int, precision: str) -> _Probe:
     """One flat input that each layer takes its share of, behind a convolution, as in a network: what a residual
     sum is computed with depends on the layout of the layer's input. Means over pixels keep the layers' own layout.
+
+    How a quantised map is stored depends on who reads it: there each layer is read by a mean, and once more by a
+    convolution. No two of the convolutions in front are alike, or one map would be many layers' input.
     """
     shapes = [(layer.in_channels, layer.height, layer.width) for layer in layers]
+    are_read_by_conv = (False, True) if precision == "int8" else (False,)
 
     def make() -> nn.Module:
         import torch
@@ -208,14 +212,18 @@ def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int) -> _Prob
         class SideBySide(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.layers = nn.ModuleList(space.layer_module(layer) for layer in layers)
+                self.layers = nn.ModuleList(space.layer_module(layer) for _ in are_read_by_conv for layer in layers)
 
             def forward(self, x: Tensor) -> Tensor:
                 results = []
-                for shape, layer in zip(shapes, self.layers, strict=True):
-                    share = x[:, : math.prod(shape)].reshape(batch, *shape)
-                    is_image = shape[1:] != (1, 1)
-                    y = layer(nn.functional.conv2d(share, torch.ones(shape[0], shape[0], 1, 1)) if is_image else share)
+                for number, layer in enumerate(self.layers):
+                    shape, is_read_by_conv = shapes[number % len(shapes)], are_read_by_conv[number // len(shapes)]
+                    y = x[:, : math.prod(shape)].reshape(batch, *shape)
+                    if shape[1:] != (1, 1):
+                        y = nn.functional.conv2d(y, torch.full((shape[0], shape[0], 1, 1), 1.0 + number))
+                    y = layer(y)
+                    if is_read_by_conv and y.ndim == 4:
+                        y = nn.functional.conv2d(y, torch.ones(y.shape[1], y.shape[1], 1, 1))
                     results.append(y.mean((2, 3)) if y.ndim == 4 else y)
                 return torch.cat(results, 1)
 

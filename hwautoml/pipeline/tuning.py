@@ -27,7 +27,8 @@ from hwautoml.spaces import load_space
 if TYPE_CHECKING:
     from hwautoml.compilers._tvm_request import BoardRoute
 
-LAYERS_PER_PROBE = 40
+#: Few, because the quantiser's time grows with the square of their number.
+LAYERS_PER_PROBE = 8
 #: Whole networks that are looked at beside the layers, drawn from so many; fewer where they take long to write.
 MAX_NETWORKS, NUM_DRAWN, NETWORKS_SHARE = 64, 1500, 0.1
 LONGEST_SEQUENCE = 5
