@@ -9,5 +9,24 @@ from __future__ import annotations
 
 import os
 
+import pytest
+from hypothesis import settings
+
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# How long an example takes is the machine's business.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
+
+#: Tests in these files measure, all of them on the last core: where tests share cores, those are never side by side.
+MEASURING = (
+    "test_baseline.py", "test_benching.py", "test_layer_profiler.py", "test_local.py", "test_profiling.py",
+    "test_screening.py", "test_serving.py", "test_side_by_side.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in MEASURING:
+            item.add_marker(pytest.mark.xdist_group("clock"))

@@ -54,7 +54,8 @@ def deployable_probe(
 def functions_probe(
     space: SearchSpace, layers: Sequence[Layer], path: Path, *, batch: int = 1, precision: str = "fp32"
 ) -> Path:
-    """Many layers side by side in one network: compiled, it has every function of the networks made of them."""
+    """Many layers side by side in one network: compiled, it has the functions of the networks made of them, nearly all
+    in int8."""
     return _functions(space, layers, batch, precision).write(path, ".onnx", precision)
 
 
@@ -199,8 +200,8 @@ def _functions(space: SearchSpace, layers: Sequence[Layer], batch: int, precisio
     """One flat input that each layer takes its share of, behind a convolution, as in a network: what a residual
     sum is computed with depends on the layout of the layer's input. Means over pixels keep the layers' own layout.
 
-    How a quantised map is stored depends on who reads it: there each layer is read by a mean, and once more by a
-    convolution. No two of the convolutions in front are alike, or one map would be many layers' input.
+    No two of the convolutions in front are alike, or one map would be many layers' input. How a quantised map is stored
+    depends on who reads it: in int8 each layer is read by a mean, and once more by a convolution.
     """
     shapes = [(layer.in_channels, layer.height, layer.width) for layer in layers]
     are_read_by_conv = (False, True) if precision == "int8" else (False,)

@@ -126,8 +126,9 @@ class Kernel:
 
 
 def is_static(function: tvm.tirx.PrimFunc) -> bool:
-    """Whether every extent is known at compile time."""
-    return all(isinstance(extent, tvm.tirx.IntImm) for buffer in function.params for extent in buffer.shape)
+    """Whether every extent is known at compile time (one that is not may be a parameter that is no buffer)."""
+    extents = [extent for parameter in function.params for extent in getattr(parameter, "shape", (None,))]
+    return all(isinstance(extent, tvm.tirx.IntImm) for extent in extents)
 
 
 def _of_kind(axes: list[tuple[int, int]], kind: int) -> list[int]:

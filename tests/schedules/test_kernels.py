@@ -178,3 +178,12 @@ def test_what_is_multiplied_by_zero_compiles(tmp_path: Path, batch: int | str) -
     path = graph.save(tmp_path / "cell.onnx", dropped, rank=4)
     fallbacks = assert_same(path, tmp_path, batch=3 if batch == "batch" else 1)
     assert len(fallbacks) == 1 and "multiply" in fallbacks[0]
+
+
+def test_rows_of_unknown_batch(tmp_path: Path) -> None:
+    """Six rows an image: how many in all is computed from the batch, which the functions are told."""
+    graph = GraphBuilder(("batch", 6, 8))
+    rows = graph.node("Reshape", "images", graph.constant(np.array([-1, 8], dtype="int64")))
+    x = graph.node("Add", graph.node("MatMul", graph.node("Sigmoid", rows), graph.random(8, 16)), graph.random(16))
+    path = graph.save(tmp_path / "rows.onnx", graph.node("Relu", x), rank=2)
+    assert assert_same(path, tmp_path, batch=3) == ()
