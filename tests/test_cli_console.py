@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 from typer.testing import Result
 
 from hwautoml import pipeline
 from hwautoml.cli import console
+from hwautoml.cli.summaries import bench_summary
 from hwautoml.core.progress import Progress
 from tests.invoking import invoke
 
@@ -77,3 +79,15 @@ def test_a_reader_that_has_gone_is_no_crash() -> None:
     process.stderr.close()
     assert process.wait() == 141
     assert "Traceback" not in errors and "BrokenPipe" not in errors
+
+
+def test_bench_never_calls_an_emulators_times_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "artifact": "a.onnx", "runtime": "tvm", "threads": 1, "batch": 1, "median_ms": 2.0, "interval_ms": [1.9, 2.1],
+        "p95_ms": None, "throughput": 500.0, "load_ms": 1.0, "peak_memory_mb": None, "size_mb": 0.1,
+    }  # fmt: skip
+    for origin in ("measured", "emulated"):
+        rows = [row | {"origin": origin}]
+        bench_summary(Console(width=200), {"target": "rpi4", "rows": rows, "skipped": [], "against": None})
+        said = capsys.readouterr().out
+        assert f"all {origin}" in said and ("measured" in said) == (origin == "measured")

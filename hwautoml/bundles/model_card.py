@@ -41,7 +41,8 @@ Conditions: {conditions}.
   probability. Probabilities are not calibrated.
 - The accuracy holds for pictures like those of the test split. Other cameras, other light or another distribution
   of classes have not been tested{worst}.
-- The latency holds for the machine and the number of threads above; `hwautoml verify` measures it where it is run.
+- The latency holds for the machine and the number of threads above; `hwautoml verify` measures it again
+  on that machine, and says that it does not on others.
 """
 
 

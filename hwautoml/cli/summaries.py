@@ -85,7 +85,8 @@ def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
         done = f"{result['num_recorded']} of {result['num_functions']} recorded (measured)"
         trials = f"{result['num_trials']} in {format_duration(result['seconds'])}, {result['num_candidates_left']} left"
         rows = [("space", f"{result['space']}, {result['num_layers']} layers"), ("functions", done)]
-        _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"])])
+        again = "tables of TVM measured before have the times of before: hwautoml profile --runtime tvm"
+        _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"]), ("next", again)])
         return
     out.print(result["records"])
     for device in result["devices"]:
@@ -112,7 +113,7 @@ def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
             *([("by fixed rule", _untuned_text(result["untuned"]))] if result["untuned"] else []),
             ("fallbacks", ", ".join(result["fallbacks"]) or "none"),
             *([("kernels", result["device_code"])] if result["device_code"] else []),
-            *([] if result["device_code"] else [("far too slow", ", ".join(result["slow"]) or "none (measured)")]),
+            *([] if result["slow"] is None else [("far too slow", ", ".join(result["slow"]) or "none (measured)")]),
             *([("fp16 form", _half_text(result["half_parity"]))] if result["half_parity"] else []),
             (
                 "parity",
@@ -144,9 +145,10 @@ def build_summary(out: Console, result: Mapping[str, Any]) -> None:
 
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
     batches = " and ".join(map(str, sorted({row["batch"] for row in result["rows"]})))
+    origins = sorted({row["origin"] for row in result["rows"]})
     out.print(
         f"{result['target']}, {result['rows'][0]['threads']} thread(s), batch {batches}: medians in ms with their 95 % "
-        "interval, all measured; load in ms, memory and size in MB"
+        f"interval, all {' or '.join(origins)}; load in ms, memory and size in MB"
     )
     table = _table("artifact", "runtime", "median", "95 %", "p95", "images/s", "load", "peak", "size")
     for row in result["rows"]:

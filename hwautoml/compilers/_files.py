@@ -31,12 +31,17 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise CompileError(
             f"{path} is not a readable ONNX model: {lines[0]}", fix="export the model again"
         ) from error
-    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+    weights = {tensor.name for tensor in model.graph.initializer}  # files of old name them among the inputs
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
         raise CompileError(
-            f"{path} has {len(model.graph.input)} inputs and {len(model.graph.output)} outputs; "
-            "one of each is expected",
-            fix="export a network that maps images to probabilities",
+            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs; one of each is expected",
+            fix="export the part that maps one array to another: onnx.utils.extract_model(...)",
         )
+    if len(model.graph.input) != 1:
+        model.ir_version = max(model.ir_version, 4)  # before, all weights had to be inputs
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
     return model
 
 

@@ -164,6 +164,9 @@ def _converse(
         if kind == "result":
             life.result = event
             return
+        if kind == "log":
+            _LOGGER.warning("%s", event["message"])
+            continue
         if kind == "error":
             life.error = _RAISED[event["kind"]](event["message"], fix=event["fix"])
             return

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hwautoml.schedules.library import ScheduleReport
     from hwautoml.schedules.records import Records
 
-_LOGGER = logging.getLogger(__name__)
+_LOGGER = logging.getLogger("hwautoml.compilers._tvm_worker")  # whatever this process calls its main module
 #: Name of the function in a library that returns its description as JSON.
 DESCRIBE = "describe"
 _READING_SHARE = 0.3
@@ -63,11 +63,23 @@ class _Events:
         self._stream.flush()
 
 
+class _Warnings(logging.Handler):
+    """Our own warnings become events: what the process prints is read only when it has crashed."""
+
+    def __init__(self, events: _Events) -> None:
+        super().__init__(logging.WARNING)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._events.send("log", message=record.getMessage())
+
+
 def main() -> int:
     """Serves the requests on stdin until it ends."""
     # What TVM, LLVM or a linker print must not get between the events.
     events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
+    logging.getLogger("hwautoml").addHandler(_Warnings(events))
     for line in sys.stdin:
         request = CompileRequest.from_json(line)
         events.expect(request.silence_sec)
@@ -88,7 +100,7 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     from hwautoml.compilers._tvm_link import linker
     from hwautoml.schedules.arena import in_one_arena
     from hwautoml.schedules.dispatch import Machine
-    from hwautoml.schedules.host import record_key, resolve_target
+    from hwautoml.schedules.host import resolve_target
     from hwautoml.schedules.library import schedule_module
     from hwautoml.schedules.lowering import import_onnx, lower
     from hwautoml.schedules.records import Records
@@ -108,7 +120,7 @@ def _serve(request: CompileRequest, events: _Events) -> dict[str, object]:
     description = _describe(imported, target)
     module = lower(imported, target, str(request.onnx_path))
     tuned = _tune(request, events, [module], target, machine, records)
-    scheduled, report = schedule_module(module, machine, records.tilings(record_key(target)))
+    scheduled, report = schedule_module(module, machine, records.tilings(_key(request, target)))
     events.send("progress", done=0, total=1, message="building")
     with _build_errors():
         whole, names = in_one_arena(scheduled, target)
@@ -136,18 +148,18 @@ def _serve_cuda(
         lowered = lower_for_cuda(_with_description(imported, _describe(imported, target)), target)
     _export(lowered, None, target, request.out_path, link)
     return {
-        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": [],
+        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": None,
         "tune_sec": 0.0, "device_code": f"{device_code}; {launches(lowered)}",
     }  # fmt: skip
 
 
-def _result(report: ScheduleReport, slow: tuple[str, ...], tune_sec: float) -> dict[str, object]:
+def _result(report: ScheduleReport, slow: tuple[str, ...] | None, tune_sec: float) -> dict[str, object]:
     return {
         "functions": len(report.tuned) + len(report.by_rule) + len(report.fallbacks),
         "tuned": len(report.tuned),
         "untuned": list(report.untuned),
         "fallbacks": list(report.fallbacks),
-        "slow": list(slow),
+        "slow": slow,
         "tune_sec": tune_sec,
         "device_code": None,
     }
@@ -179,14 +191,14 @@ def _tune_functions(
 def _slow_functions(
     request: CompileRequest, module: tvm.IRModule, names: Sequence[str], target: tvm.target.Target,
     description: Mapping[str, object],
-) -> tuple[str, ...]:
-    """Functions that run far below what any schedule of ours reaches; none where the target is another machine."""
+) -> tuple[str, ...] | None:
+    """Functions that run far below what any schedule of ours reaches; None where the target is another machine."""
     from hwautoml.schedules.host import is_host
     from hwautoml.schedules.timing import slow_functions
 
     assert request.out_path is not None
     if not is_host(target):
-        return ()
+        return None
     shape = [max(1, int(extent)) for extent in cast("list[int]", description["input_shape"])]
     with unique_name(request.out_path) as library:
         slow = slow_functions(library, module, names, shape, str(description["input_dtype"]))

@@ -34,7 +34,7 @@ class CompiledModel:
     compile_sec: float
     tune_sec: float
     device_code: str | None = None
-    slow: tuple[str, ...] = ()
+    slow: tuple[str, ...] | None = None
     untuned: tuple[str, ...] = ()
 
 

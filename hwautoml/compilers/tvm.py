@@ -66,12 +66,14 @@ def compile_model(
     records_path: Path | None = None,
     on_progress: ProgressCallback | None = None,
     seed: int = 0,
+    board: BoardRoute | None = None,
 ) -> CompiledModel:
     """Compiles a model into ``out_dir / "model.so"``.
 
     ``tune_budget_sec`` of wall-clock time go into looking for better schedules than the
     fixed rule's, heaviest functions first; what is found is kept in ``records_path``, which
-    later compilations (of any network with the same functions) read, whatever their budget.
+    later compilations (of any network with the same functions) read, whatever their budget. With a ``board``
+    candidates are timed there, and its records are looked up.
 
     Raises CompileError for a model or target that cannot be compiled, and
     UnsupportedOperatorError for an operator that TVM's importer lacks.
@@ -85,6 +87,7 @@ def compile_model(
             records_path=records_path,
             on_progress=on_progress,
             seed=seed,
+            board=board,
         )
 
 
@@ -128,6 +131,7 @@ class CompilerPool(Closing):
         records_path: Path | None = None,
         on_progress: ProgressCallback | None = None,
         seed: int = 0,
+        board: BoardRoute | None = None,
     ) -> CompiledModel:
         """As the module's `compile_model`, which see."""
         if tune_budget_sec < 0:
@@ -146,6 +150,7 @@ class CompilerPool(Closing):
                 records_path=records.absolute(),
                 seed=seed,
                 silence_sec=self._silence_sec,
+                board=board,
             )
             result = self._compile(request, on_progress)
         return CompiledModel(
@@ -155,7 +160,7 @@ class CompilerPool(Closing):
             tuned=result["tuned"],
             untuned=tuple(result["untuned"]),
             fallbacks=tuple(result["fallbacks"]),
-            slow=tuple(result["slow"]),
+            slow=None if result["slow"] is None else tuple(result["slow"]),
             compile_sec=time.perf_counter() - started - result["tune_sec"],
             tune_sec=result["tune_sec"],
             device_code=result["device_code"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -216,8 +217,9 @@ class _Session:
         return results
 
     def _forget(self) -> None:
-        """Close what an earlier call left open."""
-        self._worker.request({"do": "close", "keep": _REFERENCE}, self._protocol.timeout_sec)
+        """Close what an earlier call left open; a worker that is found dying has nothing open in its next life."""
+        with suppress(WorkerDiedError):
+            self._worker.request({"do": "close", "keep": _REFERENCE}, self._protocol.timeout_sec)
 
     def _worker_of(self, model: _Model) -> WorkerProcess:
         return self._worker

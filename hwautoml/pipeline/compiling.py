@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,11 @@ from hwautoml.core.storage import folder_beside, named_storage_errors
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
-from hwautoml.pipeline.connecting import device_for, require_reachable
+from hwautoml.pipeline.connecting import board_route, device_for, require_reachable
 from hwautoml.pipeline.tables import choose_runtime, records_path, unavailable_reason
+
+if TYPE_CHECKING:
+    from hwautoml.compilers._tvm_request import BoardRoute
 
 TOLERANCE = 1e-4  # relative to the outputs' scale
 #: Of quantised models, whose values may be rounded to the next step or the one after where sums differ in a last bit.
@@ -54,8 +57,8 @@ def compile(
     compared with the program on this machine's processor.
 
     ``inputs`` is an .npz (or .npy) file with one array (n, ...), as the model takes it. Nothing is written where
-    the check fails. A library for another machine is checked on the board that ``device``, or ``tracker`` and
-    ``key``, name; without one ``parity`` in the result says why it was not checked.
+    the check fails. A library for another machine is checked, and tuned, on the board that ``device``, or ``tracker``
+    and ``key``, name; without one ``parity`` in the result says why it was not checked.
 
     Raises:
         CompileError: the file cannot be read or compiled; the message names the operator or the file.
@@ -73,13 +76,15 @@ def compile(
         require_reachable(found, **board)
     chosen = choose_runtime(found, runtime)
     _require_precision(found, path, precision)
+    # Before minutes of work: it may not answer. Without tuning a board is only needed to check the result.
+    route = board_route(found, **board) if chosen == "tvm" and tune_sec > 0 and not found.is_cuda else None
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else _given_inputs(path, Path(inputs))
     with _made(folder), folder_beside(folder / path.name) as temporary:  # which may be a disk of its own
         source, half = path, None
         if precision == "fp16":
             source, half = _half(path, temporary / "half" / path.name, seed, given)
-        compiled = _compiled(source, temporary, found, chosen, tune_sec, profiles_dir, seed, on_progress)
+        compiled = _compiled(source, temporary, found, chosen, tune_sec, profiles_dir, seed, route, on_progress)
         parity: str | dict[str, Any]
         reason = unavailable_reason(found, device=device, tracker=tracker)
         if reason is None:
@@ -118,7 +123,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 def _compiled(
     path: Path, folder: Path, target: Target, runtime: str, tune_sec: float, profiles_dir: Path | None, seed: int,
-    on_progress: OnProgress,
+    route: BoardRoute | None, on_progress: OnProgress,
 ) -> CompiledModel:
     def listen(done: int, total: int, text: str) -> None:
         on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
@@ -132,6 +137,7 @@ def _compiled(
         records_path=records_path(target, profiles_dir),
         on_progress=listen,
         seed=seed,
+        **({} if route is None else {"board": route}),  # TVM's alone
     )
 
 
@@ -141,7 +147,7 @@ def _facts(compiled: CompiledModel) -> dict[str, Any]:
         "tuned": compiled.tuned,
         "untuned": list(compiled.untuned),
         "fallbacks": list(compiled.fallbacks),
-        "slow": list(compiled.slow),
+        "slow": None if compiled.slow is None else list(compiled.slow),
         "seconds": {"compile": compiled.compile_sec, "tune": compiled.tune_sec},
         "device_code": compiled.device_code,
     }

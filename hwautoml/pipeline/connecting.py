@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from hwautoml.compilers._tvm_request import BoardRoute
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
 
@@ -85,6 +86,25 @@ def require_reachable(
             f"connection hwautoml profile --target {target.name} --export-to DIR lets you measure by hand, and "
             f"hwautoml search --run RUN --target {target.name} works with estimated latencies",
         )
+
+
+def board_route(target: Target, *, device: str | None, tracker: str | None, key: str | None) -> BoardRoute | None:
+    """The way to a board that answers and is a real one, for TVM to time candidates on; None where none is named.
+
+    Raises:
+        TargetUnavailableError: it does not answer, or is busy.
+        MeasurementError: it is emulated.
+    """
+    from hwautoml.compilers._tvm_request import BoardRoute
+    from hwautoml.devices.rpc import RpcDevice
+
+    if device is None and tracker is None:
+        return None
+    with device_for(target, "tvm", device=device, tracker=tracker, key=key) as opened:
+        assert isinstance(opened, RpcDevice)
+        conditions, route = opened.conditions(), opened.route
+        require_real(conditions)
+    return BoardRoute(route.address.host, route.address.port, route.key, route.is_tracker, str(conditions["cpu"]))
 
 
 def require_real(conditions: Mapping[str, object]) -> None:

@@ -19,7 +19,7 @@ from hwautoml.core.storage import require_writable
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.artifacts import deployable_probe, functions_probe
-from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
+from hwautoml.pipeline.connecting import board_route, require_reachable
 from hwautoml.pipeline.tables import choose_runtime, records_path
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_space
@@ -88,21 +88,9 @@ def tune(
     if precision not in ("fp32", "int8"):
         raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
     require_writable(path)
-    board = None if device is None and tracker is None else _board(found, device, tracker, key)
+    board = board_route(found, device=device, tracker=tracker, key=key)
     chosen = _space(space, image_size, channels)
     return _tune(found, chosen, batch, precision, path, board, budget_sec, seed, on_progress)
-
-
-def _board(target: Target, device: str | None, tracker: str | None, key: str | None) -> BoardRoute:
-    """The way to a board that answers, is a real one and not busy."""
-    from hwautoml.compilers._tvm_request import BoardRoute
-    from hwautoml.devices.rpc import RpcDevice
-
-    with device_for(target, "tvm", device=device, tracker=tracker, key=key) as opened:
-        assert isinstance(opened, RpcDevice)
-        conditions, route = opened.conditions(), opened.route
-        require_real(conditions)
-    return BoardRoute(route.address.host, route.address.port, route.key, route.is_tracker, str(conditions["cpu"]))
 
 
 def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpace:

@@ -36,7 +36,8 @@ def save_bench(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> Pa
     ]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     what = f"ms per run of {' or '.join(map(str, batches))} image(s), {rows[0]['threads']} thread(s)"
-    axes.set_xlabel(f"{what}: median, 95 % interval; red: p95 (measured)")
+    origins = sorted({row["origin"] for row in rows})
+    axes.set_xlabel(f"{what}: median, 95 % interval; red: p95 ({' or '.join(origins)})")
     axes.set_title(f"on {target}".replace("$", r"\$"), loc="left", fontsize=11)
     axes.margins(x=0.12)
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)

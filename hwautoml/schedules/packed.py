@@ -37,7 +37,10 @@ def fits(kernel: Kernel) -> bool:
     """Whether the function is one packed reduction, possibly with blocks around it."""
     if len(kernel.reductions) != 1 or not kernel.near:
         return False
-    return kernel.name(kernel.reduction) == PACKED and 0 not in kernel.extents(kernel.reduction)[1:]
+    # How many images there are may be unknown, and how many rows of a product; three axes of pixels are of an image.
+    *pixels, _, _ = kernel.spatial_extents(kernel.reduction)
+    known = kernel.extents(kernel.reduction)[1 if len(pixels) == 3 else len(pixels) :]
+    return kernel.name(kernel.reduction) == PACKED and 0 not in known
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class _Problem:
         if len(pixels) == 3:
             height, width = wanted[1:3]
         elif len(pixels) == 2:
-            width = math.prod(wanted[1:-1])
+            width = max(1, math.prod(wanted[1:-1]))
         together = num_together(kernel)
         return _Problem(
             height,

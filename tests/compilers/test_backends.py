@@ -182,3 +182,18 @@ def test_onnxruntime_takes_inputs_of_every_type_of_numbers(kind: str, tmp_path: 
     model = load_backend("onnxruntime").open_model(path)
     x = np.array([[0, 1, 0], [1, 1, 0]], dtype=model.input_dtype)
     assert model.input_dtype == kind.lower() and (model(x) == x).all()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "tvm"])
+def test_weights_may_be_named_among_the_inputs(name: str, onnx_path: Path, tmp_path: Path) -> None:
+    """As files before ONNX IR 4 had to: many are still about."""
+    model = onnx.load(onnx_path)
+    model.ir_version, model.opset_import[0].version = 3, 13
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    onnx.save(model, tmp_path / "old.onnx")
+    backend = load_backend(name)
+    compiled = backend.compile_model(tmp_path / "old.onnx", tmp_path / "built", tvm_target=HOST)
+    opened, plain = backend.open_model(compiled.path), load_backend("onnxruntime").open_model(onnx_path)
+    x = np.random.default_rng(0).integers(0, 256, plain.input_shape).astype(plain.input_dtype)
+    np.testing.assert_allclose(opened(x), plain(x), atol=1e-5)

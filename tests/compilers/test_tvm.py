@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx import TensorProto
 
@@ -125,3 +126,13 @@ def test_unknown_target_is_named(
 ) -> None:
     with pytest.raises(CompileError, match=named):
         compiler().compile_model(onnx_path, tmp_path, tvm_target=target)
+
+
+def test_what_no_family_covers_is_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The worker's warnings are the caller's."""
+    graph = GraphBuilder((1, 8, 6, 6))
+    dropped = graph.node("Mul", graph.conv("images", 8, 8, 3), graph.constant(np.float32(0.0)))
+    path = graph.save(tmp_path / "dropped.onnx", graph.node("Add", dropped, "images"), rank=4)
+    compiled = compiler().compile_model(path, tmp_path, tvm_target=HOST)
+    assert compiled.fallbacks
+    assert all(f"no schedule family covers {name}" in caplog.text for name in compiled.fallbacks)

@@ -164,12 +164,14 @@ def test_a_reference_that_fails_is_an_error(device: LocalDevice, conv: Build, tm
     assert isinstance(result, Measurement)
 
 
-def test_a_worker_lost_between_calls_is_replaced(device: LocalDevice, conv: Build) -> None:
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_worker_lost_between_calls_is_replaced(device: LocalDevice, conv: Build, has_ended: bool) -> None:
+    """Also one that is dying while the next call begins."""
     paths, reference = [conv("a", 4)], conv("r", 4)
     device.measure(paths, reference, QUICK)
     assert device.worker_pid is not None
     os.kill(device.worker_pid, signal.SIGKILL)
-    assert ends(device.worker_pid)
+    assert not has_ended or ends(device.worker_pid)
     (result,) = device.measure(paths, reference, QUICK)
     assert isinstance(result, Measurement)
 

@@ -157,10 +157,14 @@ def test_kernels_are_tuned_on_the_board(board: Service, targets_dir: Path, tmp_p
     assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
     space = load_space("nasbench201")
     network = deployable_probe(space, telling_networks(space, seed=0)[0], tmp_path / "net.onnx")
-    compiled = pipeline.compile(
-        network, target="board", device=board.address, key=KEY, targets_dir=targets_dir, profiles_dir=profiles_dir
-    )
-    assert compiled["tuned"] > 0 and compiled["parity"]["max_relative"] < 1e-4
+    options = {"target": "board", "key": KEY, "targets_dir": targets_dir, "profiles_dir": profiles_dir}
+    compiled = pipeline.compile(network, device=board.address, **options)
+    assert compiled["tuned"] > 0 and compiled["parity"]["max_relative"] < 1e-4 and compiled["seconds"]["tune"] == 0
+    again = pipeline.compile(network, device=board.address, tune_sec=5.0, out=tmp_path / "again", **options)
+    assert again["tuned"] >= compiled["tuned"] and again["seconds"]["tune"] > 0
+    with pytest.raises(TargetUnavailableError):  # before anything is compiled
+        pipeline.compile(network, device="127.0.0.1:9", tune_sec=5.0, out=tmp_path / "never", **options)
+    assert not (tmp_path / "never").exists()
 
 
 def test_a_candidate_that_ends_the_session_is_skipped(tmp_path: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
+from torch import nn
 
+from benchmarks.baselines import MobileNetV2ImageNet, ResNet18
 from hwautoml.core.resources import package_folder
 from hwautoml.devices.machine import cuda_device
 from hwautoml.errors import CompileError, InvalidValueError, ParityError, UnsupportedOperatorError
@@ -163,3 +168,38 @@ def test_a_torch_program_is_compared_with_itself(precision: str, tmp_path: Path)
     assert result["parity"]["tolerance"] == (1e-4 if precision == "fp32" else 10 * 2.0**-7)
     with pytest.raises(InvalidValueError, match=r"net\.pt2 has the precision it was exported in"):
         compile(program, precision="bf16", **options)
+
+
+class Transformer(nn.Module):
+    """Two layers that attend to sixteen patches, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True) for _ in range(2)]
+        self.layers, self.head = nn.Sequential(*layers), nn.Linear(32, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(x).mean(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, "n"])
+@pytest.mark.parametrize(
+    ("make", "shape"), [(ResNet18, (3, 64, 64)), (MobileNetV2ImageNet, (3, 64, 64)), (Transformer, (16, 32))]
+)
+def test_networks_that_did_not_come_from_us(
+    tmp_path: Path, make: Callable[[], nn.Module], shape: tuple[int, ...], batch: int | str
+) -> None:
+    """As they are exported from torch, with a batch of one and one that is known only at run time."""
+    torch.manual_seed(0)
+    path, x = tmp_path / "network.onnx", torch.randn(1, *shape)
+    dynamic = {"images": {0: "n"}, "result": {0: "n"}} if batch == "n" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of its own older exporter
+        torch.onnx.export(
+            make().eval(), (x,), path, input_names=["images"], output_names=["result"], dynamic_axes=dynamic,
+            dynamo=False,
+        )  # fmt: skip
+    result = compile(path, out=tmp_path / "built", profiles_dir=tmp_path / "profiles")
+    assert result["functions"] > 5 and not result["fallbacks"]
+    assert result["parity"]["max_relative"] <= 1e-4

@@ -83,6 +83,11 @@ def test_what_cannot_be_compared_is_skipped_and_said(bundle: Path, change: Calla
     assert check["status"] == "skipped" and reason in check["detail"]
 
 
+def test_a_board_that_measured_through_its_agent_verifies_itself(bundle: Path) -> None:
+    edit(bundle, lambda m: m["conditions"].update(fingerprint=m["conditions"]["fingerprint"] + "-rpc"))
+    assert statuses(verify(bundle))["latency"] == "passed"
+
+
 def test_latency_is_left_out_on_demand(bundle: Path) -> None:
     edit(bundle, lambda m: m["latency"].update(measured_median=1e-6, measured_interval=[1e-6, 1.1e-6]))
     result = verify(bundle, no_latency=True)
