@@ -48,7 +48,7 @@ def compile(
     """Compile any ONNX file for a target, checked against ONNX Runtime.
 
     For another kind of machine, this one needs a cross-compiler (pip install 'hwautoml[edge]', see hwautoml doctor);
-    --device checks the library on the board itself.
+    --device (or --tracker) checks the library on the board itself, and --tune times candidates there.
     """
     with console.session(json) as show:
         from hwautoml.pipeline import compile as verb

@@ -192,12 +192,12 @@ def _slow_functions(
     request: CompileRequest, module: tvm.IRModule, names: Sequence[str], target: tvm.target.Target,
     description: Mapping[str, object],
 ) -> tuple[str, ...] | None:
-    """Functions that run far below what any schedule of ours reaches; None where the target is another machine."""
+    """Functions that run far below what any schedule of ours reaches; None where the target is another machine's."""
     from hwautoml.schedules.host import is_host
     from hwautoml.schedules.timing import slow_functions
 
     assert request.out_path is not None
-    if not is_host(target):
+    if request.board is not None or not is_host(target):
         return None
     shape = [max(1, int(extent)) for extent in cast("list[int]", description["input_shape"])]
     with unique_name(request.out_path) as library:

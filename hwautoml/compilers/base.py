@@ -21,7 +21,8 @@ class CompiledModel:
 
     ``functions`` counts its fused functions, ``tuned`` those scheduled from a tuning record; ``untuned`` names
     those that have none, although tuning could find one, ``fallbacks`` those that no schedule of ours covers
-    (correct, but slow), ``slow`` those that were seen to run far below what their work explains.
+    (correct, but slow), ``slow`` those that were seen to run far below what their work explains
+    (None where nothing was timed).
     ``compile_sec`` and ``tune_sec`` are wall-clock seconds as the caller saw them. ``device_code``
     says what a library for a GPU holds: machine code, or source that the device compiles.
     """

@@ -65,6 +65,8 @@ def compile(
         InvalidValueError: ``inputs`` holds no array that fits the model, or the target or the file's kind does not
             have the precision.
         ParityError: the compiled model gives other results than ONNX Runtime.
+        TargetUnavailableError: the board does not answer, or is busy.
+        MeasurementError: the board to tune on is emulated.
     """
     path = Path(model)
     if not path.is_file():
@@ -76,10 +78,10 @@ def compile(
         require_reachable(found, **board)
     chosen = choose_runtime(found, runtime)
     _require_precision(found, path, precision)
-    # Before minutes of work: it may not answer. Without tuning a board is only needed to check the result.
-    route = board_route(found, **board) if chosen == "tvm" and tune_sec > 0 and not found.is_cuda else None
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else _given_inputs(path, Path(inputs))
+    is_tunable = chosen == "tvm" and not found.is_cuda  # before minutes of work: the board may not answer
+    route = board_route(found, **board, to_tune=tune_sec > 0) if is_tunable else None
     with _made(folder), folder_beside(folder / path.name) as temporary:  # which may be a disk of its own
         source, half = path, None
         if precision == "fp16":

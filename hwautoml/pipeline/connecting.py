@@ -88,12 +88,16 @@ def require_reachable(
         )
 
 
-def board_route(target: Target, *, device: str | None, tracker: str | None, key: str | None) -> BoardRoute | None:
-    """The way to a board that answers and is a real one, for TVM to time candidates on; None where none is named.
+def board_route(
+    target: Target, *, device: str | None, tracker: str | None, key: str | None, to_tune: bool = True
+) -> BoardRoute | None:
+    """The way to a board that answers, for TVM to time candidates on and to know whose records to look up.
+
+    None where no board is named; an emulated one has no records, and is None unless it is ``to_tune`` on.
 
     Raises:
         TargetUnavailableError: it does not answer, or is busy.
-        MeasurementError: it is emulated.
+        MeasurementError: it is emulated, and ``to_tune`` on.
     """
     from hwautoml.compilers._tvm_request import BoardRoute
     from hwautoml.devices.rpc import RpcDevice
@@ -103,7 +107,9 @@ def board_route(target: Target, *, device: str | None, tracker: str | None, key:
     with device_for(target, "tvm", device=device, tracker=tracker, key=key) as opened:
         assert isinstance(opened, RpcDevice)
         conditions, route = opened.conditions(), opened.route
-        require_real(conditions)
+    if conditions.get("emulator") is not None and not to_tune:
+        return None
+    require_real(conditions)
     return BoardRoute(route.address.host, route.address.port, route.key, route.is_tracker, str(conditions["cpu"]))
 
 
@@ -113,7 +119,7 @@ def require_real(conditions: Mapping[str, object]) -> None:
     if emulator is not None:
         raise MeasurementError(
             f"the device is emulated ({emulator}): its times say nothing about the real one and enter no latency table",
-            fix="measure on the device itself, or estimate: hwautoml profile --estimate",
+            fix="measure (or tune) on the device itself, or estimate: hwautoml profile --estimate",
         )
 
 

@@ -205,6 +205,8 @@ def apply(kernel: Kernel, tiling: Tiling, unit: VectorUnit, num_threads: int) ->
         (output,) = schedule.get_consumers(reduction)
     elif len(kernel.spatial_extents(reduction)) == 4 and len(kernel.spatial_extents(output)) == 4:
         width = kernel.spatial_extents(output)[2]
+        if width == 0:
+            raise ValueError("an image of unknown width has no pixels in one row")
         schedule.transform_block_layout(output, lambda n, h, w, c: (n, h * width + w, c))
         # The layout stays as it is, but TVM simplifies how it is read, for without that a crop of channels hides that
         # `pixel // width * width + pixel % width` is a pixel, and tiles have no bounds.

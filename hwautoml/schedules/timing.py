@@ -14,7 +14,7 @@ import tvm
 from tvm import relax
 
 from hwautoml.schedules.arena import PIPELINE, TIMED
-from hwautoml.schedules.kernel import Kernel
+from hwautoml.schedules.kernel import Kernel, is_static
 from hwautoml.schedules.library import functions_of
 
 
@@ -84,8 +84,10 @@ def slow_functions(
     return {
         name: fastest[name]
         for name, function in functions_of(module).items()
-        if fastest.get(name, 0.0) > _SLACK_US and fastest[name] > _SLACK_US + _allowed_us(function)
-    }
+        # Of a function that is not static, nobody knows how much work it is.
+        if fastest.get(name, 0.0) > _SLACK_US and is_static(function)
+        and fastest[name] > _SLACK_US + _allowed_us(function)
+    }  # fmt: skip
 
 
 def _timed_calls(

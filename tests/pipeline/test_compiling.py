@@ -201,5 +201,5 @@ def test_networks_that_did_not_come_from_us(
             dynamo=False,
         )  # fmt: skip
     result = compile(path, out=tmp_path / "built", profiles_dir=tmp_path / "profiles")
-    assert result["functions"] > 5 and not result["fallbacks"]
+    assert result["functions"] > 5 and not result["fallbacks"] and not result["slow"]
     assert result["parity"]["max_relative"] <= 1e-4

@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hwautoml.schedules import winograd
+from hwautoml.schedules.host import resolve_target
+from hwautoml.schedules.vector_unit import vector_unit
 from tests.compilers.graphs import GraphBuilder
-from tests.schedules.single import assert_candidates_agree
+from tests.schedules.single import HOST, assert_candidates_agree
 
 CANDIDATE = st.integers(0, 400)
 CHANNELS = st.sampled_from([1, 3, 4, 7, 8, 10, 12, 16, 24, 37, 40, 56, 96])
@@ -64,13 +67,16 @@ TILES = {
 def tiles(
     folder: Path, batch: int, inputs: int, outputs: int, height: int, width: int, padding: int, choose: int
 ) -> None:
-    """A 3 x 3 convolution in tiles, its result added to: the sum is fused with the way back to pixels."""
+    """A 3 x 3 convolution, in tiles where the rule says so, its result added to: the sum is fused with the way back."""
     graph = GraphBuilder((batch, inputs, height, width))
     x = graph.node("Conv", "images", graph.random(outputs, inputs, 3, 3), graph.random(outputs), pads=[padding] * 4)
     x = graph.activation(graph.node("Add", x, graph.random(1, outputs, 1, 1)), "hardswish")
     families = assert_candidates_agree(graph.save(folder / "tiles.onnx", x, rank=4), choose, tolerance=1e-5)
-    if batch * height * width * inputs * outputs > 1 << 17:
-        assert "tile_transforms" in families.values() and "packed" in families.values()
+    unit = vector_unit(resolve_target(HOST, 1))
+    extents = (batch, height + 2 * padding - 2, width + 2 * padding - 2, outputs)
+    fills_vectors = inputs % unit.lanes == 0 and outputs % unit.lanes == 0
+    is_tiled = fills_vectors and winograd.fastest(extents, inputs, unit) is not None
+    assert "packed" in families.values() and ("tile_transforms" in families.values()) == is_tiled
 
 
 @few(2)

@@ -187,3 +187,11 @@ def test_rows_of_unknown_batch(tmp_path: Path) -> None:
     x = graph.node("Add", graph.node("MatMul", graph.node("Sigmoid", rows), graph.random(8, 16)), graph.random(16))
     path = graph.save(tmp_path / "rows.onnx", graph.node("Relu", x), rank=2)
     assert assert_same(path, tmp_path, batch=3) == ()
+
+
+def test_images_of_unknown_size(tmp_path: Path) -> None:
+    """Whatever keeps plain loops then: the result is right."""
+    graph = GraphBuilder(("batch", 8, "height", "width"))
+    x = graph.activation(graph.conv("images", 8, 16, 1), "relu")
+    path = graph.save(tmp_path / "any.onnx", graph.conv(x, 16, 16, 3), rank=4)
+    assert_same(path, tmp_path, batch=5)
