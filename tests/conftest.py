@@ -7,7 +7,9 @@ a test about threads asks for them.
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -19,15 +21,18 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUME
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
-#: Tests in these files measure, all of them on the last core: where tests share cores, those are never side by side.
+#: Tests in these files measure, all of them on the last core: where tests share cores, never two at once.
 MEASURING = (
     "test_baseline.py", "test_benching.py", "test_layer_profiler.py", "test_local.py", "test_profiling.py",
     "test_screening.py", "test_serving.py", "test_side_by_side.py",
 )  # fmt: skip
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name in MEASURING:
-            item.add_marker(pytest.mark.xdist_group("clock"))
+@pytest.fixture(autouse=True)
+def measuring_alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.path.name not in MEASURING:
+        yield
+        return
+    with (request.config.cache.mkdir("measuring") / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -21,7 +21,7 @@ from hwautoml.errors import MeasurementError, TargetUnavailableError
 from hwautoml.exporters import quantize_onnx
 from tests.edge.emulated_board import KEY, EmulatedBoard
 
-pytestmark = [pytest.mark.edge, pytest.mark.xdist_group("board")]  # one emulated board for all of them
+pytestmark = pytest.mark.edge
 TOLERANCE = 1e-4  # of the outputs' scale
 Hwautoml = Callable[..., Any]
 
