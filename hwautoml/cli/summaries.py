@@ -85,7 +85,7 @@ def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
         done = f"{result['num_recorded']} of {result['num_functions']} recorded (measured)"
         trials = f"{result['num_trials']} in {format_duration(result['seconds'])}, {result['num_candidates_left']} left"
         rows = [("space", f"{result['space']}, {result['num_layers']} layers"), ("functions", done)]
-        again = "tables of TVM measured before have the times of before: hwautoml profile --runtime tvm"
+        again = "TVM tables measured before keep the times of before (docs/schedules.md says how to measure them anew)"
         _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"]), ("next", again)])
         return
     out.print(result["records"])
