@@ -25,7 +25,7 @@ demo: $(READY)
 	@$(BIN)/hwautoml run digits --target cpu --latency-ms 0.3 --out runs/demo --overwrite
 
 lint: $(READY)
-	@$(BIN)/ruff check --quiet . && echo "ruff: clean"
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && echo "ruff: clean, formatted"
 	@$(BIN)/mypy
 
 test: lint

@@ -119,6 +119,7 @@ def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
     calibration = data.train.raw(spread(data.train.num_images, CALIBRATION_IMAGES))
     with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
         for source in arguments.onnx:
+
             def accuracy_of(path: Path) -> float:
                 return float((device.run_model(path, val_images).argmax(1) == val_labels).mean())
 

@@ -28,13 +28,17 @@ def int8(arguments: argparse.Namespace) -> dict[str, Any]:
             print(rows[-1], flush=True)
     columns = ("tvm_int8/ort_int8", "tvm_int8/tvm_fp32", "tvm_int8/ort_fp32", "ort_int8/ort_fp32")
     return {
-        "conditions": {**machine_conditions(), "threads": arguments.threads, "batch": arguments.batch,
-                       "int8_dot_product": has_int8_dot_product(),
-                       "versions": {name: load_backend(name).version() for name in ("tvm", "onnxruntime")}},
+        "conditions": {
+            **machine_conditions(),
+            "threads": arguments.threads,
+            "batch": arguments.batch,
+            "int8_dot_product": has_int8_dot_product(),
+            "versions": {name: load_backend(name).version() for name in ("tvm", "onnxruntime")},
+        },
         "rows": rows,
         "summary": {f"{column}, geometric mean": geometric_mean([row[column] for row in rows]) for column in columns}
         | {"tvm_int8/ort_int8, worst": max(row["tvm_int8/ort_int8"] for row in rows)},
-    }  # fmt: skip
+    }
 
 
 def _compare(path: Path, threads: int, rounds: int) -> dict[str, float]:

@@ -41,8 +41,13 @@ def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
             print(rows[-1], flush=True)
     peak = peak_gflops()
     return {
-        "conditions": {**machine_conditions(), "threads": threads, "batch": batch, "tune_sec": arguments.tune,
-                       "versions": {name: load_backend(name).version() for name in ("tvm", "onnxruntime")}},
+        "conditions": {
+            **machine_conditions(),
+            "threads": threads,
+            "batch": batch,
+            "tune_sec": arguments.tune,
+            "versions": {name: load_backend(name).version() for name in ("tvm", "onnxruntime")},
+        },
         "rows": rows,
         "summary": {
             **_ratios(rows, "untuned"),
@@ -50,7 +55,7 @@ def schedules(arguments: argparse.Namespace) -> dict[str, Any]:
             "largest relative difference": max(row["difference"] for row in rows),
             "peak GFLOP/s of one core (measured)": peak,
         },
-    }  # fmt: skip
+    }
 
 
 def _ratios(rows: list[dict[str, Any]], form: str) -> dict[str, float]:

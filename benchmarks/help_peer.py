@@ -38,11 +38,29 @@ Space = Literal["nasbench201", "fbnet"]
 POOL_SIZE: dict[Space, int] = {"nasbench201": 900, "fbnet": 4000}
 # The devices behind HELP's checkpoints: trained on, and chosen by. The first are refused as targets.
 TRAINING_DEVICES: dict[Space, tuple[str, ...]] = {
-    "nasbench201": ("1080ti_1", "1080ti_32", "1080ti_256", "silver_4114", "silver_4210r", "samsung_a50", "pixel3",
-                    "essential_ph_1", "samsung_s7"),
-    "fbnet": ("1080ti_1", "1080ti_32", "1080ti_64", "silver_4114", "silver_4210r", "samsung_a50", "pixel3",
-              "essential_ph_1", "samsung_s7"),
-}  # fmt: skip
+    "nasbench201": (
+        "1080ti_1",
+        "1080ti_32",
+        "1080ti_256",
+        "silver_4114",
+        "silver_4210r",
+        "samsung_a50",
+        "pixel3",
+        "essential_ph_1",
+        "samsung_s7",
+    ),
+    "fbnet": (
+        "1080ti_1",
+        "1080ti_32",
+        "1080ti_64",
+        "silver_4114",
+        "silver_4210r",
+        "samsung_a50",
+        "pixel3",
+        "essential_ph_1",
+        "samsung_s7",
+    ),
+}
 VALIDATION_DEVICES: dict[Space, tuple[str, ...]] = {
     "nasbench201": ("titanx_1", "titanx_32", "titanx_256", "gold_6240"),
     "fbnet": ("titanx_1", "titanx_32", "titanx_64", "gold_6240"),

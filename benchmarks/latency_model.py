@@ -45,8 +45,11 @@ Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results"
 SPACE = MobileSpace(32, 3, 10)
 RUNTIMES = {
-    "onnxruntime": ("onnxruntime", "fp32"), "onnxruntime-int8": ("onnxruntime", "int8"), "tvm": ("tvm", "fp32"),
-    "torch": ("torch", "fp32"), "torch-inductor": ("torch-inductor", "fp32"),
+    "onnxruntime": ("onnxruntime", "fp32"),
+    "onnxruntime-int8": ("onnxruntime", "int8"),
+    "tvm": ("tvm", "fp32"),
+    "torch": ("torch", "fp32"),
+    "torch-inductor": ("torch-inductor", "fp32"),
 }
 CHUNK = 20  # networks per measuring call: what an interruption can cost
 NUM_SPEED = 100_000
@@ -102,8 +105,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"--runtimes are of {', '.join(RUNTIMES)}, got {unknown}; --networks must be at least 2")
     rows: list[dict[str, Any]] = []
     for name in names:
-        case = Case(name, arguments.folder, arguments.networks, arguments.seed, arguments.profile_budget,
-                    arguments.quick_export)
+        case = Case(
+            name, arguments.folder, arguments.networks, arguments.seed, arguments.profile_budget, arguments.quick_export
+        )
         rows += run(case)
         _write(arguments.out, rows)
     _print(rows)
@@ -125,8 +129,11 @@ def run(case: Case) -> list[dict[str, Any]]:
     predictions = predict_first(case, table, architectures)
     sessions = [measured(case, number, files, listen) for number in (1, 2)]
     shared = {
-        "runtime": case.name, "profile_sec": seconds, "observations": len(table.observations),
-        "layers_measured": table.conditions["num_layers_measured"], "noise": _noise(table, sessions),
+        "runtime": case.name,
+        "profile_sec": seconds,
+        "observations": len(table.observations),
+        "layers_measured": table.conditions["num_layers_measured"],
+        "noise": _noise(table, sessions),
     }
     rows = [shared | row for row in compared(predictions, sessions, float(table.conditions["reference_median_ms"]))]  # type: ignore[arg-type]
     return [*rows, {"runtime": case.name, "method": "speed", **prediction_speed(table)}]
@@ -154,7 +161,11 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     began = time.monotonic()
     with LocalDevice(case.runtime) as device:
         table = profile_layers(
-            SPACE, setting, path, builders=builders, options=ProfileOptions.within(case.budget_sec, seed=case.seed),
+            SPACE,
+            setting,
+            path,
+            builders=builders,
+            options=ProfileOptions.within(case.budget_sec, seed=case.seed),
             measure=lambda paths, reference=None: device.measure(paths, reference, quick),
             measure_networks=lambda paths, reference=None: device.measure(paths, reference, full),
             on_progress=_listener(case.name),
@@ -208,8 +219,10 @@ def _line(result: object) -> dict[str, object]:
     if not isinstance(result, Measurement):
         return {"failure": str(result)}
     return {
-        "median_ms": result.median_ms, "deviation_ms": result.deviation_ms,
-        "reference_ms": result.conditions["reference_median_ms"], "conditions": dict(result.conditions),
+        "median_ms": result.median_ms,
+        "deviation_ms": result.deviation_ms,
+        "reference_ms": result.conditions["reference_median_ms"],
+        "conditions": dict(result.conditions),
     }
 
 
@@ -287,7 +300,9 @@ def prediction_speed(table: LatencyTable) -> dict[str, Any]:
         predictor.predict(encodings)
         seconds.append(time.perf_counter() - began)
     return {
-        "architectures": NUM_SPEED, "best_sec": min(seconds), "median_sec": float(np.median(seconds)),
+        "architectures": NUM_SPEED,
+        "best_sec": min(seconds),
+        "median_sec": float(np.median(seconds)),
         "prepare_sec": prepared,
     }
 

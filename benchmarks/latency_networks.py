@@ -30,8 +30,15 @@ def draw(space: MobileSpace, number: int, seed: int) -> list[Architecture]:
 
 
 def shipped_files(
-    space: MobileSpace, target: Target, runtime: str, precision: str, architectures: Sequence[Architecture],
-    folder: Path, on_done: Done, *, quick: bool = False,
+    space: MobileSpace,
+    target: Target,
+    runtime: str,
+    precision: str,
+    architectures: Sequence[Architecture],
+    folder: Path,
+    on_done: Done,
+    *,
+    quick: bool = False,
 ) -> list[Path]:
     """One file each, in order; what is there already is kept.
 
@@ -65,8 +72,14 @@ def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
     from hwautoml.exporters import export_onnx
 
     export_onnx(
-        space.module(architecture), path, resolution=space.resolution(architecture), channels=space.channels,
-        mean=MEAN, std=STD, classes=[str(i) for i in range(space.num_classes)], architecture=architecture,
+        space.module(architecture),
+        path,
+        resolution=space.resolution(architecture),
+        channels=space.channels,
+        mean=MEAN,
+        std=STD,
+        classes=[str(i) for i in range(space.num_classes)],
+        architecture=architecture,
     )
 
 
@@ -109,8 +122,10 @@ def _compiled(sources: Sequence[Path], target: Target, runtime: str, folder: Pat
     suffix = ".so" if runtime == "tvm" else ".pt2"
     paths = [folder / runtime / f"{source.stem}{suffix}" for source in sources]
     num_parallel = len(os.sched_getaffinity(0)) if runtime == "tvm" else 1
-    with CompilerPool(num_workers=num_parallel, num_threads=target.num_threads) as pool, \
-            ThreadPoolExecutor(num_parallel) as threads:  # fmt: skip
+    with (
+        CompilerPool(num_workers=num_parallel, num_threads=target.num_threads) as pool,
+        ThreadPoolExecutor(num_parallel) as threads,
+    ):
         compile_model = pool.compile_model if runtime == "tvm" else load_backend(runtime).compile_model
 
         def compile_one(number: int) -> None:

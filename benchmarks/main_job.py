@@ -254,9 +254,15 @@ def _measured_twice(
         paths = [Path(folder) / f"{a.id}.onnx" for a in architectures]
         for a, path in zip(architectures, paths, strict=True):
             export_onnx(
-                space.module(a), path, resolution=space.resolution(a), channels=3, mean=[0.5] * 3, std=[0.25] * 3,
-                classes=[str(i) for i in range(10)], architecture=a,
-            )  # fmt: skip
+                space.module(a),
+                path,
+                resolution=space.resolution(a),
+                channels=3,
+                mean=[0.5] * 3,
+                std=[0.25] * 3,
+                classes=[str(i) for i in range(10)],
+                architecture=a,
+            )
         protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)
         reference = deployable_probe(space, reference_architecture(space), Path(folder) / "reference.onnx")
         return [device.measure(paths, reference, protocol) for _ in range(2)]

@@ -27,13 +27,25 @@ if TYPE_CHECKING:
         targets,
         tune,
         verify,
-    )  # fmt: skip
+    )
 
 # ``devices`` is only in ``hwautoml.pipeline``: here the name is the room's.
 __all__ = [
-    "__version__", "agent", "bench", "build", "compile", "doctor", "export", "profile", "report", "run",
-    "search", "targets", "tune", "verify",
-]  # fmt: skip
+    "__version__",
+    "agent",
+    "bench",
+    "build",
+    "compile",
+    "doctor",
+    "export",
+    "profile",
+    "report",
+    "run",
+    "search",
+    "targets",
+    "tune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -23,9 +23,15 @@ settings.load_profile("shared")
 
 #: Tests in these files measure, all of them on the last core: where tests share cores, never two at once.
 MEASURING = (
-    "test_baseline.py", "test_benching.py", "test_layer_profiler.py", "test_local.py", "test_profiling.py",
-    "test_screening.py", "test_serving.py", "test_side_by_side.py",
-)  # fmt: skip
+    "test_baseline.py",
+    "test_benching.py",
+    "test_layer_profiler.py",
+    "test_local.py",
+    "test_profiling.py",
+    "test_screening.py",
+    "test_serving.py",
+    "test_side_by_side.py",
+)
 
 
 @pytest.fixture(autouse=True)

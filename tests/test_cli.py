@@ -25,9 +25,14 @@ VERBS = tuple(pipeline.__all__)
 RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress", "on_listening"}
 POSITIONAL = {
-    "run": ["source"], "compile": ["model"], "bench": ["artifacts"], "report": ["run"], "verify": ["bundle"],
-    "targets show": ["name"], "targets new": ["name"],
-}  # fmt: skip
+    "run": ["source"],
+    "compile": ["model"],
+    "bench": ["artifacts"],
+    "report": ["run"],
+    "verify": ["bundle"],
+    "targets show": ["name"],
+    "targets new": ["name"],
+}
 
 
 @cache
@@ -120,10 +125,24 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
             "--device b:1 --tracker t:2 --key k",
             {
-                "device": "b:1", "tracker": "t:2", "key": "k",
-                "source": "photos", "target": "gpu", "latency_ms": 0.5, "out": Path("x"), "budget_sec": 1200.0,
-                "image_size": 48, "channels": 1, "runtime": "tvm", "precision": "int8", "searcher": "random", "seed": 7,
-                "resume": True, "overwrite": True, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "device": "b:1",
+                "tracker": "t:2",
+                "key": "k",
+                "source": "photos",
+                "target": "gpu",
+                "latency_ms": 0.5,
+                "out": Path("x"),
+                "budget_sec": 1200.0,
+                "image_size": 48,
+                "channels": 1,
+                "runtime": "tvm",
+                "precision": "int8",
+                "searcher": "random",
+                "seed": 7,
+                "resume": True,
+                "overwrite": True,
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
             },
         ),
         (
@@ -133,12 +152,31 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "--from-csv m.csv --estimate --inspect i.json --compare a.json b.json --merge c.json d.json --out o.json "
             "--picture p.png --budget 90s --seed 7 --targets-dir t --profiles-dir p",
             {
-                "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "runtime": "tvm", "threads": 3,
-                "batch": 4, "precision": "int8", "device": "b:1", "tracker": "t:2", "key": "k",
-                "like": ["rpi4", "x.json"], "measurements": 5, "export_to": Path("d"), "from_csv": Path("m.csv"),
-                "estimate": True, "inspect": Path("i.json"), "compare": (Path("a.json"), Path("b.json")),
-                "merge": (Path("c.json"), Path("d.json")), "out": Path("o.json"), "picture": Path("p.png"),
-                "budget_sec": 90.0, "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "target": "gpu",
+                "space": "fbnet",
+                "image_size": 48,
+                "channels": 1,
+                "runtime": "tvm",
+                "threads": 3,
+                "batch": 4,
+                "precision": "int8",
+                "device": "b:1",
+                "tracker": "t:2",
+                "key": "k",
+                "like": ["rpi4", "x.json"],
+                "measurements": 5,
+                "export_to": Path("d"),
+                "from_csv": Path("m.csv"),
+                "estimate": True,
+                "inspect": Path("i.json"),
+                "compare": (Path("a.json"), Path("b.json")),
+                "merge": (Path("c.json"), Path("d.json")),
+                "out": Path("o.json"),
+                "picture": Path("p.png"),
+                "budget_sec": 90.0,
+                "seed": 7,
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
             },
         ),
         (
@@ -146,8 +184,15 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "--run r --target gpu --latency-ms 0.5 --runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t "
             "--profiles-dir p",
             {
-                "run": Path("r"), "target": "gpu", "latency_ms": 0.5, "runtime": "tvm", "precision": "int8",
-                "budget_sec": 3.0, "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "run": Path("r"),
+                "target": "gpu",
+                "latency_ms": 0.5,
+                "runtime": "tvm",
+                "precision": "int8",
+                "budget_sec": 3.0,
+                "seed": 7,
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
             },
         ),
         (
@@ -160,9 +205,18 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "m.onnx --target gpu --runtime onnxruntime --out x --precision fp16 --tune 2m --inputs i.npz --seed 7 "
             "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
-                "device": "b:1", "tracker": "t:2", "key": "k",
-                "model": Path("m.onnx"), "target": "gpu", "runtime": "onnxruntime", "out": Path("x"), "tune_sec": 120.0,
-                "inputs": Path("i.npz"), "seed": 7, "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "device": "b:1",
+                "tracker": "t:2",
+                "key": "k",
+                "model": Path("m.onnx"),
+                "target": "gpu",
+                "runtime": "onnxruntime",
+                "out": Path("x"),
+                "tune_sec": 120.0,
+                "inputs": Path("i.npz"),
+                "seed": 7,
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
                 "precision": "fp16",
             },
         ),
@@ -172,10 +226,22 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "--inspect --merge a --merge b --records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t "
             "--profiles-dir p",
             {
-                "device": "b:1", "tracker": "t:2", "key": "k",
-                "target": "gpu", "space": "fbnet", "image_size": 48, "channels": 1, "batch": 4, "precision": "int8",
-                "budget_sec": 90.0, "inspect": True, "merge": [Path("a"), Path("b")], "records": Path("r"), "seed": 7,
-                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "device": "b:1",
+                "tracker": "t:2",
+                "key": "k",
+                "target": "gpu",
+                "space": "fbnet",
+                "image_size": 48,
+                "channels": 1,
+                "batch": 4,
+                "precision": "int8",
+                "budget_sec": 90.0,
+                "inspect": True,
+                "merge": [Path("a"), Path("b")],
+                "records": Path("r"),
+                "seed": 7,
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
             },
         ),
         (
@@ -184,10 +250,22 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "--fail-above 3% --csv t.csv --picture p.png --device d --tracker e --key k --seed 7 --targets-dir t "
             "--profiles-dir p",
             {
-                "artifacts": [Path("a.onnx"), Path("b.so")], "target": "gpu", "runtime": "tvm,torch", "threads": 2,
-                "batch": 4, "budget_sec": 9.0, "against": Path("base.json"), "fail_above": "3%", "csv": Path("t.csv"),
-                "picture": Path("p.png"), "device": "d", "tracker": "e", "key": "k", "seed": 7,
-                "targets_dir": Path("t"), "profiles_dir": Path("p"),
+                "artifacts": [Path("a.onnx"), Path("b.so")],
+                "target": "gpu",
+                "runtime": "tvm,torch",
+                "threads": 2,
+                "batch": 4,
+                "budget_sec": 9.0,
+                "against": Path("base.json"),
+                "fail_above": "3%",
+                "csv": Path("t.csv"),
+                "picture": Path("p.png"),
+                "device": "d",
+                "tracker": "e",
+                "key": "k",
+                "seed": 7,
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
             },
         ),
         ("report", "r", {"run": Path("r")}),
@@ -198,7 +276,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ("targets", "--targets-dir t show rpi4", {"name": "rpi4", "like": None, "targets_dir": Path("t")}),
         ("targets", "new mine --like rpi4 --targets-dir t", {"name": "mine", "like": "rpi4", "targets_dir": Path("t")}),
     ],
-)  # fmt: skip
+)
 def test_every_flag_reaches_the_verb(
     monkeypatch: pytest.MonkeyPatch, verb: str, words: str, expected: dict[str, Any]
 ) -> None:
@@ -335,7 +413,7 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("bench {tmp}/none.onnx --fail-above much", 2, "must be a share such as 5% or 0.05, got 'much'"),
         ("bench {tmp}/none.onnx --against {tmp}/none.json", 10, "none.json does not exist"),
     ],
-)  # fmt: skip
+)
 def test_errors_have_their_code_and_stdout_stays_empty(tmp_path: Path, words: str, code: int, message: str) -> None:
     result = invoke(*words.format(tmp=tmp_path).split(), "--json")
     assert result.exit_code == code, result.output
@@ -348,14 +426,25 @@ def test_errors_have_their_code_and_stdout_stays_empty(tmp_path: Path, words: st
 
 @pytest.mark.parametrize(
     "words",
-    ["run digits --latency-ms 1 --out {tmp}/r --budget", "search --run {tmp}/r --budget", "profile --budget",
-     "tune --budget", "bench {tmp}/none.onnx --budget", "compile {tmp}/none.onnx --tune"],
-)  # fmt: skip
+    [
+        "run digits --latency-ms 1 --out {tmp}/r --budget",
+        "search --run {tmp}/r --budget",
+        "profile --budget",
+        "tune --budget",
+        "bench {tmp}/none.onnx --budget",
+        "compile {tmp}/none.onnx --tune",
+    ],
+)
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("0s", "must be longer than 0 s, got 0 s"), ("-3s", "'-3s' is no duration"), ("", "'' is no duration"),
-     ("soon", "'soon' is no duration"), ("99999999h", "must be at most a year")],
-)  # fmt: skip
+    [
+        ("0s", "must be longer than 0 s, got 0 s"),
+        ("-3s", "'-3s' is no duration"),
+        ("", "'' is no duration"),
+        ("soon", "'soon' is no duration"),
+        ("99999999h", "must be at most a year"),
+    ],
+)
 def test_what_is_no_time_is_refused_with_the_fix(tmp_path: Path, words: str, text: str, message: str) -> None:
     given = words.format(tmp=tmp_path).split()
     result = invoke(*given, text)

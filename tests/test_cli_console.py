@@ -56,9 +56,11 @@ def test_progress_in_a_log_says_how_long_it_will_take(
     for share in (0.5, 0.6, 0.7, 1.0):  # resumed half-way: a tenth takes 30 seconds
         show.progress(Progress("profile", share, "layers"))
     assert capsys.readouterr().err.splitlines() == [
-        "profile 50% layers", "profile 60% layers (about 2m00s left)", "profile 70% layers (about 1m30s left)",
+        "profile 50% layers",
+        "profile 60% layers (about 2m00s left)",
+        "profile 70% layers (about 1m30s left)",
         "profile 100% layers",
-    ]  # fmt: skip
+    ]
 
 
 def test_termination_ends_like_an_interruption(capsys: pytest.CaptureFixture) -> None:
@@ -83,9 +85,18 @@ def test_a_reader_that_has_gone_is_no_crash() -> None:
 
 def test_bench_never_calls_an_emulators_times_measured(capsys: pytest.CaptureFixture[str]) -> None:
     row = {
-        "artifact": "a.onnx", "runtime": "tvm", "threads": 1, "batch": 1, "median_ms": 2.0, "interval_ms": [1.9, 2.1],
-        "p95_ms": None, "throughput": 500.0, "load_ms": 1.0, "peak_memory_mb": None, "size_mb": 0.1,
-    }  # fmt: skip
+        "artifact": "a.onnx",
+        "runtime": "tvm",
+        "threads": 1,
+        "batch": 1,
+        "median_ms": 2.0,
+        "interval_ms": [1.9, 2.1],
+        "p95_ms": None,
+        "throughput": 500.0,
+        "load_ms": 1.0,
+        "peak_memory_mb": None,
+        "size_mb": 0.1,
+    }
     for origin in ("measured", "emulated"):
         rows = [row | {"origin": origin}]
         bench_summary(Console(width=200), {"target": "rpi4", "rows": rows, "skipped": [], "against": None})

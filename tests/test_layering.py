@@ -18,9 +18,23 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hwautoml"
 ROOMS = (
-    "bundles", "cli", "compilers", "core", "datasets", "devices", "errors", "exporters", "pipeline",
-    "profilers", "reports", "schedules", "searchers", "spaces", "store", "supernets",
-)  # fmt: skip
+    "bundles",
+    "cli",
+    "compilers",
+    "core",
+    "datasets",
+    "devices",
+    "errors",
+    "exporters",
+    "pipeline",
+    "profilers",
+    "reports",
+    "schedules",
+    "searchers",
+    "spaces",
+    "store",
+    "supernets",
+)
 EVERYWHERE = frozenset({"core", "errors"})
 
 # Every entry needs a reason. Entries make no cycle (test_no_cycles).

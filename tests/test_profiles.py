@@ -65,9 +65,13 @@ def test_elsewhere_a_shipped_table_is_a_sibling(path: Path, tmp_path: Path, monk
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     identity = TableIdentity.of(load(path))
     made = profile(
-        "rpi4", like=[identity.target], runtime="tvm", precision=identity.precision, measurements=0,
+        "rpi4",
+        like=[identity.target],
+        runtime="tvm",
+        precision=identity.precision,
+        measurements=0,
         profiles_dir=tmp_path / "p",
-    )  # fmt: skip
+    )
     assert made["origin"] == "estimated" and made["num_networks"] == 0
     assert made["conditions"]["siblings"][0]["target"] == identity.target
 

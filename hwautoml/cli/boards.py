@@ -71,6 +71,9 @@ def _facts(report: Any) -> tuple[str, ...]:
         return ("-",) * 5
     processor = f"{report['cpu'] or 'unknown'} ({report['machine'] or 'unknown'})"
     return (
-        console.escape_markup(processor), str(report["num_allowed_cores"] or "unknown"), str(report["runtime_version"]),
-        "yes" if report["agent"] else "no", report.get("emulator") or "-",
-    )  # fmt: skip
+        console.escape_markup(processor),
+        str(report["num_allowed_cores"] or "unknown"),
+        str(report["runtime_version"]),
+        "yes" if report["agent"] else "no",
+        report.get("emulator") or "-",
+    )

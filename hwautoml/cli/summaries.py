@@ -154,11 +154,16 @@ def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
     for row in result["rows"]:
         low, high = row["interval_ms"]
         table.add_row(
-            escape_markup(row["artifact"]) + (f" (batch {row['batch']})" if " " in batches else ""), row["runtime"],
+            escape_markup(row["artifact"]) + (f" (batch {row['batch']})" if " " in batches else ""),
+            row["runtime"],
             f"{row['median_ms']:.4g}",
-            f"±{(high - low) / 2 / row['median_ms']:.1%}", _or_dash(row["p95_ms"], ".4g"), f"{row['throughput']:,.0f}",
-            _or_dash(row["load_ms"], ".0f"), _or_dash(row["peak_memory_mb"], ".0f"), f"{row['size_mb']:.2f}",
-        )  # fmt: skip
+            f"±{(high - low) / 2 / row['median_ms']:.1%}",
+            _or_dash(row["p95_ms"], ".4g"),
+            f"{row['throughput']:,.0f}",
+            _or_dash(row["load_ms"], ".0f"),
+            _or_dash(row["peak_memory_mb"], ".0f"),
+            f"{row['size_mb']:.2f}",
+        )
     out.print(table)
     for reason in result["skipped"]:
         out.print(f"skipped: {escape_markup(reason)}")
@@ -171,10 +176,13 @@ def _print_comparison(out: Console, against: Mapping[str, Any]) -> None:
     for row in against["rows"]:
         low, high = row["interval"]
         table.add_row(
-            escape_markup(row["artifact"]), row["runtime"], f"{row['slower'] - 1:+.1%}",
-            f"{low - 1:+.1%} to {high - 1:+.1%}", f"{row['machine_slower'] - 1:+.1%}",
+            escape_markup(row["artifact"]),
+            row["runtime"],
+            f"{row['slower'] - 1:+.1%}",
+            f"{low - 1:+.1%} to {high - 1:+.1%}",
+            f"{row['machine_slower'] - 1:+.1%}",
             "[red]slower[/red]" if row["failed"] else "ok",
-        )  # fmt: skip
+        )
     out.print(table)
     for name in against["not_in_baseline"]:
         out.print(f"not in the baseline: {escape_markup(name)}")

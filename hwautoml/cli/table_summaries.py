@@ -53,9 +53,12 @@ def inspection_summary(out: Console, result: Mapping[str, Any]) -> None:
         table = _table("layer", "ms", "95 % +-", "share", "origin")
         for row in rows:
             table.add_row(
-                _short(row["key"]), f"{row['ms']:.4g}", f"{1.96 * row['deviation_ms']:.2g}",
-                f"{row['share']:.1%}", row["origin"],
-            )  # fmt: skip
+                _short(row["key"]),
+                f"{row['ms']:.4g}",
+                f"{1.96 * row['deviation_ms']:.2g}",
+                f"{row['share']:.1%}",
+                row["origin"],
+            )
         out.print(table)
     if "picture" in result:
         out.print(f"picture   {result['picture']}")
@@ -70,21 +73,30 @@ def comparison_summary(out: Console, result: Mapping[str, Any]) -> None:
         out,
         [
             ("differ in", "; ".join(result["differences"]) or "nothing that they are of"),
-            ("level", f"second is {result['level_ratio']:.4g} times first (median, {result['num_networks']} random "
-             "networks, predicted)"),
+            (
+                "level",
+                f"second is {result['level_ratio']:.4g} times first (median, {result['num_networks']} random "
+                "networks, predicted)",
+            ),
             ("ranking", f"Spearman {result['spearman']:.4f}, correlation {result['correlation']:.4f}"),
-            ("apart", f"{result['median_difference_at_level']:.1%} at the median once levels agree; "
-             f"{result['share_apart']:.0%} of networks by more than both 95 % intervals allow"),
+            (
+                "apart",
+                f"{result['median_difference_at_level']:.1%} at the median once levels agree; "
+                f"{result['share_apart']:.0%} of networks by more than both 95 % intervals allow",
+            ),
             ("layers", ", ".join([f"{result['num_layers_in_both']} in both", *lacking])),
         ],
-    )  # fmt: skip
+    )
     out.print("\n[bold]layers that differ most[/bold] (ratio: second over first, once levels agree)")
     table = _table("layer", "first ms", "second ms", "ratio", "origins")
     for row in result["layers"]:
         table.add_row(
-            _short(row["key"]), f"{row['first_ms']:.4g}", f"{row['second_ms']:.4g}",
-            f"{row['ratio_at_level']:.3g}", f"{row['first_origin']}, {row['second_origin']}",
-        )  # fmt: skip
+            _short(row["key"]),
+            f"{row['first_ms']:.4g}",
+            f"{row['second_ms']:.4g}",
+            f"{row['ratio_at_level']:.3g}",
+            f"{row['first_origin']}, {row['second_origin']}",
+        )
     out.print(table)
     if "picture" in result:
         out.print(f"picture {result['picture']}")

@@ -28,9 +28,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CompileError(
-            f"{path} is not a readable ONNX model: {lines[0]}", fix="export the model again"
-        ) from error
+        raise CompileError(f"{path} is not a readable ONNX model: {lines[0]}", fix="export the model again") from error
     weights = {tensor.name for tensor in model.graph.initializer}  # files of old name them among the inputs
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(model.graph.output) != 1:

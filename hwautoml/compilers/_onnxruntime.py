@@ -148,9 +148,7 @@ class OnnxRuntimeBackend:
             state.NoSuchFile,
             state.RuntimeException,
         ) as error:
-            raise CompileError(
-                f"ONNX Runtime cannot load {named}: {error}", fix="export the model again"
-            ) from error
+            raise CompileError(f"ONNX Runtime cannot load {named}: {error}", fix="export the model again") from error
         if self.providers and self.providers[0] not in session.get_providers():
             raise CompileError(
                 f"ONNX Runtime could not start {self.providers[0]} for {named}",

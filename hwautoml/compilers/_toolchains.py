@@ -112,8 +112,6 @@ def run_compiler(command: Sequence[str], architecture: Architecture) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_LINK_TIMEOUT_SEC)
     except subprocess.TimeoutExpired as error:
-        raise CompileError(
-            f"{command[0]} did not finish for {architecture.name} within {error.timeout:g} s"
-        ) from error
+        raise CompileError(f"{command[0]} did not finish for {architecture.name} within {error.timeout:g} s") from error
     if done.returncode != 0:
         raise CompileError(f"linking for {architecture.name} failed: {done.stderr.strip()[-800:]}")

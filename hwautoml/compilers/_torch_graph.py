@@ -21,9 +21,17 @@ Json = Mapping[str, Any]
 
 #: By their numbers in the archive; what else there is (complex, float8, quantised) no network here has.
 DTYPES = {
-    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64", 12: "bool",
+    1: "uint8",
+    2: "int8",
+    3: "int16",
+    4: "int32",
+    5: "int64",
+    6: "float16",
+    7: "float32",
+    8: "float64",
+    12: "bool",
     13: "bfloat16",
-}  # fmt: skip
+}
 MEMORY_FORMATS = {1: "contiguous_format", 2: "channels_last", 3: "channels_last_3d", 4: "preserve_format"}
 STRIDED = 7  # the only layout
 KEYWORD = 2  # the kind of an argument that is passed by its name

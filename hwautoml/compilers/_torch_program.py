@@ -89,8 +89,16 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise CompileError(
             f"{path} is not loaded: {error}", fix="export the network with hwautoml.exporters.export_program"
         ) from error
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, RuntimeError,
-            AssertionError) as error:  # fmt: skip  # torch checks its archives with assertions
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        AssertionError,
+    ) as error:  # torch checks its archives with assertions
         raise CompileError(
             f"{path} is not a readable exported program: {str(error).strip() or type(error).__name__}",
             fix="export the network again",

@@ -29,8 +29,14 @@ _LOGGER = logging.getLogger(__name__)
 _CUDA_GRAPH = {"relax.backend.use_cuda_graph": True}
 _PRODUCTS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d", "relax.matmul")
 _CONVOLUTION_ATTRIBUTES = (
-    "strides", "padding", "dilation", "groups", "data_layout", "kernel_layout", "out_layout",
-)  # fmt: skip
+    "strides",
+    "padding",
+    "dilation",
+    "groups",
+    "data_layout",
+    "kernel_layout",
+    "out_layout",
+)
 _SUMS = ("relax.sum", "relax.mean", "relax.nn.avg_pool2d", "relax.nn.adaptive_avg_pool2d")
 
 

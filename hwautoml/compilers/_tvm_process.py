@@ -38,8 +38,13 @@ _NUM_ERROR_CHARACTERS = 800
 _RAISED: dict[str, Callable[..., HwAutoMLError]] = {
     error.__name__: error
     for error in (
-        CompileError, UnsupportedOperatorError, RunFolderError, InvalidValueError, MissingDependencyError,
-        TargetUnavailableError, StorageError,
+        CompileError,
+        UnsupportedOperatorError,
+        RunFolderError,
+        InvalidValueError,
+        MissingDependencyError,
+        TargetUnavailableError,
+        StorageError,
     )
 }
 
@@ -58,9 +63,7 @@ class CompilerProcess:
         self._stderr: IO[str] | None = None
         self._finalizer: weakref.finalize[..., CompilerProcess] | None = None
 
-    def compile(
-        self, request: CompileRequest, on_progress: ProgressCallback | None
-    ) -> dict[str, Any]:
+    def compile(self, request: CompileRequest, on_progress: ProgressCallback | None) -> dict[str, Any]:
         """The worker's result; a tuning candidate that ends the worker is skipped in its next life.
 
         Raises CompileError when a model itself ends it (or keeps it silent for

@@ -148,9 +148,14 @@ def _serve_cuda(
         lowered = lower_for_cuda(_with_description(imported, _describe(imported, target)), target)
     _export(lowered, None, target, request.out_path, link)
     return {
-        "functions": len(functions_of(lowered)), "tuned": 0, "untuned": [], "fallbacks": [], "slow": None,
-        "tune_sec": 0.0, "device_code": f"{device_code}; {launches(lowered)}",
-    }  # fmt: skip
+        "functions": len(functions_of(lowered)),
+        "tuned": 0,
+        "untuned": [],
+        "fallbacks": [],
+        "slow": None,
+        "tune_sec": 0.0,
+        "device_code": f"{device_code}; {launches(lowered)}",
+    }
 
 
 def _result(report: ScheduleReport, slow: tuple[str, ...] | None, tune_sec: float) -> dict[str, object]:
@@ -189,7 +194,10 @@ def _tune_functions(
 
 
 def _slow_functions(
-    request: CompileRequest, module: tvm.IRModule, names: Sequence[str], target: tvm.target.Target,
+    request: CompileRequest,
+    module: tvm.IRModule,
+    names: Sequence[str],
+    target: tvm.target.Target,
     description: Mapping[str, object],
 ) -> tuple[str, ...] | None:
     """Functions that run far below what any schedule of ours reaches; None where the target is another machine's."""
@@ -317,8 +325,13 @@ def _with_description(module: tvm.IRModule, description: Mapping[str, object]) -
 
 
 def _build(
-    module: tvm.IRModule, target: tvm.target.Target, description: Mapping[str, object], out_path: Path,
-    link: Linker | None, *, is_whole: bool,
+    module: tvm.IRModule,
+    target: tvm.target.Target,
+    description: Mapping[str, object],
+    out_path: Path,
+    link: Linker | None,
+    *,
+    is_whole: bool,
 ) -> None:
     """Compiles a scheduled module for CPUs and writes the library, description included."""
     from hwautoml.schedules import arena
@@ -328,8 +341,13 @@ def _build(
 
 
 def _export(
-    module: tvm.IRModule, passes: tvm.transform.Pass | None, target: tvm.target.Target, out_path: Path,
-    link: Linker | None, *, tir_pipeline: str = "default",
+    module: tvm.IRModule,
+    passes: tvm.transform.Pass | None,
+    target: tvm.target.Target,
+    out_path: Path,
+    link: Linker | None,
+    *,
+    tir_pipeline: str = "default",
 ) -> None:
     import tvm
 

@@ -100,8 +100,7 @@ def checked_input(model: Model, x: np.ndarray) -> np.ndarray:
     )
     if not fits or str(x.dtype) != model.input_dtype:
         raise InvalidValueError(
-            f"input {model.input_name} must be {model.input_dtype} {model.input_shape}, "
-            f"but got {x.dtype} {x.shape}"
+            f"input {model.input_name} must be {model.input_dtype} {model.input_shape}, but got {x.dtype} {x.shape}"
         )
     return np.ascontiguousarray(x)
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 from hwautoml.compilers._onnxruntime import FILE_NAME, SOURCE_SUFFIX, OnnxRuntimeBackend, OnnxRuntimeModel
 
 __all__ = [
-    "FILE_NAME", "RUNTIME", "SOURCE_SUFFIX", "OnnxRuntimeModel",
-    "compile_model", "open_model", "start", "unavailable_reason", "version",
-]  # fmt: skip
+    "FILE_NAME",
+    "RUNTIME",
+    "SOURCE_SUFFIX",
+    "OnnxRuntimeModel",
+    "compile_model",
+    "open_model",
+    "start",
+    "unavailable_reason",
+    "version",
+]
 
 RUNTIME = "onnxruntime-tensorrt"
 _BACKEND = OnnxRuntimeBackend(RUNTIME, ("TensorrtExecutionProvider", "CUDAExecutionProvider"))

@@ -41,9 +41,7 @@ _SILENCE_SEC = 300.0
 
 def unavailable_reason() -> str | None:
     """None where TVM is installed; else the command that installs it."""
-    return missing_packages(
-        {"tvm": "apache-tvm==0.27.0", "tvm_ffi": "apache-tvm-ffi==0.1.14.post1", "onnx": "onnx"}
-    )
+    return missing_packages({"tvm": "apache-tvm==0.27.0", "tvm_ffi": "apache-tvm-ffi==0.1.14.post1", "onnx": "onnx"})
 
 
 def version() -> str:

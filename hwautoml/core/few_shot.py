@@ -99,13 +99,25 @@ class FewShotPrior:
 # For siblings too few to learn from: set by hand, of the size learnt on published devices (docs/latency_model.md).
 TYPICAL = Regime(
     amplitudes={
-        "scale": 0.2**2, "sibling": 0.5**2, "overhead": 0.15**2, "work": 0.1**2, "operator": 0.05**2,
-        "operator_bytes": 0.05**2, "kind": 0.05**2, "shape": 0.1**2, "shape_work": 0.08**2, "size": 0.1**2,
-        "size_work": 0.1**2, "smooth": 0.05**2, "wide": 0.05**2, "wide_count": 0.15**2, "entry": 0.01**2,
+        "scale": 0.2**2,
+        "sibling": 0.5**2,
+        "overhead": 0.15**2,
+        "work": 0.1**2,
+        "operator": 0.05**2,
+        "operator_bytes": 0.05**2,
+        "kind": 0.05**2,
+        "shape": 0.1**2,
+        "shape_work": 0.08**2,
+        "size": 0.1**2,
+        "size_work": 0.1**2,
+        "smooth": 0.05**2,
+        "wide": 0.05**2,
+        "wide_count": 0.15**2,
+        "entry": 0.01**2,
         "entry_count": 0.01**2,
     },
     noise=0.02**2,
-)  # fmt: skip
+)
 
 
 def fit_terms(components: Mapping[str, Array], counts: Array, latency_ms: Array) -> Array:
@@ -144,9 +156,7 @@ def learn(components: Mapping[str, Array], siblings: Sequence[Sibling], *, seed:
     return FewShotPrior(components, shares, level_ms, (*_regimes(names, far), _shared_regime(names, near)[0]))
 
 
-def posterior(
-    prior: FewShotPrior, counts: Array, latency_ms: Array, variance: Array | None = None
-) -> Posterior:
+def posterior(prior: FewShotPrior, counts: Array, latency_ms: Array, variance: Array | None = None) -> Posterior:
     """Of the device's terms in ms, given networks (n, p) that took (n,) ms; with n = 0 the prior at its level.
 
     ``variance`` (n,) ms^2 is what is known of each result's own error.
@@ -162,7 +172,8 @@ def posterior(
     kernels = _kernels(loadings, counts)
     tried = [
         _tried(Regime(regime.amplitudes, factor * regime.noise), loadings, kernels, deviation, pattern, stated)
-        for regime in prior.regimes for factor in _NOISE_FACTORS
+        for regime in prior.regimes
+        for factor in _NOISE_FACTORS
     ]
     evidence = np.array([each[0] for each in tried])
     _, best, noise = tried[int(np.argmax(evidence))]
@@ -223,9 +234,13 @@ def _condition(
     mean = prior.mean + gain @ np.linalg.solve(lower, deviation)
     trust = regime.noise * _noise_pattern(counts @ prior.mean) / np.maximum(noise, 1e-300)
     return Posterior(
-        level * mean, level**2 * own_variance, level * factors, level * gain, float(np.sqrt(regime.noise)),
+        level * mean,
+        level**2 * own_variance,
+        level * factors,
+        level * gain,
+        float(np.sqrt(regime.noise)),
         np.minimum(trust, 1.0),
-    )  # fmt: skip
+    )
 
 
 def _task(components: Mapping[str, Array], known: Array, sibling: Sibling, rng: np.random.Generator) -> Task:

@@ -112,9 +112,9 @@ def _kernel_factors(layers: Sequence[Layer], scale: float) -> Array:
     Variants of a kind (``mbconv`` and ``mbconv_se``) are as far apart as a feature by its scale; other kinds are
     independent. By pivoted Cholesky decomposition (Harbrecht, Peters & Schneider 2012), which needs r columns only.
     """
-    features = np.log([
-        [x.in_channels, x.out_channels, x.height, max(x.expansion, 1), x.kernel_size, x.stride] for x in layers
-    ]) / (scale * _FEATURE_SCALES)  # fmt: skip
+    features = np.log(
+        [[x.in_channels, x.out_channels, x.height, max(x.expansion, 1), x.kernel_size, x.stride] for x in layers]
+    ) / (scale * _FEATURE_SCALES)
     kinds, families = np.array([layer.kind for layer in layers]), np.array([_family(layer) for layer in layers])
     left, columns = np.ones(len(layers)), np.zeros((len(layers), 0))
     while columns.shape[1] < min(_MAX_RANK, len(layers)) and left.max() > _MIN_SHARE:
@@ -124,4 +124,3 @@ def _kernel_factors(layers: Sequence[Layer], scale: float) -> Array:
         column = (kernel - columns @ columns[pivot]) / np.sqrt(left[pivot])
         columns, left = np.hstack([columns, column[:, None]]), np.maximum(left - column**2, 0.0)
     return columns
-

@@ -34,8 +34,11 @@ def dumps(table: LatencyTable) -> str:
         "entries": {key: _entry_json(entry) for key, entry in table.entries.items()},
         "observations": [
             {
-                "architecture_id": o.architecture_id, "counts": dict(o.counts),
-                "measured_ms": o.measured_ms, "deviation_ms": o.deviation_ms, "session": o.session,
+                "architecture_id": o.architecture_id,
+                "counts": dict(o.counts),
+                "measured_ms": o.measured_ms,
+                "deviation_ms": o.deviation_ms,
+                "session": o.session,
             }
             for o in table.observations
         ],
@@ -104,14 +107,19 @@ def check_matches(
         RunFolderError: the table was made under other conditions; it names the command that makes a new one.
     """
     wanted = {
-        "target": target, "runtime": runtime, "num_threads": num_threads, "batch": batch, "precision": precision,
+        "target": target,
+        "runtime": runtime,
+        "num_threads": num_threads,
+        "batch": batch,
+        "precision": precision,
         "space": space,
     }
     if runtime_version is not None and table.runtime_version is not None:
         wanted["runtime_version"] = runtime_version
     problems = [
         f"{name} is {getattr(table, name)!r}, needed {value!r}"
-        for name, value in wanted.items() if getattr(table, name) != value
+        for name, value in wanted.items()
+        if getattr(table, name) != value
     ]
     if problems:
         raise RunFolderError(
@@ -135,8 +143,11 @@ def _table(data: Mapping[str, Any]) -> LatencyTable:
         overhead=Entry(**data["overhead"]),
         observations=tuple(
             Observation(
-                _typed(o, "architecture_id", str), tuple(sorted(_typed(o, "counts", dict).items())),
-                float(o["measured_ms"]), float(o["deviation_ms"]), str(o.get("session", "")),
+                _typed(o, "architecture_id", str),
+                tuple(sorted(_typed(o, "counts", dict).items())),
+                float(o["measured_ms"]),
+                float(o["deviation_ms"]),
+                str(o.get("session", "")),
             )
             for o in data["observations"]
         ),

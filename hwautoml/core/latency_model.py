@@ -99,7 +99,15 @@ class Hyperparameters:
 MEASURED_DEFAULTS = Hyperparameters()
 # A roofline is right about the order of layers and wrong about the level, by a factor.
 ESTIMATED_DEFAULTS = Hyperparameters(
-    entry=0.3, scale=1.0, constant=0.3, kind=0.4, size=0.2, width=0.2, shape=0.2, activation=0.3, overhead=1.0,
+    entry=0.3,
+    scale=1.0,
+    constant=0.3,
+    kind=0.4,
+    size=0.2,
+    width=0.2,
+    shape=0.2,
+    activation=0.3,
+    overhead=1.0,
     residual=0.03,
 )
 

@@ -83,9 +83,7 @@ class _Sums:
 
     def of(self, slots: NDArray[np.int64]) -> tuple[Array, Array]:
         """Means and variances (n,), what inferring layers adds included, for layers (num_slots, n)."""
-        mean, variance, doubt = (
-            values.take(slots).sum(axis=0) for values in (self.means, self.variances, self.doubts)
-        )
+        mean, variance, doubt = (values.take(slots).sum(axis=0) for values in (self.means, self.variances, self.doubts))
         flat, width = self.pairs.ravel(), len(self.pairs)
         for first in range(len(slots) - 1):
             row = slots[first] * width

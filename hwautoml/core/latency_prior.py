@@ -75,7 +75,9 @@ def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerC
             if abs(math.log(entry.mean_ms / suggested_ms)) > limit:
                 logger.warning(
                     "%s took %.3g ms where similar layers suggest %.3g ms: its entry is in doubt by as much",
-                    key, entry.mean_ms, suggested_ms,
+                    key,
+                    entry.mean_ms,
+                    suggested_ms,
                 )
                 deviation_ms = math.hypot(entry.deviation_ms, suggested_ms - entry.mean_ms)
                 doubted[key] = replace(entry, deviation_ms=deviation_ms)
@@ -138,7 +140,13 @@ def roofline_table(
     if precision not in target.precisions:
         raise InvalidValueError(f"target {target.name!r} computes in {target.precisions}, not in {precision!r}")
     table = LatencyTable(
-        target.name, runtime, target.num_threads, batch, precision, space, entries={},
+        target.name,
+        runtime,
+        target.num_threads,
+        batch,
+        precision,
+        space,
+        entries={},
         overhead=Entry(_LAUNCH_MS[target.kind] * 5, _LAUNCH_MS[target.kind] * 5, "estimated"),
         conditions={"source": "roofline from the target's datasheet figures"},
     )
@@ -149,6 +157,13 @@ def roofline_table(
         mean_ms = max(arithmetic_ms, memory_ms) + cost.num_kernels * _LAUNCH_MS[target.kind]
         entries[table.key(layer)] = Entry(mean_ms, _ROOFLINE_DEVIATION * mean_ms, "estimated")
     return LatencyTable(
-        target.name, runtime, target.num_threads, batch, precision, space, dict(sorted(entries.items())),
-        table.overhead, conditions=table.conditions,
+        target.name,
+        runtime,
+        target.num_threads,
+        batch,
+        precision,
+        space,
+        dict(sorted(entries.items())),
+        table.overhead,
+        conditions=table.conditions,
     )

@@ -140,7 +140,7 @@ class LatencyTable:
 
     @property
     def origin(self) -> Literal["measured", "estimated"]:
-        """"measured" as soon as anything was measured on the target."""
+        """ "measured" as soon as anything was measured on the target."""
         is_measured = self.observations or any(entry.origin == "measured" for entry in self.entries.values())
         return "measured" if is_measured else "estimated"
 
@@ -324,8 +324,6 @@ def choose_to_measure(
     return choose_rows(table.posterior, counts, num, doubt=doubt, criterion=criterion)
 
 
-def next_to_measure(
-    table: LatencyTable, candidates: Sequence[Sequence[Layer]], *, criterion: Criterion = "alc"
-) -> int:
+def next_to_measure(table: LatencyTable, candidates: Sequence[Sequence[Layer]], *, criterion: Criterion = "alc") -> int:
     """Index of the candidate to measure next; see ``choose_to_measure``."""
     return choose_to_measure(table, candidates, 1, criterion=criterion)[0]

@@ -70,10 +70,13 @@ class LearnedPrior:
             for each in data["regimes"]
         )
         return cls(
-            tuple(Layer.from_key(key) for key in data["layers"]), work,
-            np.array(data["typical_counts"], dtype=np.float64), np.array(data["shares"], dtype=np.float64),
-            float(data["level_ms"]), regimes,
-        )  # fmt: skip
+            tuple(Layer.from_key(key) for key in data["layers"]),
+            work,
+            np.array(data["typical_counts"], dtype=np.float64),
+            np.array(data["shares"], dtype=np.float64),
+            float(data["level_ms"]),
+            regimes,
+        )
 
 
 def learned_prior(

@@ -35,7 +35,7 @@ class Measurement:
 
     @property
     def origin(self) -> str:
-        """"measured"; "emulated" where an emulator ran, whose times say nothing about the device it stands for."""
+        """ "measured"; "emulated" where an emulator ran, whose times say nothing about the device it stands for."""
         return "measured" if self.conditions.get("emulator") is None else "emulated"
 
     @cached_property

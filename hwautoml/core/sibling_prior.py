@@ -32,8 +32,14 @@ _MIN_SHARE = 0.05  # of an entry's own mean that a posterior mean is not allowed
 
 
 def sibling_prior_table(
-    siblings: Sequence[LatencyTable], *, cost: Callable[[Layer], LayerCost], target: str, runtime: str,
-    num_threads: int, batch: int, precision: str,
+    siblings: Sequence[LatencyTable],
+    *,
+    cost: Callable[[Layer], LayerCost],
+    target: str,
+    runtime: str,
+    num_threads: int,
+    batch: int,
+    precision: str,
 ) -> LatencyTable:
     """A table without observations whose entries are "inferred" from the siblings', at their common level.
 
@@ -63,16 +69,22 @@ def sibling_prior_table(
         entries=entries,
         overhead=_combined(list(zip(overheads, levels, strict=True)), common),
         learned=learned_prior(
-            [Layer.from_key(key) for key in entries], cost,
-            [_sibling(table, known, np.exp(level - common), entries, shape)
-             for table, (known, level) in zip(siblings, leveled, strict=True)],
+            [Layer.from_key(key) for key in entries],
+            cost,
+            [
+                _sibling(table, known, np.exp(level - common), entries, shape)
+                for table, (known, level) in zip(siblings, leveled, strict=True)
+            ],
         ),
         conditions={"prior": "siblings", "siblings": [_named(table) for table in siblings]},
-    )  # fmt: skip
+    )
 
 
 def _sibling(
-    table: LatencyTable, known: Mapping[str, tuple[float, float]], level: float, entries: Mapping[str, Entry],
+    table: LatencyTable,
+    known: Mapping[str, tuple[float, float]],
+    level: float,
+    entries: Mapping[str, Entry],
     shape: LatencyTable,
 ) -> Sibling:
     """A layer that it lacks takes what it takes on the others, at its ``level`` relative to theirs."""

@@ -205,8 +205,7 @@ class SearchSpace(ABC):
         array = np.asarray(encodings)
         if array.ndim != 2 or array.shape[1] != len(self.choices) or array.dtype.kind not in "iu":
             raise InvalidValueError(
-                f"encodings of {self.name} must be integers (n, {len(self.choices)}), "
-                f"got {array.dtype} {array.shape}"
+                f"encodings of {self.name} must be integers (n, {len(self.choices)}), got {array.dtype} {array.shape}"
             )
         if len(array):
             wrong = (array.min(axis=0) < 0) | (array.max(axis=0) >= self.num_options)

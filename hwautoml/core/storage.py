@@ -12,10 +12,21 @@ from pathlib import Path
 from hwautoml.errors import StorageError
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_PLACE = frozenset({
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
-    errno.ELOOP, errno.EXDEV, errno.EBUSY,
-})  # fmt: skip
+_NO_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EXDEV,
+        errno.EBUSY,
+    }
+)
 
 # Read once: to ask for it is to change it, for all threads.
 _UMASK = os.umask(0)

@@ -28,7 +28,8 @@ class TableIdentity:
     def __post_init__(self) -> None:
         problems = [
             f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in ("num_threads", "batch") if getattr(self, name) < 1
+            for name in ("num_threads", "batch")
+            if getattr(self, name) < 1
         ]
         if self.precision not in PRECISIONS:
             problems.append(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
@@ -53,10 +54,12 @@ class TableIdentity:
         name, _, size = self.space.partition("/")[0], *self.space.rpartition("/")[1:]
         side, _, channels = size.partition("x")[0], *size.rpartition("x")[1:]
         flags = {
-            "--target": self.target, "--space": name if name != "mobile" else "",
+            "--target": self.target,
+            "--space": name if name != "mobile" else "",
             "--image-size": side if (name, side) != ("mobile", "32") else "",
             "--channels": "grey" if channels == "1" else "",
-            "--runtime": self.runtime, "--threads": str(self.num_threads),
+            "--runtime": self.runtime,
+            "--threads": str(self.num_threads),
             "--batch": str(self.batch) if self.batch != 1 else "",
             "--precision": self.precision if self.precision != "fp32" else "",
         }

@@ -22,13 +22,13 @@ CACHE_VERSION = 1
 _log = logging.getLogger(__name__)
 
 
-def cache_file(
-    cache_dir: Path, origin: str, files: Sequence[LabelledFile], settings: dict[str, int | None]
-) -> Path:
+def cache_file(cache_dir: Path, origin: str, files: Sequence[LabelledFile], settings: dict[str, int | None]) -> Path:
     """Where the scan of these files under these settings is kept; any change of a file gives another name."""
     digest = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, origin, settings]).encode())
     for entry in files:
-        digest.update(f"{entry.file.path}\0{entry.file.size_bytes}\0{entry.file.stamp}\n".encode(errors="surrogateescape"))
+        digest.update(
+            f"{entry.file.path}\0{entry.file.size_bytes}\0{entry.file.stamp}\n".encode(errors="surrogateescape")
+        )
     return cache_dir / f"images-{digest.hexdigest()[:24]}.npz"
 
 

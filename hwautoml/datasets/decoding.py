@@ -29,8 +29,16 @@ NUM_WORKERS = min(8, os.cpu_count() or 1)
 CHUNK = 256
 #: What Pillow's decoders, and its reader of EXIF, report damage by.
 DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, zlib.error, struct.error,
-)  # fmt: skip
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    zlib.error,
+    struct.error,
+)
 
 
 class UnusableImageError(Exception):

@@ -107,12 +107,15 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     pixels = fit_images(array.images, image_size, channels)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
     splits = assign_splits(
-        array.labels, [""] * len(array.labels), array.classes, origin=array.name, seed=request.seed,
-        val_fraction=request.val_fraction, test_fraction=request.test_fraction,
-    )  # fmt: skip
-    return _assemble(
-        array.name, array.classes, MemoryPixels(pixels), sums, array.labels, splits, (), array.fingerprint
+        array.labels,
+        [""] * len(array.labels),
+        array.classes,
+        origin=array.name,
+        seed=request.seed,
+        val_fraction=request.val_fraction,
+        test_fraction=request.test_fraction,
     )
+    return _assemble(array.name, array.classes, MemoryPixels(pixels), sums, array.labels, splits, (), array.fingerprint)
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
@@ -122,9 +125,14 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
     usable = check_usable(scan, layout.files, layout.classes, source)
     labels = np.array([file.label for file in layout.files], dtype=np.int64)
     splits = assign_splits(
-        labels[usable], [layout.files[i].split for i in usable], layout.classes, origin=source.origin,
-        seed=request.seed, val_fraction=request.val_fraction, test_fraction=request.test_fraction,
-    )  # fmt: skip
+        labels[usable],
+        [layout.files[i].split for i in usable],
+        layout.classes,
+        origin=source.origin,
+        seed=request.seed,
+        val_fraction=request.val_fraction,
+        test_fraction=request.test_fraction,
+    )
     if scan.pixels is not None:
         store: PixelStore = MemoryPixels(scan.pixels)
     else:
@@ -138,9 +146,15 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), shown)
     skipped += tuple(left_out)
     return _assemble(
-        path.stem, layout.classes, store, scan.sums, labels,
-        {split: usable[indices] for split, indices in splits.items()}, skipped, _fingerprint(layout, scan),
-    )  # fmt: skip
+        path.stem,
+        layout.classes,
+        store,
+        scan.sums,
+        labels,
+        {split: usable[indices] for split, indices in splits.items()},
+        skipped,
+        _fingerprint(layout, scan),
+    )
 
 
 def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) -> Scan:
@@ -159,9 +173,13 @@ def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) ->
     probe = probe_files(source, layout.files, request.image_size, request.channels)
     num_bytes = len(layout.files) * probe.image_size**2 * probe.channels
     scan = scan_files(
-        source, layout.files, probe, keep_pixels=num_bytes <= request.in_memory_limit_bytes,
-        allow_mixed=request.channels is not None, on_progress=request.on_progress,
-    )  # fmt: skip
+        source,
+        layout.files,
+        probe,
+        keep_pixels=num_bytes <= request.in_memory_limit_bytes,
+        allow_mixed=request.channels is not None,
+        on_progress=request.on_progress,
+    )
     if cached is not None:
         save_scan(cached, scan)
     return scan
@@ -201,5 +219,7 @@ def _fingerprint(layout: Layout, scan: Scan) -> str:
     digest = hashlib.sha256()
     for entry, checksum in zip(layout.files, scan.checksums.tolist(), strict=True):
         name = entry.file.path.rpartition("/")[2]
-        digest.update(f"{entry.split}\0{layout.classes[entry.label]}\0{name}\0{checksum}\n".encode(errors="surrogateescape"))
+        digest.update(
+            f"{entry.split}\0{layout.classes[entry.label]}\0{name}\0{checksum}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()[:16]

@@ -151,9 +151,13 @@ class Board:
         fields = ("gpu", "num_cores", "num_allowed_cores", "governor", "os", "python_version", "load_average")
         unknown = dict.fromkeys(fields)
         return {
-            "cpu": None if cpu is None else str(cpu), "machine": None if triple is None else str(triple).split("-")[0],
-            **unknown, "date": datetime.now(UTC).isoformat(timespec="seconds"), "runtime_version": None,
-            "fingerprint": None, "agent": False,
+            "cpu": None if cpu is None else str(cpu),
+            "machine": None if triple is None else str(triple).split("-")[0],
+            **unknown,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "runtime_version": None,
+            "fingerprint": None,
+            "agent": False,
         }
 
     def _call(self, name: str, *arguments: object) -> Any:
@@ -170,9 +174,11 @@ class Board:
 def _signature(description: Mapping[str, Any]) -> tuple[str, tuple[int, ...], str, tuple[int, ...]]:
     """``input_name`` to ``output_shape`` of a model on the board."""
     return (
-        str(description["input_name"]), tuple(description["input_shape"]), str(description["input_dtype"]),
+        str(description["input_name"]),
+        tuple(description["input_shape"]),
+        str(description["input_dtype"]),
         tuple(description["output_shape"]),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,10 @@ class BoardPool(Closing):
 
     @staticmethod
     def _share(
-        board: RpcDevice, paths: list[Path], reference: Path | None, protocol: MeasureProtocol | None,
+        board: RpcDevice,
+        paths: list[Path],
+        reference: Path | None,
+        protocol: MeasureProtocol | None,
         on_progress: Progress,
     ) -> list[Result] | TargetUnavailableError:
         try:
@@ -164,9 +167,11 @@ def _was_interrupted(result: Result, told: Sequence[list[Result] | TargetUnavail
     """A network that failed only because its board went away; what has samples is kept."""
     reasons = {
         str(r.conditions["interrupted"])
-        for answer in told if not isinstance(answer, TargetUnavailableError)
-        for r in answer if isinstance(r, Measurement) and "interrupted" in r.conditions
-    }  # fmt: skip
+        for answer in told
+        if not isinstance(answer, TargetUnavailableError)
+        for r in answer
+        if isinstance(r, Measurement) and "interrupted" in r.conditions
+    }
     return isinstance(result, MeasureFailure) and result.reason in reasons
 
 

@@ -55,14 +55,24 @@ class Connection(WorkerProcess):
     """
 
     def __init__(
-        self, route: Route, num_threads: int, timeout_sec: float, session_timeout_sec: float, num_retries: int,
+        self,
+        route: Route,
+        num_threads: int,
+        timeout_sec: float,
+        session_timeout_sec: float,
+        num_retries: int,
         runtime: str,
     ) -> None:
         super().__init__(str(route), num_threads, (), _COMMAND)
         self._route, self._timeout_sec, self._num_retries = route, timeout_sec, num_retries
         self._message = {
-            "do": "connect", "host": route.address.host, "port": route.address.port, "key": route.key,
-            "is_tracker": route.is_tracker, "num_threads": num_threads, "session_timeout_sec": session_timeout_sec,
+            "do": "connect",
+            "host": route.address.host,
+            "port": route.address.port,
+            "key": route.key,
+            "is_tracker": route.is_tracker,
+            "num_threads": num_threads,
+            "session_timeout_sec": session_timeout_sec,
             "runtime": runtime,
         }
         self._was_connected = False

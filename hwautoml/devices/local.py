@@ -158,7 +158,11 @@ class _Session:
     """One call of ``measure``."""
 
     def __init__(
-        self, worker: WorkerProcess, paths: list[Path], reference: _Model | None, protocol: MeasureProtocol,
+        self,
+        worker: WorkerProcess,
+        paths: list[Path],
+        reference: _Model | None,
+        protocol: MeasureProtocol,
         on_progress: Progress | None,
     ) -> None:
         self._worker, self._protocol, self._on_progress = worker, protocol, on_progress
@@ -205,9 +209,12 @@ class _Session:
                 results.append(MeasureFailure(model.path, model.failure))
                 continue
             own = {
-                "load_ms": model.load_ms, "device": model.device, "batch": model.batch,
+                "load_ms": model.load_ms,
+                "device": model.device,
+                "batch": model.batch,
                 "peak_memory_bytes": model.peak_memory_bytes,
-                "process_peak_bytes": model.process_peak_bytes, "num_inner": model.num_inner,
+                "process_peak_bytes": model.process_peak_bytes,
+                "num_inner": model.num_inner,
                 "preempted_share": model.num_preempted / len(model.samples_ms),
             }
             if model.device == "cuda":

@@ -21,7 +21,11 @@ from hwautoml import errors
 from hwautoml.errors import HwAutoMLError, MeasurementError
 
 _THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "TVM_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "TVM_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
 )
 _START_TIMEOUT_SEC = 120.0  # importing a compiler on a busy board takes its time
 _EXIT_TIMEOUT_SEC = 5.0
@@ -66,14 +70,25 @@ class WorkerProcess:
         package_parent = str(Path(hwautoml.__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
         arguments = [
-            "--runtime", self._runtime, "--num-threads", str(self._num_threads),
-            "--cores", ",".join(map(str, self._cores)), "--parent", str(os.getpid()),
+            "--runtime",
+            self._runtime,
+            "--num-threads",
+            str(self._num_threads),
+            "--cores",
+            ",".join(map(str, self._cores)),
+            "--parent",
+            str(os.getpid()),
         ]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         # A session of its own: Ctrl-C reaches the parent only, which then ends the whole group.
         self._process = subprocess.Popen(
-            [*self._command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-            env=environment, start_new_session=True, bufsize=0,
+            [*self._command, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            start_new_session=True,
+            bufsize=0,
         )
         self._finalizer = weakref.finalize(self, _kill_group, self._process)
         self.num_starts += 1

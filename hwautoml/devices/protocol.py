@@ -48,8 +48,14 @@ class MeasureProtocol:
     def for_layers(cls, seed: int = 0) -> MeasureProtocol:
         """For hundreds of single layers, of which each matters little to a network."""
         return cls(
-            warmup_ms=5.0, min_rounds=8, max_rounds=16, target_relative_interval=0.03, min_sample_ms=0.5,
-            max_model_sec=2.0, timeout_sec=20.0, seed=seed,
+            warmup_ms=5.0,
+            min_rounds=8,
+            max_rounds=16,
+            target_relative_interval=0.03,
+            min_sample_ms=0.5,
+            max_model_sec=2.0,
+            timeout_sec=20.0,
+            seed=seed,
         )
 
     def __post_init__(self) -> None:
@@ -58,13 +64,19 @@ class MeasureProtocol:
             problems.append(f"1 <= min_rounds <= max_rounds must hold, got {self.min_rounds} and {self.max_rounds}")
         if self.num_parts < 1:
             problems.append(f"num_parts must be at least 1, got {self.num_parts}")
-        for name in ("warmup_ms", "target_relative_interval", "min_sample_ms", "max_sample_ms", "max_model_sec",
-                     "max_total_sec", "timeout_sec"):
+        for name in (
+            "warmup_ms",
+            "target_relative_interval",
+            "min_sample_ms",
+            "max_sample_ms",
+            "max_model_sec",
+            "max_total_sec",
+            "timeout_sec",
+        ):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 problems.append(f"{name} must be positive, got {getattr(self, name)!r}")
         if problems:
             raise InvalidValueError("measuring protocol: " + "; ".join(problems))
-
 
     def parts_and_runs(self, run_ms: float) -> tuple[int, int]:
         """How many parts a sample of a model has that takes ``run_ms``, and of how many runs each."""

@@ -52,8 +52,15 @@ class RpcDevice(Closing):
     RUNTIMES = ("tvm", agent_onnx.RUNTIME)
 
     def __init__(
-        self, address: str, *, key: str = "", is_tracker: bool = False, num_threads: int = 1,
-        connect_timeout_sec: float = 60.0, session_timeout_sec: float = 3600.0, num_retries: int = 2,
+        self,
+        address: str,
+        *,
+        key: str = "",
+        is_tracker: bool = False,
+        num_threads: int = 1,
+        connect_timeout_sec: float = 60.0,
+        session_timeout_sec: float = 3600.0,
+        num_retries: int = 2,
         runtime: str = "tvm",
     ) -> None:
         if runtime not in self.RUNTIMES:

@@ -87,8 +87,14 @@ class Client:
         import tvm
 
         actions: dict[str, Callable[..., dict[str, object]]] = {
-            "connect": self.connect, "conditions": self.conditions, "open": self.open, "close": self.close,
-            "warm": self.warm, "time": self.time, "run": self.run, "singles": self.singles,
+            "connect": self.connect,
+            "conditions": self.conditions,
+            "open": self.open,
+            "close": self.close,
+            "warm": self.warm,
+            "time": self.time,
+            "run": self.run,
+            "singles": self.singles,
         }
         action = actions[request["do"]]
         fields = {name: value for name, value in request.items() if name not in ("do", "timeout_sec")}
@@ -103,8 +109,15 @@ class Client:
             raise ConnectionLostError(remote_reason(error.__context__ or error)) from error
 
     def connect(
-        self, host: str, port: int, key: str, is_tracker: bool, num_threads: int, session_timeout_sec: float,
-        patience_sec: float, runtime: str,
+        self,
+        host: str,
+        port: int,
+        key: str,
+        is_tracker: bool,
+        num_threads: int,
+        session_timeout_sec: float,
+        patience_sec: float,
+        runtime: str,
     ) -> dict[str, object]:
         """Raises TargetUnavailableError when nothing listens for ``patience_sec``, or the key is wrong."""
         from tvm import rpc

@@ -70,9 +70,12 @@ class _SideBySideSession(_Session):
         found = super().results(conditions)
         return [
             Measurement(
-                result.samples_ms, self._conditions[number] | dict(result.conditions), result.drift_corrected,
+                result.samples_ms,
+                self._conditions[number] | dict(result.conditions),
+                result.drift_corrected,
                 result.single_ms,
             )
-            if isinstance(result, Measurement) else result
+            if isinstance(result, Measurement)
+            else result
             for number, result in enumerate(found)
-        ]  # fmt: skip
+        ]

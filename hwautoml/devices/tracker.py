@@ -73,7 +73,9 @@ def _boards(summary: dict[str, Any]) -> list[Boards]:
         addresses.setdefault(key, []).append(":".join(map(str, server["addr"])))
     return [
         Boards(
-            key, tuple(sorted(addresses[key])), int(queues.get(key, {}).get("free", 0)),
+            key,
+            tuple(sorted(addresses[key])),
+            int(queues.get(key, {}).get("free", 0)),
             int(queues.get(key, {}).get("pending", 0)),
         )
         for key in sorted(addresses)

@@ -97,7 +97,11 @@ class Server:
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, object]:
         actions: dict[str, Callable[..., dict[str, object]]] = {
-            "open": self.open, "close": self.close, "warm": self.warm, "time": self.time, "run": self.run,
+            "open": self.open,
+            "close": self.close,
+            "warm": self.warm,
+            "time": self.time,
+            "run": self.run,
             "singles": self.singles,
         }
         return actions[request["do"]](**{name: value for name, value in request.items() if name != "do"})

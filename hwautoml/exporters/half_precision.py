@@ -28,8 +28,13 @@ EPSILON = {"fp16": 2.0**-10, "bf16": 2.0**-7}
 TOLERANCE = {precision: 10 * epsilon for precision, epsilon in EPSILON.items()}
 #: Exponentials and variances leave fp16's range (65504), or lose their digits.
 KEPT_IN_FLOAT32 = (
-    "Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization",
-)  # fmt: skip
+    "Softmax",
+    "LogSoftmax",
+    "LayerNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "LpNormalization",
+)
 
 
 def half_onnx(path: Path, out: Path, *, keep_io: bool = True) -> Artifact:

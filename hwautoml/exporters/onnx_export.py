@@ -123,9 +123,16 @@ def _export(module: torch.nn.Module, example: torch.Tensor, architecture_id: str
     try:
         with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
-                module, (example,), dynamo=True, external_data=False, verbose=False, optimize=True,
-                opset_version=OPSET, input_names=[INPUT_NAME], output_names=[OUTPUT_NAME],
-            )  # fmt: skip
+                module,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                optimize=True,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise CompileError(

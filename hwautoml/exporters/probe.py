@@ -38,9 +38,14 @@ def export_probe(
                 warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
             example = torch.zeros(input_shape, dtype=getattr(torch, dtype))
             torch.onnx.export(
-                network, (example,), buffer, dynamo=False, opset_version=18,
-                input_names=[INPUT_NAME], output_names=["output"],
-            )  # fmt: skip
+                network,
+                (example,),
+                buffer,
+                dynamo=False,
+                opset_version=18,
+                input_names=[INPUT_NAME],
+                output_names=["output"],
+            )
     except torch.onnx.errors.OnnxExporterError as error:
         raise CompileError(f"torch cannot export {type(network).__name__} for measuring: {error}") from error
     finally:

@@ -77,8 +77,13 @@ def _recorded(network: torch.nn.Module, example: torch.Tensor) -> tuple[list[_Ca
             return result
 
     # cuDNN's flag is an argument of batch normalisation; torch.export traces without it.
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=False), enable_python_dispatcher(), \
-            enable_pre_dispatch(), Recording(PythonKeyTracer(), "real", pre_dispatch=True):  # fmt: skip
+    with (
+        torch.no_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+        enable_python_dispatcher(),
+        enable_pre_dispatch(),
+        Recording(PythonKeyTracer(), "real", pre_dispatch=True),
+    ):
         output = network(example)
     if not isinstance(output, torch.Tensor):
         raise CompileError(f"{type(network).__name__} gives a {type(output).__name__}; one tensor is expected")
@@ -98,10 +103,16 @@ def _archive(network: torch.nn.Module, example: torch.Tensor) -> bytes:
     inputs = [_tensor(name) for name in tensors]
     nodes = [_node(call, f"v_{number}", names, tensors) for number, call in enumerate(calls)]
     graph = {
-        "inputs": inputs, "outputs": [_tensor(names[id(output)])], "nodes": nodes, "tensor_values": tensors,
-        "sym_int_values": {}, "sym_bool_values": {}, "is_single_tensor_return": False, "custom_obj_values": {},
+        "inputs": inputs,
+        "outputs": [_tensor(names[id(output)])],
+        "nodes": nodes,
+        "tensor_values": tensors,
+        "sym_int_values": {},
+        "sym_bool_values": {},
+        "is_single_tensor_return": False,
+        "custom_obj_values": {},
         "sym_float_values": {},
-    }  # fmt: skip
+    }
     signature = {
         "input_specs": [*specs, {"user_input": {"arg": _tensor(_INPUT)}}],
         "output_specs": [{"user_output": {"arg": _tensor(names[id(output)])}}],
@@ -137,8 +148,12 @@ def _node(call: _Call, name: str, names: dict[int, str], tensors: dict[str, Any]
     if len(call.operator._schema.returns) == 1 and not is_single:
         outputs = [{"as_tensors": [output["as_tensor"] for output in outputs]}]
     return {
-        "target": f"torch.ops.aten.{call.operator.__name__}", "inputs": inputs, "outputs": outputs, "metadata": {},
-        "is_hop_single_tensor_return": None, "name": name,
+        "target": f"torch.ops.aten.{call.operator.__name__}",
+        "inputs": inputs,
+        "outputs": outputs,
+        "metadata": {},
+        "is_hop_single_tensor_return": None,
+        "name": name,
     }
 
 
@@ -189,8 +204,9 @@ def _meta(tensor: torch.Tensor) -> dict[str, Any]:
         "requires_grad": tensor.requires_grad,
         "device": {"type": tensor.device.type, "index": tensor.device.index},
         "strides": [{"as_int": stride} for stride in tensor.stride()],
-        "storage_offset": {"as_int": 0}, "layout": _STRIDED,
-    }  # fmt: skip
+        "storage_offset": {"as_int": 0},
+        "layout": _STRIDED,
+    }
 
 
 def _model(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,28 +217,42 @@ def _model(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> dict[str, 
     given = {"type": "builtins.tuple", "context": "null", "children_spec": [_LEAF]}
     named = {"type": "builtins.dict", "context": "[]", "children_spec": []}
     called = {
-        "inputs": [], "outputs": [], "in_spec": json.dumps([1, {**given, "children_spec": [given, named]}]),
-        "out_spec": json.dumps([1, _LEAF]), "forward_arg_names": [_INPUT],
-    }  # fmt: skip
+        "inputs": [],
+        "outputs": [],
+        "in_spec": json.dumps([1, {**given, "children_spec": [given, named]}]),
+        "out_spec": json.dumps([1, _LEAF]),
+        "forward_arg_names": [_INPUT],
+    }
     module = {
-        "graph": graph, "signature": signature, "module_call_graph": [{"fqn": "", "signature": called}],
-        "metadata": {}, "treespec_namedtuple_fields": {},
-    }  # fmt: skip
+        "graph": graph,
+        "signature": signature,
+        "module_call_graph": [{"fqn": "", "signature": called}],
+        "metadata": {},
+        "treespec_namedtuple_fields": {},
+    }
     return {
-        "graph_module": module, "opset_version": {"aten": torch._C._get_max_operator_version()},
-        "range_constraints": {}, "schema_version": dict(zip(("major", "minor"), SCHEMA_VERSION, strict=True)),
-        "verifiers": ["TRAINING"], "torch_version": torch.__version__, "guards_code": [],
-    }  # fmt: skip
+        "graph_module": module,
+        "opset_version": {"aten": torch._C._get_max_operator_version()},
+        "range_constraints": {},
+        "schema_version": dict(zip(("major", "minor"), SCHEMA_VERSION, strict=True)),
+        "verifiers": ["TRAINING"],
+        "torch_version": torch.__version__,
+        "guards_code": [],
+    }
 
 
 def _zipped(model: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> bytes:
     import torch
 
     config = {
-        name: {"path_name": f"weight_{number}", "is_param": isinstance(weight, torch.nn.Parameter),
-               "use_pickle": False, "tensor_meta": _meta(weight)}
+        name: {
+            "path_name": f"weight_{number}",
+            "is_param": isinstance(weight, torch.nn.Parameter),
+            "use_pickle": False,
+            "tensor_meta": _meta(weight),
+        }
         for number, (name, weight) in enumerate(weights.items())
-    }  # fmt: skip
+    }
     files: dict[str, bytes] = {
         f"data/weights/weight_{number}": weight.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
         for number, weight in enumerate(weights.values())
@@ -231,9 +261,12 @@ def _zipped(model: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> by
         "data/weights/model_weights_config.json": json.dumps({"config": config}).encode(),
         "data/constants/model_constants_config.json": b'{"config": {}}',
         "models/model.json": json.dumps(model).encode(),
-        "data/sample_inputs/model.pt": b"", "archive_format": b"pt2", "archive_version": b"0", "byteorder": b"little",
+        "data/sample_inputs/model.pt": b"",
+        "archive_format": b"pt2",
+        "archive_version": b"0",
+        "byteorder": b"little",
         ".data/version": b"6\n",
-    }  # fmt: skip
+    }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():

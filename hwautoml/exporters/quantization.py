@@ -23,8 +23,20 @@ if TYPE_CHECKING:
     import onnx
 
 #: What ONNX Runtime has int8 kernels for, and our blocks use; all else is computed in float32 in between.
-OPERATORS = ("Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MatMul",
-             "MaxPool", "Mul", "Relu")  # fmt: skip
+OPERATORS = (
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Conv",
+    "Flatten",
+    "Gemm",
+    "GlobalAveragePool",
+    "MatMul",
+    "MaxPool",
+    "Mul",
+    "Relu",
+)
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NUM_PROBE_BATCHES = 2
 # A probe's input where no quantised operator reads it: standard normal numbers lie within 4 of zero.
@@ -60,9 +72,15 @@ def quantize_onnx(
 
 
 def _write_quantised(
-    model: onnx.ModelProto, path: Path, out: Path, images: np.ndarray, nodes: list[str], reduce_range: bool,
-    facts: dict[str, str], keep_fp32: Collection[str] = (),
-) -> Artifact:  # fmt: skip
+    model: onnx.ModelProto,
+    path: Path,
+    out: Path,
+    images: np.ndarray,
+    nodes: list[str],
+    reduce_range: bool,
+    facts: dict[str, str],
+    keep_fp32: Collection[str] = (),
+) -> Artifact:
     wanted = _input_shape(model)
     if not len(images) or images.shape[1:] != wanted[1:]:
         raise InvalidValueError(f"calibration images must have shape (n, {_text(wanted[1:])}), got {images.shape}")
@@ -190,10 +208,17 @@ def _quantize(
         result = Path(folder) / "int8.onnx"
         try:
             quantize_static(
-                model, result, _Batches(model.graph.input[0].name, batches), quant_format=QuantFormat.QDQ,
-                per_channel=True, reduce_range=reduce_range, activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8, op_types_to_quantize=list(OPERATORS), nodes_to_quantize=nodes,
-            )  # fmt: skip
+                model,
+                result,
+                _Batches(model.graph.input[0].name, batches),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                reduce_range=reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=list(OPERATORS),
+                nodes_to_quantize=nodes,
+            )
         except state.InvalidArgument as error:
             raise InvalidValueError(f"calibrating {path}: {error}") from error
         except (ValueError, RuntimeError, AttributeError) as error:

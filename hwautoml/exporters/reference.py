@@ -38,10 +38,12 @@ def export_reference(path: Path) -> Path:
         source = convolution(f"pointwise{index}", source, width, 1, 1, 1)
     nodes.append(helper.make_node("GlobalAveragePool", [source], ["result"]))
     graph = helper.make_graph(
-        nodes, "reference",
+        nodes,
+        "reference",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, _SIDE, _SIDE])],
-        [helper.make_tensor_value_info("result", TensorProto.FLOAT, [1, channels, 1, 1])], tensors,
-    )  # fmt: skip
+        [helper.make_tensor_value_info("result", TensorProto.FLOAT, [1, channels, 1, 1])],
+        tensors,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     write_atomically(path, model.SerializeToString(deterministic=True))

@@ -21,9 +21,21 @@ if TYPE_CHECKING:
     from hwautoml.pipeline.verifying import verify
 
 __all__ = [
-    "agent", "bench", "build", "compile", "devices", "doctor", "export", "profile", "report", "run", "search",
-    "targets", "tune", "verify",
-]  # fmt: skip
+    "agent",
+    "bench",
+    "build",
+    "compile",
+    "devices",
+    "doctor",
+    "export",
+    "profile",
+    "report",
+    "run",
+    "search",
+    "targets",
+    "tune",
+    "verify",
+]
 
 _MODULE_OF = {
     "agent": "boards",

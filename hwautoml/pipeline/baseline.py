@@ -94,9 +94,7 @@ def _former(row: Row, baseline: Sequence[Row]) -> Row | None:
     same = [b for b in baseline if all(b[key] == row[key] for key in _IDENTITY)]
     if not same:
         name, others = Path(row["artifact"]).name, _IDENTITY[1:]
-        same = [
-            b for b in baseline if Path(b["artifact"]).name == name and all(b[key] == row[key] for key in others)
-        ]
+        same = [b for b in baseline if Path(b["artifact"]).name == name and all(b[key] == row[key] for key in others)]
     return same[0] if len(same) == 1 else None
 
 

@@ -39,9 +39,23 @@ PROTOCOL = MeasureProtocol(
 )
 PREPARING_SHARE = 0.3  # of the progress bar
 CSV_COLUMNS = (
-    "artifact", "runtime", "threads", "batch", "median_ms", "interval_low_ms", "interval_high_ms", "p95_ms", "p99_ms",
-    "throughput", "load_ms", "peak_memory_mb", "model_memory_mb", "size_mb", "num_samples", "origin",
-)  # fmt: skip
+    "artifact",
+    "runtime",
+    "threads",
+    "batch",
+    "median_ms",
+    "interval_low_ms",
+    "interval_high_ms",
+    "p95_ms",
+    "p99_ms",
+    "throughput",
+    "load_ms",
+    "peak_memory_mb",
+    "model_memory_mb",
+    "size_mb",
+    "num_samples",
+    "origin",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -129,9 +143,13 @@ class _Session:
     """One call of the verb: what is measured, and what went wrong."""
 
     def __init__(
-        self, target: Target, batch: int, board: Mapping[str, str | None], profiles_dir: Path | None,
+        self,
+        target: Target,
+        batch: int,
+        board: Mapping[str, str | None],
+        profiles_dir: Path | None,
         on_progress: OnProgress,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.target, self.batch, self.board = target, batch, board
         self.own = own_runtimes(target)
         self.profiles_dir, self.on_progress = profiles_dir, on_progress

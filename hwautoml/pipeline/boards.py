@@ -74,9 +74,15 @@ def _ask_kind(tracker: str, boards: Boards) -> dict[str, Any]:
     num_boards = len(boards.addresses)
     state = "free" if boards.num_free else ("busy" if num_boards else "unreachable")
     return {
-        "address": ", ".join(boards.addresses), "key": boards.key, "state": state, "num_boards": num_boards,
-        "num_free": boards.num_free, "num_waiting": boards.num_waiting, "reports": reports, "reason": reason,
-    }  # fmt: skip
+        "address": ", ".join(boards.addresses),
+        "key": boards.key,
+        "state": state,
+        "num_boards": num_boards,
+        "num_free": boards.num_free,
+        "num_waiting": boards.num_waiting,
+        "reports": reports,
+        "reason": reason,
+    }
 
 
 def _reports(tracker: str, boards: Boards) -> tuple[list[dict[str, object]], str | None]:

@@ -68,9 +68,14 @@ def export_networks(
     command = _command(identity, {**flags, "--from-csv": csv_path})
     write_atomically(folder / README_FILE, _readme(identity, space, chosen, command))
     return {
-        "folder": str(folder), "csv": str(csv_path), "num_networks": number, "networks": list(files.values()),
-        "target": identity.target, "space": identity.space, "next": command,
-    }  # fmt: skip
+        "folder": str(folder),
+        "csv": str(csv_path),
+        "num_networks": number,
+        "networks": list(files.values()),
+        "target": identity.target,
+        "space": identity.space,
+        "next": command,
+    }
 
 
 def table_from_csv(prior: LatencyTable, space: SearchSpace, identity: TableIdentity, path: Path) -> LatencyTable:
@@ -88,10 +93,12 @@ def table_from_csv(prior: LatencyTable, space: SearchSpace, identity: TableIdent
         observations.append(Observation(name, counts, measured.median_ms, measured.deviation_ms, "by hand"))
     table = checked_by_leaving_out(table_from_prior(prior, observations), prior)
     conditions = {
-        "source": "latencies measured by hand", "csv_sha256": sha256_file(path), "num_layers_measured": 0,
+        "source": "latencies measured by hand",
+        "csv_sha256": sha256_file(path),
+        "num_layers_measured": 0,
         "num_samples": sum(map(len, samples.values())),
         "date": datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+    }
     return replace(table, conditions={**table.conditions, **conditions})
 
 
@@ -137,7 +144,8 @@ def _readme(identity: TableIdentity, space: SearchSpace, chosen: Sequence[Archit
     threads = "1 thread" if identity.num_threads == 1 else f"{identity.num_threads} threads"
     compiled = (
         f"\n   Compile them first: `hwautoml compile networks/ID.onnx --target {identity.target}`."
-        if identity.runtime == "tvm" else ""
+        if identity.runtime == "tvm"
+        else ""
     )
     shapes = " or ".join(f"({identity.batch}, {side}, {side}, {space.channels})" for side in sides)
     return f"""# {len(chosen)} networks to time on {identity.target}
@@ -157,5 +165,3 @@ weights are random: latency does not depend on them.
 {command}
 ```
 """
-
-

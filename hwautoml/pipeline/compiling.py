@@ -124,8 +124,15 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def _compiled(
-    path: Path, folder: Path, target: Target, runtime: str, tune_sec: float, profiles_dir: Path | None, seed: int,
-    route: BoardRoute | None, on_progress: OnProgress,
+    path: Path,
+    folder: Path,
+    target: Target,
+    runtime: str,
+    tune_sec: float,
+    profiles_dir: Path | None,
+    seed: int,
+    route: BoardRoute | None,
+    on_progress: OnProgress,
 ) -> CompiledModel:
     def listen(done: int, total: int, text: str) -> None:
         on_progress(Progress("compile", min(done / max(total, 1), 0.999), text))
@@ -184,7 +191,12 @@ def _half(path: Path, out: Path, seed: int, given: np.ndarray | None) -> tuple[P
 
 
 def _parity(
-    runtime: str, source: Path, compiled: Path, precision: str, seed: int, given: np.ndarray | None,
+    runtime: str,
+    source: Path,
+    compiled: Path,
+    precision: str,
+    seed: int,
+    given: np.ndarray | None,
     run_model: Callable[[Path, np.ndarray], np.ndarray],
 ) -> dict[str, Any]:
     """Largest difference from the source relative to the outputs' scale, over random and given inputs."""
@@ -198,8 +210,7 @@ def _parity(
         got = run_model(compiled, inputs)
         if not np.isfinite(expected).all():
             raise ParityError(
-                f"{source} gives infinities or NaN on {kind} inputs, with {reference} itself: "
-                "nothing to compare",
+                f"{source} gives infinities or NaN on {kind} inputs, with {reference} itself: nothing to compare",
                 fix="give inputs as the model expects them: --inputs samples.npz",
             )
         scale = float(np.abs(expected).max()) or 1.0
@@ -298,9 +309,13 @@ def _given_inputs(source: Path, path: Path) -> np.ndarray:
     array = arrays.get(model.input_name, next(iter(arrays.values()), None))
     expected = model.input_shape
     fits = array is not None and array.ndim == len(expected) and str(array.dtype) == model.input_dtype
-    if array is None or not fits or not len(array) or any(
-        want not in (-1, have) for want, have in zip(expected[1:], array.shape[1:], strict=True)
-    ) or (expected[0] > 0 and len(array) % expected[0]):  # fmt: skip
+    if (
+        array is None
+        or not fits
+        or not len(array)
+        or any(want not in (-1, have) for want, have in zip(expected[1:], array.shape[1:], strict=True))
+        or (expected[0] > 0 and len(array) % expected[0])
+    ):
         raise InvalidValueError(
             f"{path} holds {None if array is None else (str(array.dtype), array.shape)}, and the model takes "
             f"{model.input_dtype} {expected} (-1: any)",

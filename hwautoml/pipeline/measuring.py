@@ -66,9 +66,14 @@ def measure_table(
         options = replace(options, num_networks=num_networks, num_holdout=0)
     quick, full = MeasureProtocol.for_layers(seed), MeasureProtocol(seed=seed)
     builders = probe_builders(
-        space, target, identity.runtime, records,
-        precision=identity.precision, batch=identity.batch, num_threads=identity.num_threads,
-    )  # fmt: skip
+        space,
+        target,
+        identity.runtime,
+        records,
+        precision=identity.precision,
+        batch=identity.batch,
+        num_threads=identity.num_threads,
+    )
     return profile_layers(
         space,
         setting,

@@ -59,9 +59,14 @@ class _Wanted:
         if self.out is not None:
             return self.out
         return table_path(
-            self.target, self.identity.runtime, self.space, self.profiles_dir, batch=self.identity.batch,
-            precision=self.identity.precision, is_remote=_is_remote(self.board),
-        )  # fmt: skip
+            self.target,
+            self.identity.runtime,
+            self.space,
+            self.profiles_dir,
+            batch=self.identity.batch,
+            precision=self.identity.precision,
+            is_remote=_is_remote(self.board),
+        )
 
     @property
     def few_shot_path(self) -> Path:
@@ -123,9 +128,13 @@ def profile(
         RunFolderError: a table, journal or CSV is damaged or does not fit; files are left as they are.
     """
     ways = {
-        "--export-to": export_to, "--from-csv": from_csv, "--estimate": estimate or None, "--inspect": inspect,
-        "--compare": compare, "--merge": merge,
-    }  # fmt: skip
+        "--export-to": export_to,
+        "--from-csv": from_csv,
+        "--estimate": estimate or None,
+        "--inspect": inspect,
+        "--compare": compare,
+        "--merge": merge,
+    }
     board = {"device": device, "tracker": tracker, "key": key}
     few_shot = {"--like": like or None, "--measurements": measurements}
     _require_consistent(ways, few_shot, board, out, picture)
@@ -145,9 +154,17 @@ def profile(
     chosen = _choose_runtime(found, runtime, board, is_measuring)
     loaded = load_profiled_space(space, image_size=image_size, channels=channels)
     wanted = _Wanted(
-        found, loaded, identity_of(found, chosen, loaded, batch, precision), None if out is None else Path(out), board,
-        budget_sec, seed, targets_dir, profiles_dir, on_progress,
-    )  # fmt: skip
+        found,
+        loaded,
+        identity_of(found, chosen, loaded, batch, precision),
+        None if out is None else Path(out),
+        board,
+        budget_sec,
+        seed,
+        targets_dir,
+        profiles_dir,
+        on_progress,
+    )
     if estimate:
         return _saved(estimated_table(found, loaded, wanted.identity), wanted.estimated_path)
     if export_to is None and from_csv is None and few_shot == {"--like": None, "--measurements": None}:
@@ -164,9 +181,11 @@ def _few_shot(
     prior = prior_table(like, wanted.target, space, identity, wanted.profiles_dir, leaving_out=path)
     if export_to is not None:
         flags = {
-            "--like": ",".join(map(str, like)) or None, "--targets-dir": wanted.targets_dir,
-            "--profiles-dir": wanted.profiles_dir, "--out": wanted.out,
-        }  # fmt: skip
+            "--like": ",".join(map(str, like)) or None,
+            "--targets-dir": wanted.targets_dir,
+            "--profiles-dir": wanted.profiles_dir,
+            "--out": wanted.out,
+        }
         return by_hand.export_networks(
             prior, space, wanted.target, identity, number, Path(export_to), flags=flags, seed=wanted.seed
         )
@@ -175,25 +194,36 @@ def _few_shot(
     return _measured(wanted, path, prior, number) if number else _saved(prior, path)
 
 
-def _measured(
-    wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = 0
-) -> dict[str, Any]:
+def _measured(wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = 0) -> dict[str, Any]:
     """Measures every layer, or with a ``prior`` so many networks."""
     board = wanted.board
     with device_for(
-        wanted.target, wanted.identity.runtime, device=board["device"], tracker=board["tracker"], key=board["key"],
+        wanted.target,
+        wanted.identity.runtime,
+        device=board["device"],
+        tracker=board["tracker"],
+        key=board["key"],
         all_boards=True,
     ) as device:
         table = measure_table(
-            wanted.space, wanted.target, wanted.identity, path, device,
-            records=records_path(wanted.target, wanted.profiles_dir), budget_sec=wanted.budget_sec, prior=prior,
-            num_networks=num_networks, seed=wanted.seed, on_progress=wanted.on_progress,
-        )  # fmt: skip
+            wanted.space,
+            wanted.target,
+            wanted.identity,
+            path,
+            device,
+            records=records_path(wanted.target, wanted.profiles_dir),
+            budget_sec=wanted.budget_sec,
+            prior=prior,
+            num_networks=num_networks,
+            seed=wanted.seed,
+            on_progress=wanted.on_progress,
+        )
     if prior is not None and len(table.observations) < num_networks:
         _log.warning(
             "%d of %d networks were measured; the same command with a larger --budget goes on",
-            len(table.observations), num_networks,
-        )  # fmt: skip
+            len(table.observations),
+            num_networks,
+        )
     wanted.on_progress(Progress("profile", 1.0))
     return table_tools.facts(table, path)
 

@@ -186,9 +186,13 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
         source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
     )
     facts: dict[str, Any] = {
-        "accuracy": accuracy, "base_accuracy": scorer.base_accuracy, "num_images": scorer.num_images,
-        "fp32_layers": list(fp32_layers), "num_layers": len(weighted_layers(source)), "tvm_error": None,
-    }  # fmt: skip
+        "accuracy": accuracy,
+        "base_accuracy": scorer.base_accuracy,
+        "num_images": scorer.num_images,
+        "fp32_layers": list(fp32_layers),
+        "num_layers": len(weighted_layers(source)),
+        "tvm_error": None,
+    }
     files = {"onnxruntime": path}
     if "tvm" in base.measured:
         files["tvm"], facts["tvm_error"] = _compiled(job, path, folder)
@@ -306,6 +310,13 @@ def _reason(winner: Finalist, form: Int8Form, limit_ms: float) -> str:
         asked = "" if form.is_accepted(limit_ms) else ", as was asked for"
         return f"int8 ships{asked}: {figures}."
     too_inaccurate, too_slow = form.loss > MAX_LOSS, not form.is_faster
-    why = [text for text, is_so in (("it loses more than 0.5 points", too_inaccurate), ("it is not faster", too_slow),
-                                    (f"it misses {limit_ms:g} ms", not int8.meets(limit_ms))) if is_so]  # fmt: skip
+    why = [
+        text
+        for text, is_so in (
+            ("it loses more than 0.5 points", too_inaccurate),
+            ("it is not faster", too_slow),
+            (f"it misses {limit_ms:g} ms", not int8.meets(limit_ms)),
+        )
+        if is_so
+    ]
     return f"fp32 ships, int8 was measured and rejected because {' and '.join(why) or 'fp32 was preferred'}: {figures}."

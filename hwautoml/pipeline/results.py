@@ -19,15 +19,28 @@ if TYPE_CHECKING:
 
 REPORT_DATA = "report.json"
 STAGE_SECONDS = (
-    "data", "profile", "train", "search", "specialise", "export", "compile", "measure", "quantize", "check",
+    "data",
+    "profile",
+    "train",
+    "search",
+    "specialise",
+    "export",
+    "compile",
+    "measure",
+    "quantize",
+    "check",
     "ship",
-)  # fmt: skip
+)
 
 
 def summarise(
-    job: Job, candidates: list[Finalist], int8_forms: Sequence[Finalist], winner: Finalist, checked: dict[str, Any],
+    job: Job,
+    candidates: list[Finalist],
+    int8_forms: Sequence[Finalist],
+    winner: Finalist,
+    checked: dict[str, Any],
     quantization: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """The object that ``run --json`` prints; every latency says where it comes from."""
     best, predicted = winner.best, _prediction(job, winner)
     parity = {runtime: checked[runtime] for runtime in ("onnxruntime", "tvm") if runtime in checked}

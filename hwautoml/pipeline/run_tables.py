@@ -109,9 +109,14 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str, precision: str = 
     """
     form = form_name(runtime, precision)
     prior = sibling_prior_table(
-        [known], cost=job.space.cost, target=known.target, runtime=runtime, num_threads=known.num_threads,
-        batch=known.batch, precision=precision,
-    )  # fmt: skip
+        [known],
+        cost=job.space.cost,
+        target=known.target,
+        runtime=runtime,
+        num_threads=known.num_threads,
+        batch=known.batch,
+        precision=precision,
+    )
     candidates = [job.space.sample(np.random.default_rng(job.settings.seed + i)) for i in range(64)]
     layers = [job.space.layers(a) for a in candidates]
     chosen = [candidates[i] for i in choose_to_measure(prior, layers, SIBLING_NETWORKS)]

@@ -15,7 +15,7 @@ from hwautoml.compilers._toolchains import (
     compiler_name,
     require_compiler,
     run_compiler,
-)  # fmt: skip
+)
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.storage import folder_beside

@@ -100,9 +100,7 @@ def _with_one_in_fp32(job: Job, scores: dict[Architecture, float], best: list[Ar
     return [*best, *(a for a in passed if a not in best)]
 
 
-def _within(
-    job: Job, architectures: Sequence[Architecture], tables: Mapping[str, LatencyTable]
-) -> list[Architecture]:
+def _within(job: Job, architectures: Sequence[Architecture], tables: Mapping[str, LatencyTable]) -> list[Architecture]:
     """Those predicted to meet the limit with some room, in their order."""
     _, means, _ = fastest_forms(job.space, tables, architectures)
     return [a for a, ms in zip(architectures, means, strict=True) if ms <= HEADROOM * job.settings.latency_ms]
@@ -174,9 +172,11 @@ def _screen_in(job: Job, form: str, architectures: Sequence[Architecture]) -> di
     measured = {a: r for a, r in zip(paths, results, strict=True) if isinstance(r, Measurement)}
     for architecture, result in measured.items():
         payload = {
-            "samples_ms": list(result.samples_ms), "conditions": dict(result.conditions), "weights": "random",
+            "samples_ms": list(result.samples_ms),
+            "conditions": dict(result.conditions),
+            "weights": "random",
             "precision": table.precision,
-        }  # fmt: skip
+        }
         job.store.add_measurement(architecture.id, job.target.name, table.runtime, payload)
     _keep_predictions(job, list(measured), table)
     known = {o.architecture_id for o in table.observations}
@@ -204,9 +204,11 @@ def _keep_predictions(job: Job, architectures: Sequence[Architecture], table: La
     for architecture in architectures:
         estimate = table.predict(job.space.layers(architecture))
         row = {
-            "runtime": table.runtime, "precision": table.precision, "mean_ms": estimate.mean_ms,
+            "runtime": table.runtime,
+            "precision": table.precision,
+            "mean_ms": estimate.mean_ms,
             "interval_ms": list(estimate.interval_ms),
-        }  # fmt: skip
+        }
         kept.setdefault(architecture.id, row)
         kept.setdefault(f"{architecture.id} {table.form}", row)
     job.store.set_setting("predictions", kept)

@@ -143,10 +143,15 @@ def _layer_rows(table: LatencyTable) -> list[dict[str, Any]]:
     counts, _ = table.design(_random_networks(table))
     shares = (counts[:, :-1] * means).mean(axis=0) / (counts @ np.append(means, table.posterior.mean[-1])).mean()
     return [
-        {"key": key, "ms": float(ms), "deviation_ms": float(np.sqrt(variance)), "origin": entry.origin,
-         "share": float(share)}
+        {
+            "key": key,
+            "ms": float(ms),
+            "deviation_ms": float(np.sqrt(variance)),
+            "origin": entry.origin,
+            "share": float(share),
+        }
         for (key, entry), ms, variance, share in zip(table.entries.items(), means, variances, shares, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _observation_rows(table: LatencyTable) -> list[dict[str, Any]]:
@@ -184,11 +189,16 @@ def _by_shape(table: LatencyTable) -> dict[str, tuple[float, str]]:
 def _ratio_rows(tables: tuple[LatencyTable, LatencyTable], level: float) -> list[dict[str, Any]]:
     first, second = map(_by_shape, tables)
     return [
-        {"key": key, "first_ms": first[key][0], "second_ms": second[key][0],
-         "first_origin": first[key][1], "second_origin": second[key][1],
-         "ratio_at_level": second[key][0] / first[key][0] / level}
+        {
+            "key": key,
+            "first_ms": first[key][0],
+            "second_ms": second[key][0],
+            "first_origin": first[key][1],
+            "second_origin": second[key][1],
+            "ratio_at_level": second[key][0] / first[key][0] / level,
+        }
         for key in sorted(first.keys() & second.keys())
-    ]  # fmt: skip
+    ]
 
 
 def _only(table: LatencyTable, other: LatencyTable) -> list[str]:
@@ -200,11 +210,13 @@ def _differences(first: LatencyTable, second: LatencyTable) -> tuple[str, ...]:
     kinds = TableIdentity.of(first), TableIdentity.of(second)
     changed = [
         f"{name} is {getattr(kinds[0], name)!r} and {getattr(kinds[1], name)!r}"
-        for name in asdict(kinds[0]) if getattr(kinds[0], name) != getattr(kinds[1], name)
+        for name in asdict(kinds[0])
+        if getattr(kinds[0], name) != getattr(kinds[1], name)
     ]
     changed += [
         f"{name} is {first.conditions.get(name)!r} and {second.conditions.get(name)!r}"
-        for name in ("runtime_version", "fingerprint") if first.conditions.get(name) != second.conditions.get(name)
+        for name in ("runtime_version", "fingerprint")
+        if first.conditions.get(name) != second.conditions.get(name)
     ]
     return tuple(changed)
 
@@ -227,10 +239,12 @@ def _merged(tables: tuple[LatencyTable, LatencyTable], paths: tuple[Path, Path])
         observations=(),
         hyperparameters=None,
         conditions={
-            **newest.conditions, "holdout": None, "reference_median_ms": common if len(known) == 2 else None,
+            **newest.conditions,
+            "holdout": None,
+            "reference_median_ms": common if len(known) == 2 else None,
             "merged": [{"file": path.name, **_summary(table)} for path, table in zip(paths, tables, strict=True)],
         },
-    )  # fmt: skip
+    )
     return merged.with_observations([_scaled_observation(o, factor) for o, factor in observations.items()])
 
 

@@ -30,8 +30,13 @@ from hwautoml.pipeline.measuring import measure_table, with_code_version
 from hwautoml.schedules.records import Records
 
 __all__ = [
-    "device_for", "ensure_table", "find_table", "save_table", "unavailable_reason", "usable_runtimes",
-]  # fmt: skip
+    "device_for",
+    "ensure_table",
+    "find_table",
+    "save_table",
+    "unavailable_reason",
+    "usable_runtimes",
+]
 
 FEW_SHOT, RECORDS_FILE = "few-shot", "tvm_records.json"
 
@@ -75,9 +80,16 @@ def ensure_table(
             return estimated_table(target, space, identity)
         path = table_path(target, runtime, space, profiles_dir, batch=batch, precision=precision, is_remote=is_remote)
         return measure_table(
-            space, target, identity, path, opened, records=records_path(target, profiles_dir), budget_sec=budget_sec,
-            seed=seed, on_progress=on_progress,
-        )  # fmt: skip
+            space,
+            target,
+            identity,
+            path,
+            opened,
+            records=records_path(target, profiles_dir),
+            budget_sec=budget_sec,
+            seed=seed,
+            on_progress=on_progress,
+        )
 
 
 def estimated_table(target: Target, space: SearchSpace, identity: TableIdentity) -> LatencyTable:

@@ -100,8 +100,15 @@ def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpa
 
 
 def _tune(
-    target: Target, space: SearchSpace, batch: int, precision: str, path: Path, board: BoardRoute | None,
-    budget_sec: float, seed: int, on_progress: OnProgress,
+    target: Target,
+    space: SearchSpace,
+    batch: int,
+    precision: str,
+    path: Path,
+    board: BoardRoute | None,
+    budget_sec: float,
+    seed: int,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     from hwautoml.compilers.tvm import CompilerPool
 
@@ -129,7 +136,12 @@ def _tune(
         left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
         with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
             tuned = pool.tune(
-                sources, tvm_target=target.tvm, budget_sec=left_sec, records_path=path, on_progress=listen, seed=seed,
+                sources,
+                tvm_target=target.tvm,
+                budget_sec=left_sec,
+                records_path=path,
+                on_progress=listen,
+                seed=seed,
                 board=board,
             )
     on_progress(Progress("tune", 1.0))
@@ -209,14 +221,16 @@ def _inspect(path: Path) -> dict[str, Any]:
     for device, entries in sorted(Records.load(path).by_target.items()):
         timed = [record for record in entries.values() if record.tiling is not None]
         slowest = sorted(timed, key=lambda record: -record.time_us)[:10]
-        devices.append({
-            "device": device,
-            "num_functions": len(timed),
-            "num_trials": sum(record.num_tried for record in entries.values()),
-            "num_crashed": sum(len(record.crashed) for record in entries.values()),
-            "slowest": [
-                {"function": record.name, "time_us": record.time_us, "num_tried": record.num_tried}
-                for record in slowest
-            ],
-        })  # fmt: skip
+        devices.append(
+            {
+                "device": device,
+                "num_functions": len(timed),
+                "num_trials": sum(record.num_tried for record in entries.values()),
+                "num_crashed": sum(len(record.crashed) for record in entries.values()),
+                "slowest": [
+                    {"function": record.name, "time_us": record.time_us, "num_tried": record.num_tried}
+                    for record in slowest
+                ],
+            }
+        )
     return {"records": str(path), "devices": devices}

@@ -103,15 +103,21 @@ def _tables(
     if target.name == job.settings.target:
         profile_stage(job)
         fitting = {
-            form: table for form, table in job.tables.items()
+            form: table
+            for form, table in job.tables.items()
             if runtime in ("auto", table.runtime) and precision in ("auto", table.precision)
-        }  # fmt: skip
+        }
         if fitting:
             return fitting
     table = ensure_table(
-        target, choose_runtime(target, runtime), job.space, precision="fp32" if precision == "auto" else precision,
-        budget_sec=TABLE_SEC, profiles_dir=profiles_dir, on_progress=job.on_progress,
-    )  # fmt: skip
+        target,
+        choose_runtime(target, runtime),
+        job.space,
+        precision="fp32" if precision == "auto" else precision,
+        budget_sec=TABLE_SEC,
+        profiles_dir=profiles_dir,
+        on_progress=job.on_progress,
+    )
     return {table.form: table}
 
 
@@ -177,8 +183,10 @@ def _exported_parity(job: Job, architecture: Architecture, network: Any, path: P
     report = check_parity(_probabilities(job, network, images), onnxruntime_outputs(path, images), tolerance=1e-4)
     require_parity(report, artifact=str(path))
     return {
-        "max_abs": report.max_abs, "top1_agreement": report.top1_agreement, "num_images": report.num_images,
-    }  # fmt: skip
+        "max_abs": report.max_abs,
+        "top1_agreement": report.top1_agreement,
+        "num_images": report.num_images,
+    }
 
 
 def report(run: str | Path) -> dict[str, Any]:

@@ -75,8 +75,14 @@ def assemble_table(
     if setting.runtime in READING_WEIGHTS:
         entries = {key: replace(entry, num_weights=costs[key].parameters) for key, entry in entries.items()}
     table = LatencyTable(
-        setting.target, setting.runtime, setting.num_threads, setting.batch, setting.precision, setting.space,
-        entries=entries, overhead=overhead,
+        setting.target,
+        setting.runtime,
+        setting.num_threads,
+        setting.batch,
+        setting.precision,
+        setting.space,
+        entries=entries,
+        overhead=overhead,
         conditions=_conditions(setting, journal, records, quiet, len(measured), len(inferred)),
     )
     networks = [line for line in quiet if line["record"] == "network"]
@@ -145,8 +151,12 @@ def _observation(line: Line, speed: float | None) -> Observation:
 
 
 def _conditions(
-    setting: ProfileSetting, journal: Journal, records: Sequence[Line], quiet: Sequence[Line],
-    num_measured: int, num_inferred: int,
+    setting: ProfileSetting,
+    journal: Journal,
+    records: Sequence[Line],
+    quiet: Sequence[Line],
+    num_measured: int,
+    num_inferred: int,
 ) -> dict[str, object]:
     """The latest call's, with counts of what was measured and the check on held-out networks."""
     latest = {k: v for k, v in records[-1]["conditions"].items() if k not in _PER_MODEL_CONDITIONS}

@@ -79,8 +79,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise RunFolderError(f"there is no file {path}", fix="--from-csv DIR/measurements.csv, which --export-to DIR "
-                             "writes") from None  # fmt: skip
+        raise RunFolderError(
+            f"there is no file {path}", fix="--from-csv DIR/measurements.csv, which --export-to DIR writes"
+        ) from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise RunFolderError(f"{path} is no CSV file: {error}") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -75,8 +75,10 @@ class Journal:
         changed = sorted(name for name in header.keys() | found.keys() if header.get(name) != found.get(name))
         old = free_name(self._path)
         logger.warning(
-            "%s was measured with other settings (%s) and is kept as %s", self._path,
-            ", ".join(f"{name} was {found.get(name)!r}, is {header.get(name)!r}" for name in changed), old.name,
+            "%s was measured with other settings (%s) and is kept as %s",
+            self._path,
+            ", ".join(f"{name} was {found.get(name)!r}, is {header.get(name)!r}" for name in changed),
+            old.name,
         )
         self._path.replace(old)
         self.records = []

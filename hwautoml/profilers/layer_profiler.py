@@ -115,9 +115,16 @@ class _Profile:
     """One run; all state that matters is in the journal."""
 
     def __init__(
-        self, space: SearchSpace, setting: ProfileSetting, journal: Journal, builders: Builders,
-        measures: tuple[Measure, Measure], prior: LatencyTable | None, options: ProfileOptions,
-        on_progress: Progress | None, folder: Path,
+        self,
+        space: SearchSpace,
+        setting: ProfileSetting,
+        journal: Journal,
+        builders: Builders,
+        measures: tuple[Measure, Measure],
+        prior: LatencyTable | None,
+        options: ProfileOptions,
+        on_progress: Progress | None,
+        folder: Path,
     ) -> None:
         self._space, self._setting, self._journal = space, setting, journal
         self._builders, self._prior, self._options = builders, prior, options
@@ -131,9 +138,7 @@ class _Profile:
 
     def table(self) -> LatencyTable:
         if self._prior is not None:
-            return assemble_from_prior(
-                self._setting, self._journal, self._prior, self._options.max_relative_deviation
-            )
+            return assemble_from_prior(self._setting, self._journal, self._prior, self._options.max_relative_deviation)
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
         return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
 
@@ -189,8 +194,11 @@ class _Profile:
         layers = self._space.layers(architecture)
         estimate = table.predict(layers)
         fields = {
-            "architecture_id": architecture.id, "counts": dict(table.counts(layers)), "is_holdout": is_holdout,
-            "predicted_ms": estimate.mean_ms, "predicted_std_ms": estimate.std_ms,
+            "architecture_id": architecture.id,
+            "counts": dict(table.counts(layers)),
+            "is_holdout": is_holdout,
+            "predicted_ms": estimate.mean_ms,
+            "predicted_std_ms": estimate.std_ms,
         }
         return architecture.id, fields, lambda path: self._builders.network(architecture, path)
 
@@ -205,9 +213,10 @@ class _Profile:
         while (spare_sec := self._spare_sec()) > 0:
             records = [line for line in self._journal.records if "conditions" in line]
             lines = [
-                line for line in disturbed(records, self._options.max_disturbance, self._options.max_scatter)
+                line
+                for line in disturbed(records, self._options.max_disturbance, self._options.max_scatter)
                 if line["record"] != "network" or line["architecture_id"] in networks
-            ]  # fmt: skip
+            ]
             lines = [line for line in lines if line["record"] == lines[0]["record"]][:_LAYERS_PER_CALL]
             if not lines:
                 return

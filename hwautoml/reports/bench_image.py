@@ -24,8 +24,14 @@ def save_bench(rows: Sequence[Mapping[str, Any]], target: str, path: Path) -> Pa
         low, high = row["interval_ms"]
         median, color = row["median_ms"], _COLORS[runtimes.index(row["runtime"]) % len(_COLORS)]
         axes.barh(position, median, color=color, height=0.62, alpha=0.85)
-        axes.errorbar(median, position, xerr=[[max(median - low, 0)], [max(high - median, 0)]], color="black",
-                      elinewidth=1, capsize=3)  # fmt: skip
+        axes.errorbar(
+            median,
+            position,
+            xerr=[[max(median - low, 0)], [max(high - median, 0)]],
+            color="black",
+            elinewidth=1,
+            capsize=3,
+        )
         if row["p95_ms"] is not None:
             axes.plot(row["p95_ms"], position, marker="|", color=RED, markersize=11)
         axes.annotate(f"{median:.4g}", (median, position), xytext=(6, 6), textcoords="offset points", fontsize=8)

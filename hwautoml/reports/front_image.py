@@ -64,6 +64,14 @@ def _draw_measured(axes: Axes, data: ReportData) -> None:
             low = [max(latency.median_ms - latency.interval_ms[0], 0.0) for latency in latencies]
             high = [max(latency.interval_ms[1] - latency.median_ms, 0.0) for latency in latencies]
             axes.errorbar(
-                x, [100 * (row.accuracy_val or 0.0) for row in rows], xerr=[low, high], fmt=marker, color=color,
-                markersize=size, markeredgecolor="white", elinewidth=1, label=label, zorder=3,
-            )  # fmt: skip
+                x,
+                [100 * (row.accuracy_val or 0.0) for row in rows],
+                xerr=[low, high],
+                fmt=marker,
+                color=color,
+                markersize=size,
+                markeredgecolor="white",
+                elinewidth=1,
+                label=label,
+                zorder=3,
+            )

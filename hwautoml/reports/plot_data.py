@@ -40,9 +40,15 @@ def shown_candidates(data: ReportData) -> list[CandidateRow]:
 def _point(row: CandidateRow) -> dict[str, Any]:
     figures = ", ".join(f"{name} {row.values[name]}" for name in key_values(row))
     return {
-        "id": row.architecture_id, "x": row.latency_ms, "y": row.accuracy_val, "std": row.latency_std_ms,
-        "origin": row.origin, "front": row.on_front, "chosen": row.chosen, "values": figures,
-    }  # fmt: skip
+        "id": row.architecture_id,
+        "x": row.latency_ms,
+        "y": row.accuracy_val,
+        "std": row.latency_std_ms,
+        "origin": row.origin,
+        "front": row.on_front,
+        "chosen": row.chosen,
+        "values": figures,
+    }
 
 
 def key_values(row: CandidateRow) -> list[str]:
@@ -54,12 +60,17 @@ def key_values(row: CandidateRow) -> list[str]:
 def _measured_points(data: ReportData) -> list[dict[str, Any]]:
     return [
         {
-            "id": row.architecture_id, "runtime": runtime, "chosen": row.chosen, "accuracy": row.accuracy_val,
-            "predicted": row.predicted_ms, "predicted_interval": row.predicted_interval,
-            "measured": latency.median_ms, "interval": latency.interval_ms,
+            "id": row.architecture_id,
+            "runtime": runtime,
+            "chosen": row.chosen,
+            "accuracy": row.accuracy_val,
+            "predicted": row.predicted_ms,
+            "predicted_interval": row.predicted_interval,
+            "measured": latency.median_ms,
+            "interval": latency.interval_ms,
             "fastest": runtime == row.fastest[0] if row.fastest else False,
             "foretold": (row.predicted_form or data.predicted_runtime) in (None, runtime),
         }
         for row in data.specialised
         for runtime, latency in row.measured.items()
-    ]  # fmt: skip
+    ]

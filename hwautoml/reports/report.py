@@ -50,9 +50,17 @@ def candidates_csv(report: ReportData) -> str:
     writer.writerow([*columns, *(f"measured_{runtime}_ms" for runtime in runtimes), *names])
     for row in report.candidates:
         own = measured.get(row.architecture_id, {})
-        writer.writerow([
-            row.architecture_id, int(row.on_front), int(row.chosen), row.accuracy_val, row.latency_ms,
-            row.latency_std_ms, row.origin, *(own[r].median_ms if r in own else None for r in runtimes),
-            *(row.values.get(name) for name in names),
-        ])  # fmt: skip
+        writer.writerow(
+            [
+                row.architecture_id,
+                int(row.on_front),
+                int(row.chosen),
+                row.accuracy_val,
+                row.latency_ms,
+                row.latency_std_ms,
+                row.origin,
+                *(own[r].median_ms if r in own else None for r in runtimes),
+                *(row.values.get(name) for name in names),
+            ]
+        )
     return out.getvalue()

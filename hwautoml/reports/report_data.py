@@ -142,7 +142,9 @@ class ReportData:
         confusion, seconds = data.get("confusion"), data.get("seconds") or {}
         candidates, specialised = data.get("candidates") or (), data.get("specialised") or ()
         return _build(
-            cls, data, "report",
+            cls,
+            data,
+            "report",
             dataset=_dataset(data.get("dataset") or {}),
             candidates=tuple(_candidate(row, f"candidates[{i}]") for i, row in enumerate(candidates)),
             specialised=tuple(_special(row, f"specialised[{i}]") for i, row in enumerate(specialised)),
@@ -151,7 +153,7 @@ class ReportData:
             confusion=None if confusion is None else tuple(tuple(int(n) for n in row) for row in confusion),
             seconds={name: number for name, value in seconds.items() if (number := finite(value)) is not None},
             budget_seconds=finite(data.get("budget_seconds")),
-        )  # fmt: skip
+        )
 
 
 def finite(value: Any) -> float | None:

@@ -162,11 +162,15 @@ def _measured_cells(row: SpecialisedRow, predicted_runtime: str | None) -> Itera
         if row.predicted_ms and is_foretold:
             error = f"{100 * (latency.median_ms / row.predicted_ms - 1):+.1f} %"
         yield [
-            _identifier(row.architecture_id, row.chosen), fmt.text(runtime),
+            _identifier(row.architecture_id, row.chosen),
+            fmt.text(runtime),
             fmt.milliseconds(row.predicted_ms) if is_foretold else fmt.MISSING,
-            fmt.milliseconds(latency.median_ms), fmt.interval_ms(latency.interval_ms),
-            fmt.milliseconds(latency.p95_ms), error, met if runtime == fastest else "",
-        ]  # fmt: skip
+            fmt.milliseconds(latency.median_ms),
+            fmt.interval_ms(latency.interval_ms),
+            fmt.milliseconds(latency.p95_ms),
+            error,
+            met if runtime == fastest else "",
+        ]
 
 
 def network(data: ReportData) -> str:
@@ -185,7 +189,7 @@ def confusion(data: ReportData) -> str:
         return ""
     worst = sorted(
         ((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if n and i != j), reverse=True
-    )[:5]  # fmt: skip
+    )[:5]
     total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(names)))
     pairs = "".join(
         f"<li><b>{fmt.text(names[i])}</b> taken for <b>{fmt.text(names[j])}</b>: {n} of {sum(matrix[i])}</li>"
@@ -209,12 +213,17 @@ def candidates(data: ReportData) -> str:
     for row in ordered:
         own = measured.get(row.architecture_id)
         deviation = "" if row.latency_std_ms is None else f" ± {fmt.significant(row.latency_std_ms, 2)}"
-        rows.append([
-            _identifier(row.architecture_id, row.chosen), "front" if row.on_front else "",
-            fmt.percent(row.accuracy_val), fmt.milliseconds(row.latency_ms) + deviation, fmt.text(row.origin),
-            fmt.milliseconds(own[1].median_ms if own else None),
-            fmt.text(_summary(row)),
-        ])  # fmt: skip
+        rows.append(
+            [
+                _identifier(row.architecture_id, row.chosen),
+                "front" if row.on_front else "",
+                fmt.percent(row.accuracy_val),
+                fmt.milliseconds(row.latency_ms) + deviation,
+                fmt.text(row.origin),
+                fmt.milliseconds(own[1].median_ms if own else None),
+                fmt.text(_summary(row)),
+            ]
+        )
     more = len(data.candidates) - len(ordered)
     note = f" {more:,} more are in <code>candidates.csv</code>." if more else ""
     key = f" Architectures read: {fmt.text(_summary_key(ordered[0]))}, stage by stage." if ordered[0].values else ""

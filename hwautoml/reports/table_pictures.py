@@ -36,8 +36,15 @@ def save_table_picture(
     if networks:
         _draw_networks(left, networks, check)
     else:
-        left.text(0.5, 0.5, f"no network was measured:\nall figures are {origin}", ha="center", va="center",
-                  transform=left.transAxes, color=RED)  # fmt: skip
+        left.text(
+            0.5,
+            0.5,
+            f"no network was measured:\nall figures are {origin}",
+            ha="center",
+            va="center",
+            transform=left.transAxes,
+            color=RED,
+        )
         left.set_axis_off()
     _draw_layers(right, layers)
     figure.suptitle(_plain(title), x=0.01, ha="left", fontsize=11)
@@ -53,13 +60,23 @@ def save_comparison(
     figure = _figure()
     for axes, first, second, what in (
         (figure.add_subplot(1, 2, 1), means_ms[0], means_ms[1], "random networks, predicted"),
-        (figure.add_subplot(1, 2, 2), [row["first_ms"] for row in layers], [row["second_ms"] for row in layers],
-         "layers"),
-    ):  # fmt: skip
+        (
+            figure.add_subplot(1, 2, 2),
+            [row["first_ms"] for row in layers],
+            [row["second_ms"] for row in layers],
+            "layers",
+        ),
+    ):
         axes.scatter(first, second, s=7, color=BLUE, alpha=0.5, linewidths=0)
         ends = [min(first), max(first)]
-        axes.plot(ends, [level * end for end in ends], color=RED, linewidth=1, linestyle="--",
-                  label=f"times {level:.3g} (median over networks)")  # fmt: skip
+        axes.plot(
+            ends,
+            [level * end for end in ends],
+            color=RED,
+            linewidth=1,
+            linestyle="--",
+            label=f"times {level:.3g} (median over networks)",
+        )
         axes.set(xscale="log", yscale="log", title=what)
         for axis, values in ((axes.xaxis, first), (axes.yaxis, second)):
             is_wide = max(values) > _MANY_TICKS * min(values)
@@ -77,15 +94,26 @@ def _draw_networks(axes: Axes, networks: Sequence[Mapping[str, Any]], check: Map
     seen = [row for row in networks if row["id"] not in unseen]
     end = 1.05 * max(row["measured_ms"] for row in networks)
     axes.plot([0, end], [0, end], color=GREY, linewidth=1, zorder=1)
-    axes.scatter([row["measured_ms"] for row in seen], [row["fitted_ms"] for row in seen], s=18, color=GREY,
-                 linewidths=0, label="fitted: the table has learnt from them") if seen else None  # fmt: skip
+    axes.scatter(
+        [row["measured_ms"] for row in seen],
+        [row["fitted_ms"] for row in seen],
+        s=18,
+        color=GREY,
+        linewidths=0,
+        label="fitted: the table has learnt from them",
+    ) if seen else None
     if checked:
         how = check.get("method", "before it was measured")
         axes.errorbar(
-            [row["measured_ms"] for row in checked], [row["predicted_ms"] for row in checked],
-            yerr=[1.96 * row["deviation_ms"] for row in checked], fmt="o", markersize=4, color=BLUE, elinewidth=0.9,
+            [row["measured_ms"] for row in checked],
+            [row["predicted_ms"] for row in checked],
+            yerr=[1.96 * row["deviation_ms"] for row in checked],
+            fmt="o",
+            markersize=4,
+            color=BLUE,
+            elinewidth=0.9,
             label=f"predicted, 95 % ({how})",
-        )  # fmt: skip
+        )
     _label(axes, "measured (ms)", "predicted by the table (ms)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 

@@ -223,9 +223,16 @@ def _internal(function: tirx.PrimFunc) -> tirx.PrimFunc:
     block = root.block
     inner = tirx.SeqStmt([*declared, block.body])
     block = tvm.s_tir.SBlock(
-        block.iter_vars, block.reads, block.writes, block.name_hint, inner, block.init,
-        block.alloc_buffers, block.match_buffers, block.annotations,
-    )  # fmt: skip
+        block.iter_vars,
+        block.reads,
+        block.writes,
+        block.name_hint,
+        inner,
+        block.init,
+        block.alloc_buffers,
+        block.match_buffers,
+        block.annotations,
+    )
     body = tvm.s_tir.SBlockRealize(root.iter_values, root.predicate, block)
     attributes = {**(function.attrs or {}), "calling_conv": _NOT_PACKED}  # or it would be given a packed interface
     return tirx.PrimFunc(pointers, body, tvm.ir.PrimType("int32"), tvm.ir.make_node("ir.DictAttrs", **attributes))
@@ -316,13 +323,19 @@ def _copy(to: tvm.ir.Expr, source: tvm.ir.Expr, like: Buffer) -> list[tirx.Stmt]
     # Bound, because TVM's elimination of common subexpressions does not look into what buffers are declared with.
     ends = [tirx.Var(f"{like.name}_{end}_data", pointer.ty) for end, pointer in (("to", to), ("from", source))]
     loop = tirx.For(
-        index, tirx.const(0, "int64"), tirx.const(number, "int64"), tirx.ForKind.SERIAL,
+        index,
+        tirx.const(0, "int64"),
+        tirx.const(number, "int64"),
+        tirx.ForKind.SERIAL,
         tirx.BufferStore(there, tirx.BufferLoad(here, [index]), [index]),
-    )  # fmt: skip
+    )
     return [
-        tirx.Bind(ends[0], to), tirx.Bind(ends[1], source),
-        tirx.DeclBuffer(there, data=ends[0]), tirx.DeclBuffer(here, data=ends[1]), loop,
-    ]  # fmt: skip
+        tirx.Bind(ends[0], to),
+        tirx.Bind(ends[1], source),
+        tirx.DeclBuffer(there, data=ends[0]),
+        tirx.DeclBuffer(here, data=ends[1]),
+        loop,
+    ]
 
 
 def _distance(workspace: tvm.ir.Expr, stack: tvm.ir.Expr) -> tvm.ir.Expr:

@@ -60,7 +60,9 @@ def packed_conv2d(
         return te.sum(channels.product(value, (block, row, column), lane), axis=[row, column, *channels.axes])
 
     packed = te.compute(
-        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes), element, name=PACKED,
+        (data.shape[0], roomy(height, has_room), roomy(width, has_room), blocks, lanes),
+        element,
+        name=PACKED,
         attrs=channels.attrs,
     )
     return te.compute(
@@ -86,7 +88,9 @@ def _pointwise_conv2d(
         return te.sum(channels.product(value, (block, 0, 0), lane), axis=channels.axes)
 
     packed = te.compute(
-        (batch, roomy(num_pixels, has_room), blocks, lanes), element, name=PACKED,
+        (batch, roomy(num_pixels, has_room), blocks, lanes),
+        element,
+        name=PACKED,
         attrs=channels.attrs,
     )
     return te.compute(
@@ -215,8 +219,7 @@ def _output_size(
     """(height, width) of a convolution's output; integers where the input's are."""
     top, left, bottom, right = padding
     height, width = (
-        int(extent) if isinstance(extent, tvm.tirx.IntImm) else extent
-        for extent in (data.shape[1], data.shape[2])
+        int(extent) if isinstance(extent, tvm.tirx.IntImm) else extent for extent in (data.shape[1], data.shape[2])
     )
     return (
         (height + top + bottom - dilation[0] * (kernel[0] - 1) - 1) // strides[0] + 1,

@@ -39,8 +39,14 @@ class Family(Protocol):
 
 
 FAMILIES: Sequence[Family] = (
-    packed, matmul, windowed, reduction, row_reductions, tile_transforms, elementwise,
-)  # fmt: skip
+    packed,
+    matmul,
+    windowed,
+    reduction,
+    row_reductions,
+    tile_transforms,
+    elementwise,
+)
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,7 @@ def is_tunable(function: tvm.tirx.PrimFunc, machine: Machine) -> bool:
     return is_static(function) and len(candidates(function, machine)) > 1
 
 
-def scheduled(
-    function: tvm.tirx.PrimFunc, tiling: Tiling, machine: Machine
-) -> tvm.tirx.PrimFunc | None:
+def scheduled(function: tvm.tirx.PrimFunc, tiling: Tiling, machine: Machine) -> tvm.tirx.PrimFunc | None:
     """The function with the schedule its family makes of ``tiling``; None if that fails."""
     kernel = Kernel(function)
     family = _fitting(kernel)

@@ -111,8 +111,7 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     if not nhwc or weights is None or str(call.ty.dtype) != "float32" or dtype not in ("float32", "int16"):
         return _default(builder, call)
     strides, padding, dilation = (
-        [int(value) for value in values]
-        for values in (attrs.strides, attrs.padding, attrs.dilation)
+        [int(value) for value in values] for values in (attrs.strides, attrs.padding, attrs.dilation)
     )
     groups = int(attrs.groups)
     inputs, outputs = weights.shape[2:]
@@ -143,7 +142,11 @@ def winograd_transforms(call: relax.Call, shape: tuple[int, ...], unit: VectorUn
 
 
 def _winograd(
-    builder: relax.BlockBuilder, call: relax.Call, weights: np.ndarray, padding: list[int], unit: VectorUnit,
+    builder: relax.BlockBuilder,
+    call: relax.Call,
+    weights: np.ndarray,
+    padding: list[int],
+    unit: VectorUnit,
     transforms: Transforms,
 ) -> relax.Expr:
     """Three functions: the tiles of the input, their products with the filters', the pixels of the result."""
@@ -196,9 +199,7 @@ def _softmax(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) ->
     if int(call.attrs.axis) % rank != rank - 1 or str(call.ty.dtype) != "float32":
         return _default(builder, call)
     arguments = (call.args[0], unit.lanes)
-    return builder.call_te(
-        row_math.softmax, *arguments, primfunc_name_hint="softmax", primfunc_attrs=_OPAQUE
-    )
+    return builder.call_te(row_math.softmax, *arguments, primfunc_name_hint="softmax", primfunc_attrs=_OPAQUE)
 
 
 def _layer_norm(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> relax.Expr:
@@ -207,9 +208,7 @@ def _layer_norm(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit)
     if not over_rows or not attrs.center or not attrs.scale or str(call.ty.dtype) != "float32":
         return _default(builder, call)
     arguments = (*call.args, float(attrs.epsilon), unit.lanes)
-    return builder.call_te(
-        row_math.layer_norm, *arguments, primfunc_name_hint="layer_norm", primfunc_attrs=_OPAQUE
-    )
+    return builder.call_te(row_math.layer_norm, *arguments, primfunc_name_hint="layer_norm", primfunc_attrs=_OPAQUE)
 
 
 def _default(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -235,6 +234,4 @@ def fusable_call(
     builder: relax.BlockBuilder, compute: Callable[..., te.Tensor], *arguments: object, hint: str
 ) -> relax.Expr:
     """A call of a new function that what is computed element by element from its result may be fused with."""
-    return builder.call_te(
-        compute, *arguments, primfunc_name_hint=hint, primfunc_attrs=_OUT_ELEMENTWISE_FUSABLE
-    )
+    return builder.call_te(compute, *arguments, primfunc_name_hint=hint, primfunc_attrs=_OUT_ELEMENTWISE_FUSABLE)

@@ -77,9 +77,16 @@ def conv2d(mutator: Mutator, call: relax.Call, values: list[relax.Expr]) -> rela
         # Few are summed, exactly, and no two channels together: the same integers as float32 are faster.
         centred, dtype = _as_float(mutator, centred), "float32"
     product = relax.op.nn.conv2d(
-        centred, relax.const(weights.astype(dtype), dtype), attrs.strides, attrs.padding, attrs.dilation, groups,
-        "NCHW", "OIHW", out_dtype="float32",
-    )  # fmt: skip
+        centred,
+        relax.const(weights.astype(dtype), dtype),
+        attrs.strides,
+        attrs.padding,
+        attrs.dilation,
+        groups,
+        "NCHW",
+        "OIHW",
+        out_dtype="float32",
+    )
     return relax.op.multiply(mutator.emit(product), _float(data_scale * scale.reshape(1, -1, 1, 1)))
 
 

@@ -101,9 +101,7 @@ class Records:
     def tilings(self, target: str) -> dict[str, Tiling]:
         """The best tiling of every function recorded for a target."""
         return {
-            key: record.tiling
-            for key, record in self.by_target.get(target, {}).items()
-            if record.tiling is not None
+            key: record.tiling for key, record in self.by_target.get(target, {}).items() if record.tiling is not None
         }
 
     def add(self, other: Records) -> None:

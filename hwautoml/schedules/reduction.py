@@ -30,9 +30,9 @@ def fits(kernel: Kernel) -> bool:
 def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
     """Channels handled at once, widest first."""
     channels = kernel.num_channels
-    sizes = [
-        size for size in divisors(channels, _MAX_VECTORS * unit.lanes) if size % unit.lanes == 0
-    ] or [divisors(channels, 2 * unit.lanes)[-1]]
+    sizes = [size for size in divisors(channels, _MAX_VECTORS * unit.lanes) if size % unit.lanes == 0] or [
+        divisors(channels, 2 * unit.lanes)[-1]
+    ]
     return [Tiling(channels=size, lanes=size) for size in reversed(sizes)]
 
 

@@ -22,18 +22,12 @@ Element = Callable[..., tvm.ir.Expr]
 def softmax(data: te.Tensor, lanes: int) -> te.Tensor:
     """Softmax along the last axis of a float32 tensor of any rank."""
     largest = _reduced(data.shape, lambda *index: data(*index), te.max, lanes, "largest")
-    powers = te.compute(
-        data.shape, lambda *index: exp(data(*index) - largest(*index[:-1])), name=f"{PREFIX}exp"
-    )
+    powers = te.compute(data.shape, lambda *index: exp(data(*index) - largest(*index[:-1])), name=f"{PREFIX}exp")
     total = _reduced(data.shape, lambda *index: powers(*index), te.sum, lanes, "total")
-    return te.compute(
-        data.shape, lambda *index: powers(*index) / total(*index[:-1]), name=f"{PREFIX}softmax"
-    )
+    return te.compute(data.shape, lambda *index: powers(*index) / total(*index[:-1]), name=f"{PREFIX}softmax")
 
 
-def layer_norm(
-    data: te.Tensor, scale: te.Tensor, shift: te.Tensor, epsilon: float, lanes: int
-) -> te.Tensor:
+def layer_norm(data: te.Tensor, scale: te.Tensor, shift: te.Tensor, epsilon: float, lanes: int) -> te.Tensor:
     """Layer normalisation (Ba et al. 2016) along the last axis of a float32 tensor of any rank."""
     columns = tirx.Cast("float32", data.shape[-1])
     total = _reduced(data.shape, lambda *index: data(*index), te.sum, lanes, "total")
@@ -71,6 +65,4 @@ def _reduced(
         lambda *index: reducer(element(*index[:-1], part * lanes + index[-1]), axis=part),
         name=f"{PREFIX}{name}_parts",
     )
-    return te.compute(
-        tuple(outer), lambda *index: reducer(parts(*index, lane), axis=lane), name=f"{PREFIX}{name}"
-    )
+    return te.compute(tuple(outer), lambda *index: reducer(parts(*index, lane), axis=lane), name=f"{PREFIX}{name}")

@@ -26,11 +26,7 @@ _NARROW_CHANNELS = 8
 def simplify(module: tvm.IRModule) -> tvm.IRModule:
     """``module`` (relax, before legalisation) with the rewrites of this file applied."""
     functions = {
-        variable: (
-            _Simplifier(module).visit_expr(function)
-            if isinstance(function, relax.Function)
-            else function
-        )
+        variable: (_Simplifier(module).visit_expr(function) if isinstance(function, relax.Function) else function)
         for variable, function in module.functions.items()
     }
     clean = [
@@ -128,15 +124,11 @@ def _clip(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> r
     """``clip`` has no layout inference in TVM: every one would leave two transposes behind."""
     low, high = scalar(values[1]), scalar(values[2])
     data, dtype = call.args[0], str(call.ty.dtype)
-    floored = (
-        relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(low, dtype))
-    )
+    floored = relax.op.nn.relu(data) if low == 0 else relax.op.maximum(data, relax.const(low, dtype))
     return relax.op.minimum(mutator.emit(floored), relax.const(high, dtype))
 
 
-def _imported_clip(
-    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
-) -> relax.Expr | None:
+def _imported_clip(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """The importer writes ONNX's Clip as calls of low-level functions, opaque to layouts."""
     function = mutator.module[call.args[0]]
     if not isinstance(function, tirx.PrimFunc):
@@ -240,9 +232,7 @@ def _axes(call: relax.Call) -> list[int]:
     return [int(axis) % rank for axis in call.attrs.axes]
 
 
-def _per_channel(
-    mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]
-) -> relax.Expr | None:
+def _per_channel(mutator: _Simplifier, call: relax.Call, values: list[relax.Expr]) -> relax.Expr | None:
     """Arithmetic with per-channel constants, moved to where it is cheapest."""
     hoisted = _hoist(mutator, call, values)
     return _widen(mutator, call, values) if hoisted is None else hoisted

@@ -69,9 +69,7 @@ class TileLoops:
     vector: LoopRV
 
 
-def tile_output(
-    kernel: Kernel, output: SBlockRV, tiling: Tiling, packed: bool = False
-) -> TileLoops:
+def tile_output(kernel: Kernel, output: SBlockRV, tiling: Tiling, packed: bool = False) -> TileLoops:
     """Splits the loops of an (n, h, w, c) or (n, c) block into tiles and reorders them.
 
     A ``packed`` block has its channels in two loops, (..., block, lane).

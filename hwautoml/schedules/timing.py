@@ -85,14 +85,13 @@ def slow_functions(
         name: fastest[name]
         for name, function in functions_of(module).items()
         # Of a function that is not static, nobody knows how much work it is.
-        if fastest.get(name, 0.0) > _SLACK_US and is_static(function)
+        if fastest.get(name, 0.0) > _SLACK_US
+        and is_static(function)
         and fastest[name] > _SLACK_US + _allowed_us(function)
-    }  # fmt: skip
+    }
 
 
-def _timed_calls(
-    machine: relax.VirtualMachine, names: Sequence[str], x: tvm.runtime.Tensor
-) -> list[tuple[str, float]]:
+def _timed_calls(machine: relax.VirtualMachine, names: Sequence[str], x: tvm.runtime.Tensor) -> list[tuple[str, float]]:
     return list(zip(names, np.diff(machine[TIMED](x).numpy()).tolist(), strict=True))
 
 
@@ -124,11 +123,7 @@ def count_calls(module: tvm.IRModule) -> Counter[str]:
     def visit(expression: relax.Expr) -> None:
         if isinstance(expression, relax.Call):
             arguments: Iterable[relax.Expr] = expression.args
-            calls.update(
-                argument.name_hint
-                for argument in arguments
-                if isinstance(argument, tvm.ir.GlobalVar)
-            )
+            calls.update(argument.name_hint for argument in arguments if isinstance(argument, tvm.ir.GlobalVar))
 
     for function in module.functions.values():
         if isinstance(function, relax.Function):
@@ -136,9 +131,7 @@ def count_calls(module: tvm.IRModule) -> Counter[str]:
     return calls
 
 
-def random_arguments(
-    function: tvm.tirx.PrimFunc, generator: np.random.Generator
-) -> list[tvm.runtime.Tensor]:
+def random_arguments(function: tvm.tirx.PrimFunc, generator: np.random.Generator) -> list[tvm.runtime.Tensor]:
     """Tensors of the shapes and types of a function's parameters."""
     arguments = []
     for parameter in function.params:

@@ -91,9 +91,7 @@ class Tuner:
                 if task is not None:
                     self.tasks[key] = task
 
-    def run(
-        self, budget_sec: float, on_trial: TrialCallback | None = None, *, each_first: bool = False
-    ) -> int:
+    def run(self, budget_sec: float, on_trial: TrialCallback | None = None, *, each_first: bool = False) -> int:
         """Tries candidates until the budget is spent; returns how many were tried.
 
         Each is recorded at once, so that a tuner that is ended repeats none but the one that it was timing.
@@ -117,9 +115,7 @@ class Tuner:
             self.records.save()
         return num_trials
 
-    def _task(
-        self, key: str, name: str, function: tvm.tirx.PrimFunc, num_calls: int
-    ) -> _Task | None:
+    def _task(self, key: str, name: str, function: tvm.tirx.PrimFunc, num_calls: int) -> _Task | None:
         """The tuning task of a function, or None where there is nothing to choose."""
         if not dispatch.is_tunable(function, self.machine):
             return None

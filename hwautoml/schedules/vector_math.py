@@ -47,9 +47,7 @@ def _exp_of_rest(x: tirx.PrimExpr, exponent: tirx.PrimExpr) -> tirx.PrimExpr:
     return _bound(rest, "rest", series)
 
 
-def _bound(
-    value: tirx.PrimExpr, name: str, body: Callable[[tirx.PrimExpr], tirx.PrimExpr]
-) -> tirx.PrimExpr:
+def _bound(value: tirx.PrimExpr, name: str, body: Callable[[tirx.PrimExpr], tirx.PrimExpr]) -> tirx.PrimExpr:
     """``body`` of a variable bound to ``value``: written out, the expression would explode."""
     variable = tirx.Var(name, "float32")
     return tirx.Let(variable, value, body(variable))
@@ -72,9 +70,7 @@ def elementwise_sigmoid(data: te.Tensor) -> te.Tensor:
 
 def elementwise_silu(data: te.Tensor) -> te.Tensor:
     """x * sigmoid(x) of every element."""
-    return te.compute(
-        data.shape, lambda *index: data(*index) * sigmoid(data(*index)), name="vector_silu"
-    )
+    return te.compute(data.shape, lambda *index: data(*index) * sigmoid(data(*index)), name="vector_silu")
 
 
 def elementwise_gelu(data: te.Tensor) -> te.Tensor:

@@ -33,8 +33,10 @@ class VectorUnit:
 
 
 _X86_PAIR_PRODUCTS = (
-    (4, "llvm.x86.sse2.pmadd.wd"), (8, "llvm.x86.avx2.pmadd.wd"), (16, "llvm.x86.avx512.pmaddw.d.512"),
-)  # fmt: skip
+    (4, "llvm.x86.sse2.pmadd.wd"),
+    (8, "llvm.x86.avx2.pmadd.wd"),
+    (16, "llvm.x86.avx512.pmaddw.d.512"),
+)
 
 _X86_BYTE_PRODUCTS = tuple((bits // 32, f"llvm.x86.avx512.vpdpbusd.{bits}") for bits in (128, 256, 512))
 _ARM_BYTE_PRODUCTS = ((4, "llvm.aarch64.neon.sdot.v4i32.v16i8"),)

@@ -56,10 +56,7 @@ def candidates(kernel: Kernel, unit: VectorUnit) -> list[Tiling]:
                 if rows * columns * vectors > unit.num_accumulators and rows * columns > 1:
                     continue
                 for outside in (True, False) if size < channels else (False,):
-                    found += [
-                        Tiling(rows, columns, size, lanes, outside, 1, padding)
-                        for padding in paddings
-                    ]
+                    found += [Tiling(rows, columns, size, lanes, outside, 1, padding) for padding in paddings]
     found.sort(key=lambda tiling: _penalty(tiling, unit))
     return found
 

@@ -112,12 +112,14 @@ class Head(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-_MODULES = LayerModules({
-    "stem": Stem,
-    "mbconv": MBConv,
-    "mbconv_se": MBConv,
-    "fused": FusedMBConv,
-    "basic": Basic,
-    "head": Head,
-})
+_MODULES = LayerModules(
+    {
+        "stem": Stem,
+        "mbconv": MBConv,
+        "mbconv_se": MBConv,
+        "fused": FusedMBConv,
+        "basic": Basic,
+        "head": Head,
+    }
+)
 build_block, build_network = _MODULES.layer, _MODULES.network

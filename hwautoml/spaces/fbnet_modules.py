@@ -46,12 +46,14 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
     return apart.transpose(1, 2).reshape(batch, channels, height, width)
 
 
-_MODULES = LayerModules({
-    "stem": ConvRelu,
-    "skip": ConvRelu,
-    "block": Block,
-    "block_g2": Block,
-    "final": ConvRelu,
-    "head": Head,
-})
+_MODULES = LayerModules(
+    {
+        "stem": ConvRelu,
+        "skip": ConvRelu,
+        "block": Block,
+        "block_g2": Block,
+        "final": ConvRelu,
+        "head": Head,
+    }
+)
 build_layer, build_network = _MODULES.layer, _MODULES.network

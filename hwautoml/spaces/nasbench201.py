@@ -201,9 +201,7 @@ def edge_name(source: int, target: int) -> str:
 
 def to_string(architecture: Architecture) -> str:
     """The benchmark's notation."""
-    nodes = [
-        "|".join(f"{architecture[edge_name(s, t)]}~{s}" for s, t in EDGES if t == target) for target in (1, 2, 3)
-    ]
+    nodes = ["|".join(f"{architecture[edge_name(s, t)]}~{s}" for s, t in EDGES if t == target) for target in (1, 2, 3)]
     return "+".join(f"|{node}|" for node in nodes)
 
 

@@ -102,13 +102,15 @@ class Network(nn.Sequential):
         self.add_module("head", build_layer(head))
 
 
-_MODULES = LayerModules({
-    "stem": lambda layer: conv_bn(layer.in_channels, layer.out_channels, layer.kernel_size),
-    "relu_conv": lambda layer: ReluConv(layer.in_channels, layer.out_channels, layer.kernel_size),
-    "avgpool": lambda layer: nn.AvgPool2d(layer.kernel_size, 1, 1, count_include_pad=False),
-    "add": Add,
-    "zero": lambda layer: Zero(),
-    "reduction": Reduction,
-    "head": Head,
-})
+_MODULES = LayerModules(
+    {
+        "stem": lambda layer: conv_bn(layer.in_channels, layer.out_channels, layer.kernel_size),
+        "relu_conv": lambda layer: ReluConv(layer.in_channels, layer.out_channels, layer.kernel_size),
+        "avgpool": lambda layer: nn.AvgPool2d(layer.kernel_size, 1, 1, count_include_pad=False),
+        "add": Add,
+        "zero": lambda layer: Zero(),
+        "reduction": Reduction,
+        "head": Head,
+    }
+)
 build_layer = _MODULES.layer

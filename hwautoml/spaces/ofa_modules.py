@@ -67,12 +67,14 @@ class Mix(nn.Module):
         return self.activate(self.conv(x.mean((2, 3), keepdim=True)))
 
 
-_MODULES = LayerModules({
-    "stem": Activated,
-    "mbconv": MBConv,
-    "mbconv_se": MBConv,
-    "final": Activated,
-    "mix": Mix,
-    "head": Head,
-})
+_MODULES = LayerModules(
+    {
+        "stem": Activated,
+        "mbconv": MBConv,
+        "mbconv_se": MBConv,
+        "final": Activated,
+        "mix": Mix,
+        "head": Head,
+    }
+)
 build_layer, build_network = _MODULES.layer, _MODULES.network

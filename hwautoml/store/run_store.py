@@ -27,9 +27,11 @@ SCHEMA = 1
 JOURNAL = "journal.sqlite"
 #: What SQLite says of the disk, as the system would.
 _STORAGE_ERRORS = {
-    sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO, sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
     sqlite3.SQLITE_CANTOPEN: errno.EACCES,
-}  # fmt: skip
+}
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -185,10 +187,23 @@ class RunStore(Closing):
 
 
 _MADE_BY_RUNS = (
-    "journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "result.json", "report.json", "report.html",
-    "front.png", "candidates.csv", "tables", "checkpoints", "candidates", "probes", "bundle", "cache", "exports",
+    "journal.sqlite",
+    "journal.sqlite-wal",
+    "journal.sqlite-shm",
+    "result.json",
+    "report.json",
+    "report.html",
+    "front.png",
+    "candidates.csv",
+    "tables",
+    "checkpoints",
+    "candidates",
+    "probes",
+    "bundle",
+    "cache",
+    "exports",
     "searches",
-)  # fmt: skip
+)
 
 
 def clear_run(folder: Path) -> None:

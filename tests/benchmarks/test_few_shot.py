@@ -36,9 +36,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(data: Path, *more: str) -> list[str]:
     return [
-        "--space", "fbnet", "--data", str(data), "--siblings", ",".join(DEVICES[:3]), "--targets", "newboard_1",
-        "--samples", "0,10", "--seeds", "2", "--sibling-networks", "80", *more,
-    ]  # fmt: skip
+        "--space",
+        "fbnet",
+        "--data",
+        str(data),
+        "--siblings",
+        ",".join(DEVICES[:3]),
+        "--targets",
+        "newboard_1",
+        "--samples",
+        "0,10",
+        "--seeds",
+        "2",
+        "--sibling-networks",
+        "80",
+        *more,
+    ]
 
 
 def test_rows_are_as_promised_and_ours_is_best(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,9 +81,14 @@ def test_unknown_devices_and_other_files_end_with_what_is_known(data: Path, tmp_
 def test_metrics_of_a_perfect_and_of_a_constant_prediction() -> None:
     actual = np.array([1.0, 2.0, 4.0])
     assert metrics(actual, actual, 0.1 * actual) == {
-        "spearman": 1.0, "kendall": 1.0, "mape": 0.0, "median_ape": 0.0, "within_5": 1.0, "within_10": 1.0,
+        "spearman": 1.0,
+        "kendall": 1.0,
+        "mape": 0.0,
+        "median_ape": 0.0,
+        "within_5": 1.0,
+        "within_10": 1.0,
         "coverage_95": 1.0,
-    }  # fmt: skip
+    }
     assert metrics(actual, np.ones(3))["spearman"] == 0.0
 
 

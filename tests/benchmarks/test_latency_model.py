@@ -63,8 +63,20 @@ def test_peers_learn_from_the_same_table() -> None:
 def test_the_whole_benchmark_on_three_networks(tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     command = [
-        sys.executable, "-m", "benchmarks.latency_model", "--runtimes", "onnxruntime", "--networks", "3",
-        "--profile-budget", "40s", "--quick-export", "--folder", str(tmp_path / "work"), "--out", str(out),
+        sys.executable,
+        "-m",
+        "benchmarks.latency_model",
+        "--runtimes",
+        "onnxruntime",
+        "--networks",
+        "3",
+        "--profile-budget",
+        "40s",
+        "--quick-export",
+        "--folder",
+        str(tmp_path / "work"),
+        "--out",
+        str(out),
     ]
     for _ in range(2):  # the second run finds everything
         subprocess.run(command, check=True, timeout=300)

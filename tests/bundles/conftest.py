@@ -27,11 +27,12 @@ def _model(channels: int) -> onnx.ModelProto:
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(
-        nodes, "tiny",
+        nodes,
+        "tiny",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, RESOLUTION, RESOLUTION, channels])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 3])],
         [numpy_helper.from_array(np.array([1, size]), "shape"), numpy_helper.from_array(weights, "weights")],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 

@@ -39,9 +39,15 @@ def test_round_trip(folder: Path, onnx_path: Path) -> None:
     assert bundle.manifest["latency"] == {"predicted_ms": 0.5, "median_ms": 0.52, "interval_ms": [0.51, 0.53]}
     assert bundle.manifest["input"]["image_size"] == 8
     assert set(snapshot(folder)) == {
-        "Containerfile", "MODEL_CARD.md", "README.md", "manifest.json", "model.onnx", "requirements.txt", "run.py",
+        "Containerfile",
+        "MODEL_CARD.md",
+        "README.md",
+        "manifest.json",
+        "model.onnx",
+        "requirements.txt",
+        "run.py",
         "serve.py",
-    }  # fmt: skip
+    }
     assert set(bundle.manifest["files"]) == set(snapshot(folder)) - {"manifest.json"}
     assert bundle.manifest["files"]["model.onnx"]["sha256"] == sha256_file(onnx_path)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
@@ -73,9 +79,11 @@ CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 5, 5]]
 def test_the_same_arguments_give_the_same_bytes(tmp_path: Path, bundle_arguments: Arguments) -> None:
     (tmp_path / "lib.so").write_bytes(b"library")
     more = {
-        "tvm_library": tmp_path / "lib.so", "samples": [BundleSample(IMAGE, np.array([0.1, 0.2, 0.7]), "cat")],
-        "confusion": CONFUSION, "data": {"name": "pets", "counts": {"train": 90, "test": 30}},
-    }  # fmt: skip
+        "tvm_library": tmp_path / "lib.so",
+        "samples": [BundleSample(IMAGE, np.array([0.1, 0.2, 0.7]), "cat")],
+        "confusion": CONFUSION,
+        "data": {"name": "pets", "counts": {"train": 90, "test": 30}},
+    }
     first, second = (write_bundle(tmp_path / name, **bundle_arguments, **more) for name in ("a", "b"))
     os.utime(first / "model.onnx", (0, 0))
     assert snapshot(first) == snapshot(second) and len(snapshot(first)) > 12
@@ -83,20 +91,29 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path, bundle_arguments
 
 def test_model_card(tmp_path: Path, bundle_arguments: Arguments) -> None:
     arguments = {
-        **bundle_arguments, "accuracy": {"val": 0.75, "test": 22 / 30},
+        **bundle_arguments,
+        "accuracy": {"val": 0.75, "test": 22 / 30},
         "latency": {"limit": 1.0, "measured_median": 0.52, "measured_interval": [0.51, 0.53]},
-    }  # fmt: skip
+    }
     folder = write_bundle(
-        tmp_path / "b", **arguments, confusion=CONFUSION, data={"name": "pets", "counts": {"train": 90, "test": 30}},
+        tmp_path / "b",
+        **arguments,
+        confusion=CONFUSION,
+        data={"name": "pets", "counts": {"train": 90, "test": 30}},
         quantization={"reason": "fp32: int8 was slower."},
-    )  # fmt: skip
+    )
     text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     for part in (
-        "pets: 90 train, 30 test images", "73.33% of 30 test images (95 % interval 55.55% to 85.82%)",
-        "| bird | 10 | 80.0% | 88.9% |", "| déjà vu | 10 | 50.0% | 100.0% |", "| cat | 10 | 90.0% | 56.2% |",
+        "pets: 90 train, 30 test images",
+        "73.33% of 30 test images (95 % interval 55.55% to 85.82%)",
+        "| bird | 10 | 80.0% | 88.9% |",
+        "| déjà vu | 10 | 50.0% | 100.0% |",
+        "| cat | 10 | 90.0% | 56.2% |",
         "0.52 ms per image (measured, 95 % 0.51 to 0.53) with onnxruntime, 1 thread(s); the limit was 1 ms",
-        "déjà vu is recognised least often (50.0%)", "fp32: int8 was slower.", "machine test bench",
-    ):  # fmt: skip
+        "déjà vu is recognised least often (50.0%)",
+        "fp32: int8 was slower.",
+        "machine test bench",
+    ):
         assert part in text, part
     cat = read_bundle(folder).manifest["metrics"][1]
     assert cat == {"class": "cat", "images": 10, "recall": 0.9, "precision": 9 / 16}
@@ -157,6 +174,7 @@ def test_a_failure_leaves_the_former_bundle(
 ) -> None:
     before = snapshot(folder)
     if moment == "copyfile":
+
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
@@ -192,9 +210,7 @@ def test_a_missing_model_is_named(tmp_path: Path, bundle_arguments: Arguments) -
         ({"samples": [BundleSample(IMAGE, np.zeros(2))]}, "sample 0 needs 3 probabilities"),
     ],
 )
-def test_contradicting_arguments(
-    tmp_path: Path, bundle_arguments: Arguments, changes: Arguments, message: str
-) -> None:
+def test_contradicting_arguments(tmp_path: Path, bundle_arguments: Arguments, changes: Arguments, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         write_bundle(tmp_path / "b", **{**bundle_arguments, **changes})
     assert not (tmp_path / "b").exists()

@@ -59,13 +59,26 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @needs_compiler
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.integers(1, 260), st.integers(1, 260), st.sampled_from([1, 3]), st.sampled_from([1, 3]), st.integers(1, 48),
-    st.integers(1, 48), st.booleans(),
-)  # fmt: skip
+    st.integers(1, 260),
+    st.integers(1, 260),
+    st.sampled_from([1, 3]),
+    st.sampled_from([1, 3]),
+    st.integers(1, 48),
+    st.integers(1, 48),
+    st.booleans(),
+)
 def test_images_are_prepared_as_by_run_py(
-    runner: ModuleType, library: ctypes.CDLL, tmp_path: Path,
-    width: int, height: int, channels: int, wanted: int, image_size: int, resolution: int, is_same: bool,
-) -> None:  # fmt: skip
+    runner: ModuleType,
+    library: ctypes.CDLL,
+    tmp_path: Path,
+    width: int,
+    height: int,
+    channels: int,
+    wanted: int,
+    image_size: int,
+    resolution: int,
+    is_same: bool,
+) -> None:
     resolution = image_size if is_same else resolution
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, channels), dtype=np.uint8)
     Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(tmp_path / "x.ppm")
@@ -73,9 +86,15 @@ def test_images_are_prepared_as_by_run_py(
     expected = runner.read_image(tmp_path / "x.ppm", manifest)[0]
     found = np.zeros_like(expected)
     library.prepare(
-        pixels.ctypes.data_as(ctypes.c_void_p), width, height, channels, image_size, resolution, wanted,
+        pixels.ctypes.data_as(ctypes.c_void_p),
+        width,
+        height,
+        channels,
+        image_size,
+        resolution,
+        wanted,
         found.ctypes.data_as(ctypes.c_void_p),
-    )  # fmt: skip
+    )
     # Pillow before 13 resized tall images in another order, which differs by one level.
     worst = 0 if height <= width else 1
     assert np.abs(found.astype(int) - expected).max() <= worst
@@ -107,10 +126,20 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = {"kind": "llvm", "mcpu": "native"}
     compiled = compiler().compile_model(base / "tiny.onnx", base / "tvm", tvm_target=target)
     return write_bundle(
-        base / "a bundle", onnx_path=base / "tiny.onnx", tvm_library=compiled.path, default_runtime="tvm",
-        classes=CLASSES, resolution=RESOLUTION, image_size=12, channels=3, accuracy={}, latency={}, conditions={},
-        architecture={"id": "abc"}, parity={},
-    )  # fmt: skip
+        base / "a bundle",
+        onnx_path=base / "tiny.onnx",
+        tvm_library=compiled.path,
+        default_runtime="tvm",
+        classes=CLASSES,
+        resolution=RESOLUTION,
+        image_size=12,
+        channels=3,
+        accuracy={},
+        latency={},
+        conditions={},
+        architecture={"id": "abc"},
+        parity={},
+    )
 
 
 def run(build: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -207,5 +236,3 @@ def test_the_header_serves_a_c_program(build: Path, bundle: Path, tmp_path: Path
     assert (done.returncode, done.stdout) == (0, "3 cat 1.000000\n")
     refused = subprocess.run([str(tmp_path / "main"), "/nowhere"], capture_output=True, text=True)
     assert refused.returncode == 1 and "cannot read /nowhere/manifest.json" in refused.stdout
-
-

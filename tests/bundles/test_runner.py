@@ -194,13 +194,25 @@ def runner() -> ModuleType:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(1, 150), st.integers(1, 150), st.sampled_from(["RGB", "L", "RGBA", "P", "CMYK", "1", "LA"]),
-    st.sampled_from(["PNG", "JPEG", "TIFF"]), st.sampled_from([1, 3]), st.integers(1, 40), st.integers(0, 8),
-)  # fmt: skip
+    st.integers(1, 150),
+    st.integers(1, 150),
+    st.sampled_from(["RGB", "L", "RGBA", "P", "CMYK", "1", "LA"]),
+    st.sampled_from(["PNG", "JPEG", "TIFF"]),
+    st.sampled_from([1, 3]),
+    st.integers(1, 40),
+    st.integers(0, 8),
+)
 def test_images_are_prepared_as_for_training(
-    runner: ModuleType, tmp_path_factory: pytest.TempPathFactory,
-    width: int, height: int, mode: str, file_format: str, channels: int, size: int, orientation: int,
-) -> None:  # fmt: skip
+    runner: ModuleType,
+    tmp_path_factory: pytest.TempPathFactory,
+    width: int,
+    height: int,
+    mode: str,
+    file_format: str,
+    channels: int,
+    size: int,
+    orientation: int,
+) -> None:
     if file_format == "JPEG" and mode not in ("RGB", "L", "CMYK"):
         mode = "RGB"
     if file_format == "PNG" and mode == "CMYK":

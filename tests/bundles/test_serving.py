@@ -53,9 +53,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("served")
     onnx.save(_model(3), base / "tiny.onnx")
     return write_bundle(
-        base / "bundle", onnx_path=base / "tiny.onnx", classes=CLASSES, resolution=RESOLUTION, channels=3, accuracy={},
-        latency={}, conditions={}, architecture={"id": "abc"}, parity={},
-    )  # fmt: skip
+        base / "bundle",
+        onnx_path=base / "tiny.onnx",
+        classes=CLASSES,
+        resolution=RESOLUTION,
+        channels=3,
+        accuracy={},
+        latency={},
+        conditions={},
+        architecture={"id": "abc"},
+        parity={},
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 class GraphBuilder:
     """Adds nodes one after another; every method returns the name of its result."""
 
-    def __init__(
-        self, shape: tuple[int | str, ...], dtype: int = TensorProto.FLOAT, seed: int = 0
-    ) -> None:
+    def __init__(self, shape: tuple[int | str, ...], dtype: int = TensorProto.FLOAT, seed: int = 0) -> None:
         self.generator = np.random.default_rng(seed)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -102,9 +100,7 @@ class GraphBuilder:
         """Writes the model; ``output`` becomes ``probabilities``."""
         self.nodes.append(helper.make_node("Identity", [output], ["probabilities"]))
         result = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [None] * rank)
-        graph = helper.make_graph(
-            self.nodes, "graph", [self.input], [result], initializer=self.initializers
-        )
+        graph = helper.make_graph(self.nodes, "graph", [self.input], [result], initializer=self.initializers)
         opset = [helper.make_opsetid("", 18)]
         model = helper.make_model(graph, opset_imports=opset, ir_version=9)
         onnx.checker.check_model(model)

@@ -108,9 +108,7 @@ def test_a_file_that_was_replaced_is_opened_anew(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("content", [b"", b"not a model", b"truncated"])
-def test_unreadable_model_is_named(
-    name: str, content: bytes, onnx_path: Path, tmp_path: Path
-) -> None:
+def test_unreadable_model_is_named(name: str, content: bytes, onnx_path: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(onnx_path.read_bytes()[:-200] if content == b"truncated" else content)
     with pytest.raises(CompileError, match=r"broken\.onnx"):
@@ -162,12 +160,15 @@ def test_networks_with_several_inputs_can_be_timed_and_not_called(tmp_path: Path
     """A table looked up by ids, and a mask."""
     nodes = [helper.make_node("Gather", ["table", "ids"], ["rows"]), helper.make_node("Mul", ["rows", "mask"], ["y"])]
     graph = helper.make_graph(
-        nodes, "lookup",
-        [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 4]),
-         helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, "n", 8])],
+        nodes,
+        "lookup",
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 4]),
+            helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, "n", 8]),
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.ones((3, 8), np.float32), "table")],
-    )  # fmt: skip
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "m.onnx")
     model = load_backend("onnxruntime").open_model(tmp_path / "m.onnx")
     model.bind(np.zeros((1, 4), np.int64))()

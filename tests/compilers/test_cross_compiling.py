@@ -60,8 +60,13 @@ def test_every_shipped_target_has_a_toolchain() -> None:
 
 @pytest.mark.parametrize(
     ("triple", "name"),
-    [("aarch64-linux-gnu", "aarch64"), ("armv7a-linux-gnueabihf", "armv7"), ("arm-linux-gnueabihf", "armv7"),
-     ("riscv64-unknown-linux-gnu", "riscv64"), ("x86_64-pc-linux-gnu", "x86_64")],
+    [
+        ("aarch64-linux-gnu", "aarch64"),
+        ("armv7a-linux-gnueabihf", "armv7"),
+        ("arm-linux-gnueabihf", "armv7"),
+        ("riscv64-unknown-linux-gnu", "riscv64"),
+        ("x86_64-pc-linux-gnu", "x86_64"),
+    ],
 )
 def test_triples_are_understood(triple: str, name: str) -> None:
     assert architecture_of(triple).name == name
@@ -117,9 +122,7 @@ def _without_zig(folder: Path) -> Path:
 @pytest.mark.slow
 @NEEDS_ZIG
 @pytest.mark.parametrize("name", ["rpi4", "rpi-zero2"])
-def test_libraries_for_aarch64(
-    name: str, tmp_path: Path, onnx_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_libraries_for_aarch64(name: str, tmp_path: Path, onnx_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is timed here, which is said: neither candidates nor whether a function is far too slow."""
     compiled = tvm.compile_model(onnx_path, tmp_path, tvm_target=tvm_target(name), tune_budget_sec=5.0)
     assert elf_architecture(compiled.path) == "aarch64"

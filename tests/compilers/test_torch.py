@@ -210,8 +210,10 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_could_execute_is_refused(reason: str, program: Path, tmp_path: Path) -> None:
     path = rewritten(program, tmp_path / "bad.pt2", REFUSED[reason])
-    for use in (lambda: load_backend("torch").open_model(path),
-                lambda: load_backend("torch-inductor").compile_model(path, tmp_path, tvm_target=CPU)):  # fmt: skip
+    for use in (
+        lambda: load_backend("torch").open_model(path),
+        lambda: load_backend("torch-inductor").compile_model(path, tmp_path, tvm_target=CPU),
+    ):
         with pytest.raises(CompileError, match=rf"bad\.pt2 is not loaded: .*({reason})"):
             use()
 

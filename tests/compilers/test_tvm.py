@@ -121,9 +121,7 @@ def test_operator_the_importer_lacks(tmp_path: Path) -> None:
         ({"kind": "llvm", "cpu": "native"}, "cpu"),
     ],
 )
-def test_unknown_target_is_named(
-    onnx_path: Path, tmp_path: Path, target: dict[str, object], named: str
-) -> None:
+def test_unknown_target_is_named(onnx_path: Path, tmp_path: Path, target: dict[str, object], named: str) -> None:
     with pytest.raises(CompileError, match=named):
         compiler().compile_model(onnx_path, tmp_path, tvm_target=target)
 

@@ -41,10 +41,12 @@ def all_ones(
     inputs = ["x"] if weights is None else ["x", "w"]
     constant = [] if weights is None else [onnx.numpy_helper.from_array(np.ones(weights, "float16"), "w")]
     graph = helper.make_graph(
-        [helper.make_node(operator, inputs, ["y"], **attributes)], "g",
+        [helper.make_node(operator, inputs, ["y"], **attributes)],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT16, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, None)], constant,
-    )  # fmt: skip
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, None)],
+        constant,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return onnx.shape_inference.infer_shapes(model)
 
@@ -59,7 +61,10 @@ def all_ones(
     ],
 )
 def test_sums_of_fp16_are_taken_in_float32(
-    operator: str, shape: tuple[int, ...], weights: tuple[int, ...] | None, attributes: dict[str, object],
+    operator: str,
+    shape: tuple[int, ...],
+    weights: tuple[int, ...] | None,
+    attributes: dict[str, object],
     expected: float,
 ) -> None:
     """A sum in fp16 never gets beyond 2048 in steps of one."""

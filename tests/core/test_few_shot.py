@@ -28,10 +28,12 @@ COSTS = tuple(
         macs=x.expansion * x.in_channels * x.height**2 * (2 * x.in_channels + x.kernel_size**2),
         depthwise_macs=x.expansion * x.in_channels * x.height**2 * x.kernel_size**2,
         parameters=x.expansion * x.in_channels * (2 * x.in_channels + x.kernel_size**2),
-        bytes_moved=4 * x.expansion * x.in_channels * x.height**2, peak_activation_bytes=1, num_kernels=3,
+        bytes_moved=4 * x.expansion * x.in_channels * x.height**2,
+        peak_activation_bytes=1,
+        num_kernels=3,
     )
     for x in LAYERS
-)  # fmt: skip
+)
 
 
 def networks(number: int, seed: int) -> np.ndarray:
@@ -45,8 +47,10 @@ def device(seed: int, level: float = 1.0) -> np.ndarray:
     """A device's terms in ms: so much per execution, per multiply-accumulate and per byte, and what is its own."""
     rng = np.random.default_rng(seed)
     per_run, dense, depthwise, moved = rng.gamma(2.0, 0.5, 4) * (0.01, 1e-8, 4e-8, 1e-7)
-    times = [per_run + dense * (c.macs - c.depthwise_macs) + depthwise * c.depthwise_macs + moved * c.bytes_moved
-             for c in COSTS]  # fmt: skip
+    times = [
+        per_run + dense * (c.macs - c.depthwise_macs) + depthwise * c.depthwise_macs + moved * c.bytes_moved
+        for c in COSTS
+    ]
     return level * np.append(times * np.exp(0.05 * rng.standard_normal(len(times))), 0.05)
 
 

@@ -17,8 +17,15 @@ from hwautoml.errors import RunFolderError
 
 times = st.floats(1e-4, 1e4)
 layers = st.builds(
-    Layer, st.sampled_from(["stem", "mbconv", "head"]), st.integers(1, 512), st.integers(1, 224), st.integers(1, 224),
-    st.integers(1, 512), st.sampled_from([1, 3, 5]), st.integers(1, 6), st.integers(1, 2),
+    Layer,
+    st.sampled_from(["stem", "mbconv", "head"]),
+    st.integers(1, 512),
+    st.integers(1, 224),
+    st.integers(1, 224),
+    st.integers(1, 512),
+    st.sampled_from([1, 3, 5]),
+    st.integers(1, 6),
+    st.integers(1, 2),
 )
 origins = st.sampled_from(["measured", "inferred", "estimated"])
 entries = st.builds(Entry, times, st.floats(0, 1e3), origins, st.sampled_from([0, 0, 20_000]))
@@ -28,13 +35,28 @@ entries = st.builds(Entry, times, st.floats(0, 1e3), origins, st.sampled_from([0
 def tables(draw: st.DrawFn) -> LatencyTable:
     content = {layer.key: draw(entries) for layer in draw(st.lists(layers, min_size=1, max_size=6, unique=True))}
     counts = st.dictionaries(st.sampled_from(sorted(content)), st.integers(1, 5), min_size=1)
-    observations = draw(st.lists(st.builds(
-        Observation, st.text("0123456789abcdef", min_size=12, max_size=12),
-        counts.map(lambda c: tuple(sorted(c.items()))), times, st.floats(0, 10),
-    ), max_size=4))
+    observations = draw(
+        st.lists(
+            st.builds(
+                Observation,
+                st.text("0123456789abcdef", min_size=12, max_size=12),
+                counts.map(lambda c: tuple(sorted(c.items()))),
+                times,
+                st.floats(0, 10),
+            ),
+            max_size=4,
+        )
+    )
     return LatencyTable(
-        draw(st.sampled_from(["cpu", "rpi4"])), "tvm", draw(st.integers(1, 8)), 1, "fp32", "mobile/v1/32x32x3",
-        dict(sorted(content.items())), draw(entries), tuple(observations),
+        draw(st.sampled_from(["cpu", "rpi4"])),
+        "tvm",
+        draw(st.integers(1, 8)),
+        1,
+        "fp32",
+        "mobile/v1/32x32x3",
+        dict(sorted(content.items())),
+        draw(entries),
+        tuple(observations),
         draw(st.none() | st.just(Hyperparameters(entry=0.0123))),
         draw(st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5) | st.just([1, 0.5]))),
     )
@@ -59,8 +81,16 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: LatencyTabl
 
 LAYER = Layer("stem", 3, 32, 32, 16)
 TABLE = LatencyTable(
-    "cpu", "onnxruntime", 1, 1, "fp32", "mobile/v1/32x32x3", {LAYER.key: Entry(0.5, 0.1)}, Entry(0.01, 0.001),
-    (Observation("0123456789ab", ((LAYER.key, 2),), 1.1),), conditions={"runtime_version": "1.20.0"},
+    "cpu",
+    "onnxruntime",
+    1,
+    1,
+    "fp32",
+    "mobile/v1/32x32x3",
+    {LAYER.key: Entry(0.5, 0.1)},
+    Entry(0.01, 0.001),
+    (Observation("0123456789ab", ((LAYER.key, 2),), 1.1),),
+    conditions={"runtime_version": "1.20.0"},
 )
 
 
@@ -138,8 +168,13 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_check_matches_reports_every_difference() -> None:
     fitting: dict[str, object] = {
-        "target": "cpu", "runtime": "onnxruntime", "runtime_version": "1.20.0", "num_threads": 1, "batch": 1,
-        "precision": "fp32", "space": "mobile/v1/32x32x3",
+        "target": "cpu",
+        "runtime": "onnxruntime",
+        "runtime_version": "1.20.0",
+        "num_threads": 1,
+        "batch": 1,
+        "precision": "fp32",
+        "space": "mobile/v1/32x32x3",
     }
     check_matches(TABLE, **fitting)  # type: ignore[arg-type]
     check_matches(TABLE, **(fitting | {"runtime_version": None}))  # type: ignore[arg-type]

@@ -64,9 +64,7 @@ def test_a_single_measured_layer_is_enough_and_none_is_not() -> None:
 def test_roofline_orders_networks_and_admits_its_ignorance(name: str) -> None:
     target = load_target(name, [TARGETS])
     layers = [(layer, SPACE.cost(layer)) for layer in SPACE.all_layers()]
-    table = roofline_table(
-        target, layers, space=SPACE.family, runtime="tvm", batch=1, precision=target.precisions[0]
-    )
+    table = roofline_table(target, layers, space=SPACE.family, runtime="tvm", batch=1, precision=target.precisions[0])
     assert table.origin == "estimated"
     small = table.predict(SPACE.layers(SPACE.smallest()))
     large = table.predict(SPACE.layers(SPACE.largest()))

@@ -18,7 +18,10 @@ from hwautoml.errors import InvalidValueError
 
 LAYERS = tuple(
     Layer(kind, width, size, size, width, kernel_size=kernel)
-    for kind in ("mbconv", "fused") for width in (8, 16, 24) for size in (8, 16) for kernel in (3, 5)
+    for kind in ("mbconv", "fused")
+    for width in (8, 16, 24)
+    for size in (8, 16)
+    for kernel in (3, 5)
 )
 HEAD = Layer("head", 24, 8, 8, 10)
 
@@ -163,8 +166,14 @@ def test_interval_stays_positive() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean_ms", "deviation_ms", "origin"), [(0.0, 0.1, "measured"), (float("nan"), 0, "measured"), (1, -1, "measured"),
-                                            (1, float("inf"), "measured"), (1, 0, "guessed")],
+    ("mean_ms", "deviation_ms", "origin"),
+    [
+        (0.0, 0.1, "measured"),
+        (float("nan"), 0, "measured"),
+        (1, -1, "measured"),
+        (1, float("inf"), "measured"),
+        (1, 0, "guessed"),
+    ],
 )
 def test_entries_are_validated(mean_ms: float, deviation_ms: float, origin: str) -> None:
     with pytest.raises(InvalidValueError):

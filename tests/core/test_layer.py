@@ -9,9 +9,19 @@ names = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 words = st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True)
 counts = st.integers(min_value=0, max_value=10**6)
 layers = st.builds(
-    Layer, kind=names, in_channels=counts, height=counts, width=counts, out_channels=counts,
-    kernel_size=counts, expansion=counts, stride=counts, activation=words, precision=words, batch=counts,
-)  # fmt: skip
+    Layer,
+    kind=names,
+    in_channels=counts,
+    height=counts,
+    width=counts,
+    out_channels=counts,
+    kernel_size=counts,
+    expansion=counts,
+    stride=counts,
+    activation=words,
+    precision=words,
+    batch=counts,
+)
 
 
 @given(layers)

@@ -23,8 +23,11 @@ def test_order(config: Path, tmp_path: Path) -> None:
     for folder in (config / "targets", tmp_path / "option", tmp_path / "work" / "targets"):
         folder.mkdir(parents=True)
     assert target_folders(tmp_path / "option") == [
-        tmp_path / "option", Path("targets"), config / "targets", package_folder("targets"),
-    ]  # fmt: skip
+        tmp_path / "option",
+        Path("targets"),
+        config / "targets",
+        package_folder("targets"),
+    ]
 
 
 def test_folders_that_do_not_exist_are_left_out(config: Path) -> None:

@@ -30,8 +30,9 @@ class TinySpace(SearchSpace):
         return tuple(Layer(architecture["kind"], 8, 4, 4, 8, kernel_size=k) for k in kernels)
 
     def cost(self, layer):
-        return LayerCost(macs=layer.kernel_size, parameters=2, bytes_moved=3, peak_activation_bytes=layer.kernel_size,
-                         num_kernels=1)  # fmt: skip
+        return LayerCost(
+            macs=layer.kernel_size, parameters=2, bytes_moved=3, peak_activation_bytes=layer.kernel_size, num_kernels=1
+        )
 
     def module(self, architecture):
         raise NotImplementedError

@@ -77,8 +77,9 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         for write in (require_writable, partial(write_atomically, content="text")):
             with pytest.raises(StorageError, match="cannot write .*" + path.name):
                 write(path)
-    with pytest.raises(StorageError, match=f"cannot write {tmp_path / 'file' / 'x'}"), folder_beside(
-        tmp_path / "file" / "x"
+    with (
+        pytest.raises(StorageError, match=f"cannot write {tmp_path / 'file' / 'x'}"),
+        folder_beside(tmp_path / "file" / "x"),
     ):
         pass
 

@@ -64,9 +64,14 @@ def test_rotation_turns() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 9), st.sampled_from([1, 3]), st.integers(1, 20), st.booleans(),
-    st.sampled_from(["reflect", "edge"]), st.floats(0, 0.5), st.integers(0, 99),
-)  # fmt: skip
+    st.integers(1, 9),
+    st.sampled_from([1, 3]),
+    st.integers(1, 20),
+    st.booleans(),
+    st.sampled_from(["reflect", "edge"]),
+    st.floats(0, 0.5),
+    st.integers(0, 99),
+)
 def test_any_shape_stays_in_range_and_is_seeded(
     number: int, channels: int, side: int, flip: bool, fill: str, shift: float, seed: int
 ) -> None:

@@ -46,8 +46,10 @@ def test_given_splits_are_kept(counts: list[int]) -> None:
     try:
         parts = split(labels, given_splits)
     except DatasetError:
-        trained = [sum(1 for y, s in zip(labels, given_splits, strict=True) if y == c and s == "train")
-                   for c in range(len(counts))]  # fmt: skip
+        trained = [
+            sum(1 for y, s in zip(labels, given_splits, strict=True) if y == c and s == "train")
+            for c in range(len(counts))
+        ]
         assert min(trained) < 2
         return
     assert parts["test"].tolist() == [i for i in range(len(labels)) if i % 3 == 0]

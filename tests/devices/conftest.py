@@ -37,11 +37,15 @@ def endless(tmp_path: Path) -> Path:
     body = helper.make_graph(
         [helper.make_node("Identity", [go], [go_out]), helper.make_node("Sin", [x], [y])],
         "body",
-        [helper.make_tensor_value_info(i, TensorProto.INT64, []),
-         helper.make_tensor_value_info(go, TensorProto.BOOL, []),
-         helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info(go_out, TensorProto.BOOL, []),
-         helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 4])],
+        [
+            helper.make_tensor_value_info(i, TensorProto.INT64, []),
+            helper.make_tensor_value_info(go, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(x, TensorProto.FLOAT, [1, 4]),
+        ],
+        [
+            helper.make_tensor_value_info(go_out, TensorProto.BOOL, []),
+            helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, 4]),
+        ],
     )
     constants = [numpy_helper.from_array(np.array(10**9), "n"), numpy_helper.from_array(np.array(True), "yes")]
     node = helper.make_node("Loop", ["n", "yes", "x"], ["y"], body=body)
@@ -50,8 +54,11 @@ def endless(tmp_path: Path) -> Path:
 
 def write(path: Path, nodes: list[onnx.NodeProto], shape: list[int], out: list[int], constants: list) -> Path:
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)], constants,
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, out)],
+        constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

@@ -79,8 +79,12 @@ class Service:
         # A group and a folder of its own, so that nothing of it is left behind.
         self._folder = tempfile.TemporaryDirectory()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            start_new_session=True, env=os.environ | {"TMPDIR": self._folder.name},
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"TMPDIR": self._folder.name},
         )
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 60.0)

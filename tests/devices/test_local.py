@@ -64,8 +64,19 @@ def test_models_are_measured_and_conditions_recorded(device: LocalDevice, conv: 
     assert first.median_ms > second.median_ms
     assert first.drift_corrected
     assert QUICK.min_rounds <= len(first.samples_ms) <= QUICK.max_rounds
-    for name in ("cpu", "num_cores", "os", "date", "load_average", "runtime_version", "noise_floor_relative",
-                 "reference_median_ms", "load_ms", "peak_memory_bytes", "fingerprint"):
+    for name in (
+        "cpu",
+        "num_cores",
+        "os",
+        "date",
+        "load_average",
+        "runtime_version",
+        "noise_floor_relative",
+        "reference_median_ms",
+        "load_ms",
+        "peak_memory_bytes",
+        "fingerprint",
+    ):
         assert name in first.conditions, name
     assert first.conditions["affinity"] == [allowed_cores()[-1]]
     json.dumps(first.conditions, allow_nan=False)

@@ -51,7 +51,9 @@ def test_networks_are_timed_on_the_board(device: RpcDevice, libraries: dict[str,
     protocol = MeasureProtocol(warmup_ms=2, min_rounds=6, max_rounds=8, min_sample_ms=20, num_singles=100)
     large, small = measured(
         device.measure(
-            [libraries["large"], libraries["small"]], libraries["large"], protocol,
+            [libraries["large"], libraries["small"]],
+            libraries["large"],
+            protocol,
             lambda done, total, text: progress.append((done, total, text)),
         )
     )
@@ -61,8 +63,20 @@ def test_networks_are_timed_on_the_board(device: RpcDevice, libraries: dict[str,
     assert len(large.single_ms) == 100 and large.p95_ms is not None
     assert progress[-1][:2] == (2, 2)
     conditions = large.conditions
-    for name in ("cpu", "num_cores", "os", "date", "load_average", "runtime_version", "noise_floor_relative",
-                 "reference_median_ms", "load_ms", "peak_memory_bytes", "preempted_share", "affinity"):
+    for name in (
+        "cpu",
+        "num_cores",
+        "os",
+        "date",
+        "load_average",
+        "runtime_version",
+        "noise_floor_relative",
+        "reference_median_ms",
+        "load_ms",
+        "peak_memory_bytes",
+        "preempted_share",
+        "affinity",
+    ):
         assert conditions[name] is not None, name
     assert conditions["connection"] == "rpc" and conditions["address"] == str(device.route.address)
     assert str(conditions["fingerprint"]).endswith("-rpc")
@@ -141,9 +155,7 @@ def test_errors_keep_their_family(device: RpcDevice, libraries: dict[str, Path],
     assert isinstance(missing, MeasureFailure) and "missing.so cannot be read" in missing.reason
 
 
-def test_crashes_and_hangs_are_that_models_failures(
-    board: Service, libraries: dict[str, Path], tmp_path: Path
-) -> None:
+def test_crashes_and_hangs_are_that_models_failures(board: Service, libraries: dict[str, Path], tmp_path: Path) -> None:
     crash, endless = odd_library("crash", tmp_path), odd_library("endless", tmp_path)
     protocol = MeasureProtocol(warmup_ms=2, min_rounds=3, max_rounds=3, min_sample_ms=0.3, timeout_sec=2)
     with RpcDevice(board.address, key=KEY, num_retries=1) as device:
@@ -194,9 +206,7 @@ def test_a_silent_connection_does_not_hold_the_board(board: Service) -> None:
 
 def test_another_tvm_server_serves_with_less_to_tell(libraries: dict[str, Path]) -> None:
     with running(PLAIN_SERVER) as service, RpcDevice(service.address, key=KEY) as device:
-        small, large = measured(
-            device.measure([libraries["small"], libraries["large"]], libraries["large"], QUICK)
-        )
+        small, large = measured(device.measure([libraries["small"], libraries["large"]], libraries["large"], QUICK))
         assert large.median_ms > 3 * small.median_ms
         assert small.conditions["cpu"] and small.conditions["os"] is None
         assert small.conditions["runtime_version"] == "unknown" == device.runtime_version

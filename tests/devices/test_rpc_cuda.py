@@ -63,8 +63,19 @@ def test_compiling_and_benching_for_a_boards_gpu(board: Service, libraries: dict
     """The whole way, in the program itself: exit code 11, and nothing is left behind. A processor's file is named."""
     text = (package_folder("targets") / "gpu.toml").read_text(encoding="utf-8")
     (tmp_path / "board.toml").write_text(text.replace('connection = "local"', 'connection = "rpc"'), encoding="utf-8")
-    there = ["--target", "board", "--targets-dir", str(tmp_path), "--profiles-dir", str(tmp_path / "profiles"),
-             "--device", board.address, "--key", KEY, "--json"]  # fmt: skip
+    there = [
+        "--target",
+        "board",
+        "--targets-dir",
+        str(tmp_path),
+        "--profiles-dir",
+        str(tmp_path / "profiles"),
+        "--device",
+        board.address,
+        "--key",
+        KEY,
+        "--json",
+    ]
     source, out = libraries["small.onnx"], tmp_path / "out"
     code, told = _hwautoml("compile", str(source), "--precision", "fp16", "--out", str(out), *there)
     assert (code, out.exists()) == (11, False) and "the board's TVM finds none" in told

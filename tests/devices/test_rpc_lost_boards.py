@@ -51,7 +51,9 @@ def test_a_board_that_comes_back_goes_on_where_it_was(libraries: dict[str, Path]
 def test_nothing_measured_is_lost_when_the_board_stays_away(libraries: dict[str, Path]) -> None:
     with running(agent()) as service, RpcDevice(service.address, key=KEY, connect_timeout_sec=2) as device:
         results = device.measure(
-            [libraries["small"], libraries["large"]], libraries["large"], QUICK,
+            [libraries["small"], libraries["large"]],
+            libraries["large"],
+            QUICK,
             lambda done, total, text: service.kill() if text == "round 4" else None,
         )
         for result in measured(results):
@@ -68,7 +70,9 @@ def test_a_board_lost_before_the_first_sample_is_one_error(libraries: dict[str, 
         unavailable(service.address),
     ):
         device.measure(
-            [libraries["small"]], libraries["large"], QUICK,
+            [libraries["small"]],
+            libraries["large"],
+            QUICK,
             lambda done, total, text: service.kill() if text == "round 1" else None,
         )
 

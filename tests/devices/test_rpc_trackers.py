@@ -99,7 +99,9 @@ def test_what_a_lost_board_had_left_the_others_measure(libraries: dict[str, Path
                 assert becomes_true(lambda: [b.num_free for b in list_devices(tracker.address)] == [2])
                 results = measured(
                     pool.measure(
-                        paths, libraries["large"], QUICK,
+                        paths,
+                        libraries["large"],
+                        QUICK,
                         lambda done, total, text: lost.kill() if text == "round 1" else None,
                     )
                 )

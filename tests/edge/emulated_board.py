@@ -27,15 +27,43 @@ QEMU = "qemu-aarch64-static"
 PROCESSOR = "cortex-a72"  # the Raspberry Pi 4's: an instruction that it lacks is an error here, too
 KEY = "emulated-board"
 DEBIAN_PACKAGES = (
-    "libbz2-1.0", "libc6", "libexpat1", "libffi8", "libgcc-s1", "liblzma5", "libpython3.11-minimal",
-    "libpython3.11-stdlib", "libssl3", "libstdc++6", "libuuid1", "python3.11-minimal", "zlib1g",
-)  # fmt: skip
+    "libbz2-1.0",
+    "libc6",
+    "libexpat1",
+    "libffi8",
+    "libgcc-s1",
+    "liblzma5",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "libssl3",
+    "libstdc++6",
+    "libuuid1",
+    "python3.11-minimal",
+    "zlib1g",
+)
 # What the agent and a bundle's runner import; versions are those of constraints.txt.
 WHEELS = (
-    "annotated-doc", "annotated-types", "apache-tvm", "apache-tvm-ffi", "cloudpickle", "markdown-it-py", "mdurl",
-    "ml_dtypes", "numpy", "pillow", "psutil", "pydantic", "pydantic_core", "pygments", "rich", "shellingham",
-    "tornado", "typer", "typing-inspection", "typing_extensions",
-)  # fmt: skip
+    "annotated-doc",
+    "annotated-types",
+    "apache-tvm",
+    "apache-tvm-ffi",
+    "cloudpickle",
+    "markdown-it-py",
+    "mdurl",
+    "ml_dtypes",
+    "numpy",
+    "pillow",
+    "psutil",
+    "pydantic",
+    "pydantic_core",
+    "pygments",
+    "rich",
+    "shellingham",
+    "tornado",
+    "typer",
+    "typing-inspection",
+    "typing_extensions",
+)
 GLIBC_OF_WHEELS = ("2_28", "2_27", "2_24", "2_17")
 START_SEC, DOWNLOAD_SEC = 240.0, 300.0  # for a machine that is busy with other things
 
@@ -78,9 +106,11 @@ class EmulatedBoard:
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
             process = subprocess.Popen(
                 self.python("-m", "hwautoml.cli", "agent", "--port", "0", "--key", KEY, "--json"),
-                stdout=subprocess.PIPE, stderr=log, start_new_session=True,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
                 env=self.environment(CHECKOUT) | {"TMPDIR": folder},
-            )  # fmt: skip
+            )
             assert process.stdout is not None
             try:
                 told = b""
@@ -138,10 +168,14 @@ def _unpack_debian(board: Path, folder: Path) -> None:
         path.mkdir(parents=True)
     (state / "status").touch()
     options = {
-        "APT::Architecture": "arm64", "APT::Architectures": "arm64", "APT::Sandbox::User": "root",
-        "Dir::State": state, "Dir::State::status": state / "status", "Dir::Cache": state / "cache",
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Sandbox::User": "root",
+        "Dir::State": state,
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state / "cache",
         "Debug::NoLocking": "1",
-    }  # fmt: skip
+    }
     apt = ["apt-get", "-qq", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
     _run([*apt, "update"], folder)
     _run([*apt, "download", *DEBIAN_PACKAGES], packages)
@@ -157,11 +191,27 @@ def _unpack_wheels(board: Path, wheels: Sequence[str]) -> None:
     platforms = [word for glibc in GLIBC_OF_WHEELS for word in ("--platform", f"manylinux_{glibc}_aarch64")]
     platforms += ["--platform", "manylinux2014_aarch64"]
     _run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-         "--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.11", *platforms,
-         "--dest", str(board / "wheels"), *wheels],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--implementation",
+            "cp",
+            "--python-version",
+            "3.11",
+            *platforms,
+            "--dest",
+            str(board / "wheels"),
+            *wheels,
+        ],
         board,
-    )  # fmt: skip
+    )
     for wheel in sorted((board / "wheels").glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(board / "site")

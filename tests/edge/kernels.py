@@ -75,9 +75,21 @@ def run_there(function: tvm.tirx.PrimFunc, processor: Processor, folder: Path) -
     parameters = ",".join(["void*"] * (len(buffers) + 1))
     arguments = ",".join(f"buffers[{index}]" for index in range(len(buffers)))
     link = [
-        sys.executable, "-m", "ziglang", "cc", "-target", processor.zig, "-static", f"-DPARAMETERS={parameters}",
-        f"-DARGUMENTS={arguments}", "main.c", "kernel.o", "-o", "program", "-lm",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "ziglang",
+        "cc",
+        "-target",
+        processor.zig,
+        "-static",
+        f"-DPARAMETERS={parameters}",
+        f"-DARGUMENTS={arguments}",
+        "main.c",
+        "kernel.o",
+        "-o",
+        "program",
+        "-lm",
+    ]
     subprocess.run(link, cwd=folder, check=True, capture_output=True, text=True)
     command = [*processor.qemu, str(folder / "program"), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

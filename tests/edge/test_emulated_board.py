@@ -55,18 +55,31 @@ def _with_one_thread(name: str, folder: Path) -> tuple[str | Path, ...]:
 
 @pytest.fixture(scope="session")
 def compiled(
-    hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], networks: list[Path],
+    hwautoml: Hwautoml,
+    address: str,
+    pi: tuple[str | Path, ...],
+    networks: list[Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
     """Every network compiled for the Raspberry Pi 4 and checked on the board."""
     folder = tmp_path_factory.mktemp("compiled")
     return [
         hwautoml(
-            "compile", path, *pi, "--runtime", "tvm", "--out", folder / path.stem,
-            "--device", address, "--key", KEY, "--json",
+            "compile",
+            path,
+            *pi,
+            "--runtime",
+            "tvm",
+            "--out",
+            folder / path.stem,
+            "--device",
+            address,
+            "--key",
+            KEY,
+            "--json",
         )
         for path in networks
-    ]  # fmt: skip
+    ]
 
 
 def test_the_board_says_that_it_is_emulated(hwautoml: Hwautoml, address: str) -> None:
@@ -119,9 +132,19 @@ def _compiled_in_int8(
     images = np.random.default_rng(0).integers(0, 256, (8, side, side, 3), dtype=np.uint8)
     quantize_onnx(network, source, images)
     return hwautoml(
-        "compile", source, *target, "--runtime", "tvm", "--out", folder / "out",
-        "--device", address, "--key", KEY, "--json",
-    )  # fmt: skip
+        "compile",
+        source,
+        *target,
+        "--runtime",
+        "tvm",
+        "--out",
+        folder / "out",
+        "--device",
+        address,
+        "--key",
+        KEY,
+        "--json",
+    )
 
 
 def _count_byte_products(library: Path) -> int:
@@ -132,9 +155,7 @@ def _count_byte_products(library: Path) -> int:
     return int(np.count_nonzero(whole | of_one_place))
 
 
-def test_predictions_agree_on_many_images(
-    address: str, networks: list[Path], compiled: list[dict[str, Any]]
-) -> None:
+def test_predictions_agree_on_many_images(address: str, networks: list[Path], compiled: list[dict[str, Any]]) -> None:
     import onnxruntime
 
     for path, result in zip(networks, compiled, strict=True):
@@ -152,9 +173,19 @@ def test_times_are_marked_emulated(
     hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], compiled: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     result = hwautoml(
-        "bench", *(found["path"] for found in compiled), *pi, "--budget", "15s",
-        "--device", address, "--key", KEY, "--csv", tmp_path / "rows.csv", "--json",
-    )  # fmt: skip
+        "bench",
+        *(found["path"] for found in compiled),
+        *pi,
+        "--budget",
+        "15s",
+        "--device",
+        address,
+        "--key",
+        KEY,
+        "--csv",
+        tmp_path / "rows.csv",
+        "--json",
+    )
     assert len(result["rows"]) == len(compiled) and not result["failed"]
     for row in result["rows"]:
         assert row["origin"] == "emulated" and row["median_ms"] > 0
@@ -169,9 +200,21 @@ def test_times_never_enter_a_table(
 ) -> None:
     profiles = tmp_path / "profiles"
     error = hwautoml(
-        "profile", *pi, "--runtime", "tvm", "--device", address, "--key", KEY,
-        "--profiles-dir", profiles, "--budget", "20s", "--json", exit_code=MeasurementError.exit_code,
-    )  # fmt: skip
+        "profile",
+        *pi,
+        "--runtime",
+        "tvm",
+        "--device",
+        address,
+        "--key",
+        KEY,
+        "--profiles-dir",
+        profiles,
+        "--budget",
+        "20s",
+        "--json",
+        exit_code=MeasurementError.exit_code,
+    )
     assert "the device is emulated (qemu-aarch64" in error and "profile --estimate" in error
     assert not list(profiles.rglob("*.json"))
 
@@ -180,9 +223,19 @@ def test_a_run_refuses_the_board_before_anything_is_trained(
     hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
     error = hwautoml(
-        "run", "digits", *pi, "--latency-ms", "5", "--device", address, "--key", KEY, "--out", tmp_path / "run",
+        "run",
+        "digits",
+        *pi,
+        "--latency-ms",
+        "5",
+        "--device",
+        address,
+        "--key",
+        KEY,
+        "--out",
+        tmp_path / "run",
         exit_code=MeasurementError.exit_code,
-    )  # fmt: skip
+    )
     assert "the device is emulated" in error and not (tmp_path / "run").exists()
 
 
@@ -190,16 +243,20 @@ def test_a_wrong_key_is_one_error(
     hwautoml: Hwautoml, address: str, pi: tuple[str | Path, ...], compiled: list[dict[str, Any]]
 ) -> None:
     error = hwautoml(
-        "bench", compiled[0]["path"], *pi, "--device", address, "--key", "wrong",
+        "bench",
+        compiled[0]["path"],
+        *pi,
+        "--device",
+        address,
+        "--key",
+        "wrong",
         exit_code=TargetUnavailableError.exit_code,
-    )  # fmt: skip
+    )
     assert "another key" in error and "Traceback" not in error
 
 
 @pytest.fixture(scope="session")
-def bundle(
-    networks: list[Path], compiled: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def bundle(networks: list[Path], compiled: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For the board, with samples whose probabilities are ONNX Runtime's on this machine."""
     import onnxruntime
 
@@ -209,11 +266,20 @@ def bundle(
     images = np.random.default_rng(7).integers(0, 256, (4, side, side, 3), dtype=np.uint8)
     samples = [BundleSample(image, session.run(None, {given.name: image[None]})[0][0]) for image in images]
     return write_bundle(
-        tmp_path_factory.mktemp("bundle") / "bundle", onnx_path=networks[0], tvm_library=Path(compiled[0]["path"]),
-        default_runtime="tvm", classes=[f"class{number}" for number in range(10)], resolution=side, channels=3,
-        accuracy={}, latency={"origin": "emulated"}, conditions={}, architecture={"id": "net0"},
-        parity=compiled[0]["parity"], samples=samples,
-    )  # fmt: skip
+        tmp_path_factory.mktemp("bundle") / "bundle",
+        onnx_path=networks[0],
+        tvm_library=Path(compiled[0]["path"]),
+        default_runtime="tvm",
+        classes=[f"class{number}" for number in range(10)],
+        resolution=side,
+        channels=3,
+        accuracy={},
+        latency={"origin": "emulated"},
+        conditions={},
+        architecture={"id": "net0"},
+        parity=compiled[0]["parity"],
+        samples=samples,
+    )
 
 
 def test_the_bundle_runs_on_the_board(board: EmulatedBoard, bundle: Path) -> None:

@@ -23,24 +23,28 @@ _BASE = ["+m", "+a", "+f", "+d", "+c"]
 PROCESSORS = {
     "armv7 with NEON": Processor(
         {"kind": "llvm", "mtriple": "armv7a-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon", "+vfp4"]},
-        ("qemu-arm-static", "-cpu", "cortex-a7"), "arm-linux-musleabihf",
+        ("qemu-arm-static", "-cpu", "cortex-a7"),
+        "arm-linux-musleabihf",
     ),
     "arm64 with products of bytes": Processor(
         {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"},
-        ("qemu-aarch64-static", "-cpu", "cortex-a76"), "aarch64-linux-musl",
+        ("qemu-aarch64-static", "-cpu", "cortex-a76"),
+        "aarch64-linux-musl",
     ),
     "riscv64 without vectors": Processor(
         {**_RISCV, "mcpu": "sifive-u74"}, ("qemu-riscv64-static", "-cpu", "rv64,v=false"), "riscv64-linux-musl"
     ),
     "riscv64 with vectors of 128 bits": Processor(
         {**_RISCV, "mcpu": "generic-rv64", "mattr": [*_BASE, "+v"]},
-        ("qemu-riscv64-static", "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0"), "riscv64-linux-musl",
+        ("qemu-riscv64-static", "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0"),
+        "riscv64-linux-musl",
     ),
     "riscv64 with vectors of 256 bits": Processor(
         {**_RISCV, "mcpu": "generic-rv64", "mattr": [*_BASE, "+v", "+zvl256b"]},
-        ("qemu-riscv64-static", "-cpu", "rv64,v=true,vlen=256,vext_spec=v1.0"), "riscv64-linux-musl",
+        ("qemu-riscv64-static", "-cpu", "rv64,v=true,vlen=256,vext_spec=v1.0"),
+        "riscv64-linux-musl",
     ),
-}  # fmt: skip
+}
 pytestmark = [
     pytest.mark.edge,
     pytest.mark.skipif(shutil.which("qemu-riscv64-static") is None, reason="no qemu: apt-get install qemu-user-static"),

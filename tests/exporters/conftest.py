@@ -26,10 +26,13 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            *convolution(channels, 4 * channels, 1), nn.ReLU6(),
-            *convolution(4 * channels, 4 * channels, 3, groups=4 * channels), nn.Hardswish(),
-            SqueezeExcite(4 * channels), *convolution(4 * channels, channels, 1),
-        )  # fmt: skip
+            *convolution(channels, 4 * channels, 1),
+            nn.ReLU6(),
+            *convolution(4 * channels, 4 * channels, 3, groups=4 * channels),
+            nn.Hardswish(),
+            SqueezeExcite(4 * channels),
+            *convolution(4 * channels, channels, 1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.body(x)
@@ -50,9 +53,13 @@ def small_network(channels: int = 3, num_classes: int = 5, seed: int = 0) -> nn.
     """With batch-normalisation statistics of its own, so that folding them matters."""
     torch.manual_seed(seed)
     network = nn.Sequential(
-        *convolution(channels, 16, 3, stride=2), nn.SiLU(), Residual(16),
-        Pool(), nn.Dropout(0.3), nn.Linear(16, num_classes),
-    )  # fmt: skip
+        *convolution(channels, 16, 3, stride=2),
+        nn.SiLU(),
+        Residual(16),
+        Pool(),
+        nn.Dropout(0.3),
+        nn.Linear(16, num_classes),
+    )
     network.train()
     with torch.no_grad():
         for _ in range(3):
@@ -69,10 +76,16 @@ def network() -> nn.Module:
 def exported_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``network`` as it ships: uint8 images to probabilities, normalised by 0.5 and 0.25; not to be changed."""
     return export_onnx(
-        small_network(), tmp_path_factory.mktemp("exported") / "fp32.onnx", resolution=16, channels=3,
-        mean=(0.5,) * 3, std=(0.25,) * 3, classes=list("abcde"), architecture={"small": True},
+        small_network(),
+        tmp_path_factory.mktemp("exported") / "fp32.onnx",
+        resolution=16,
+        channels=3,
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        classes=list("abcde"),
+        architecture={"small": True},
         metadata={"dataset": "noise"},
-    ).path  # fmt: skip
+    ).path
 
 
 @pytest.fixture

@@ -27,9 +27,15 @@ ARCHITECTURE = Architecture("mobile/v1", (("depth", 2), ("kernel", 3)))
 
 def export(network: nn.Module, path: Path, **changes: object) -> Artifact:
     settings = {
-        "resolution": 16, "channels": 3, "mean": MEAN, "std": STD, "classes": CLASSES,
-        "architecture": ARCHITECTURE, "metadata": {"dataset": "photos"}, **changes,
-    }  # fmt: skip
+        "resolution": 16,
+        "channels": 3,
+        "mean": MEAN,
+        "std": STD,
+        "classes": CLASSES,
+        "architecture": ARCHITECTURE,
+        "metadata": {"dataset": "photos"},
+        **changes,
+    }
     return export_onnx(network, path, **settings)
 
 
@@ -40,10 +46,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Artif
 
     manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.Hardswish(),
-        nn.Flatten(), nn.Linear(8 * 16 * 16, 5),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Hardswish(),
+        nn.Flatten(),
+        nn.Linear(8 * 16 * 16, 5),
+    )
     network(torch.randn(8, 3, 16, 16))  # gives the normalisations statistics of their own
     return network, export(network, path)
 
@@ -125,9 +136,14 @@ def test_same_bytes_silently_and_without_side_effects(
 
 def test_grey_and_plain_architecture(grey_network: nn.Module, tmp_path: Path) -> None:
     artifact = export(
-        grey_network, tmp_path / "grey.onnx", channels=1, mean=(0.3,), std=(0.3,),
-        architecture={"width": 16}, metadata=None,
-    )  # fmt: skip
+        grey_network,
+        tmp_path / "grey.onnx",
+        channels=1,
+        mean=(0.3,),
+        std=(0.3,),
+        architecture={"width": 16},
+        metadata=None,
+    )
     session = onnxruntime.InferenceSession(str(artifact.path))
     assert session.run(None, {"images": np.zeros((1, 16, 16, 1), np.uint8)})[0].shape == (1, 5)
     assert len(artifact.architecture_id) == 12

@@ -88,7 +88,7 @@ def test_layers(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "batch"),
     [(MobileSpace(16, 3, 5), 2), (NasBench201Space(), 1), pytest.param(FBNetSpace(), 1, marks=pytest.mark.slow)],
-)  # fmt: skip
+)
 def test_networks(space: SearchSpace, batch: int, tmp_path: Path) -> None:
     architecture = space.sample(np.random.default_rng(0))
     network = Deployable(space.module(architecture), (0.5,) * 3, (0.25,) * 3)
@@ -150,10 +150,12 @@ class Wrong(nn.Module):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (Pair(), "Pair gives a tuple"), (Constant(), "register it as a buffer"), (Transposed(), "factor is not contig"),
+        (Pair(), "Pair gives a tuple"),
+        (Constant(), "register it as a buffer"),
+        (Transposed(), "factor is not contig"),
         (Wrong(), "cannot export Wrong"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_recorded(network: nn.Module, message: str, tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=message):
         export_program_probe(network, tmp_path / "net.pt2", (1, 3, 4, 4))

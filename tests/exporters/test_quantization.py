@@ -125,9 +125,14 @@ def test_a_layer_alone_converts_nothing_at_its_ends(tmp_path: Path) -> None:
     operations = optimised_operations(path)
     # The gate's HardSigmoid has no int8 kernel.
     assert operations == collections.Counter(
-        QLinearConv=4, QLinearGlobalAveragePool=1, QLinearMul=1, QLinearAdd=1, DequantizeLinear=1, HardSigmoid=1,
+        QLinearConv=4,
+        QLinearGlobalAveragePool=1,
+        QLinearMul=1,
+        QLinearAdd=1,
+        DequantizeLinear=1,
+        HardSigmoid=1,
         QuantizeLinear=1,
-    )  # fmt: skip
+    )
     result = run(path, np.random.default_rng(0).integers(0, 256, (2, 6, 6, 8), np.uint8))
     assert (result.shape, result.dtype) == ((2, 6, 6, 8), np.uint8)
 
@@ -168,18 +173,31 @@ def test_the_layer_that_quantisation_hurts_is_the_most_sensitive(tmp_path: Path)
     """One weight of a channel that is a thousand times the others leaves those nothing of 8 bits."""
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).eval()
     with torch.no_grad():
         middle = network[2].weight
         middle[:, 0, 0, 0] = 300 * middle.abs().max()
         network[0].weight[0] = 0.0  # that input channel is nearly silent
         network[0].bias[0] = 1e-3
     path = export_onnx(
-        network, tmp_path / "n.onnx", resolution=16, channels=3, mean=MEAN, std=STD, classes=list("abcd"),
+        network,
+        tmp_path / "n.onnx",
+        resolution=16,
+        channels=3,
+        mean=MEAN,
+        std=STD,
+        classes=list("abcd"),
         architecture={"x": 1},
-    ).path  # fmt: skip
+    ).path
     done: list[tuple[int, int]] = []
     found = layer_sensitivity(path, images(16), on_layer=lambda i, n: done.append((i, n)))
     assert next(iter(found)) == weighted_layers(path)[1] and done[-1] == (4, 4)

@@ -72,19 +72,22 @@ def test_every_runtime_computes_what_torch_computes(
 @pytest.mark.parametrize(
     ("runtime", "batch", "precision"),
     [
-        ("onnxruntime", 1, "fp32"), ("onnxruntime", 4, "fp32"), ("onnxruntime", 1, "int8"), ("onnxruntime", 4, "int8"),
-        ("tvm", 1, "fp32"), ("tvm", 1, "int8"), ("torch", 4, "fp32"),
+        ("onnxruntime", 1, "fp32"),
+        ("onnxruntime", 4, "fp32"),
+        ("onnxruntime", 1, "int8"),
+        ("onnxruntime", 4, "int8"),
+        ("tvm", 1, "fp32"),
+        ("tvm", 1, "int8"),
+        ("torch", 4, "fp32"),
     ],
-)  # fmt: skip
+)
 def test_probes(runtime: str, batch: int, precision: str, space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
     check_all_three(space, cpu, runtime, tmp_path, batch=batch, precision=precision)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("runtime", "batch"), [("tvm", 4), ("torch", 1), ("torch-inductor", 1), ("torch-inductor", 4)])
-def test_probes_that_take_their_time(
-    runtime: str, batch: int, space: MobileSpace, cpu: Target, tmp_path: Path
-) -> None:
+def test_probes_that_take_their_time(runtime: str, batch: int, space: MobileSpace, cpu: Target, tmp_path: Path) -> None:
     reason = load_backend(runtime).unavailable_reason()
     if reason is not None:
         pytest.skip(reason)

@@ -15,9 +15,15 @@ from hwautoml.pipeline.baseline import compare, parse_share, read_baseline, requ
 def row(median_ms: float, *, reference_ms: float = 1.0, spread: float = 0.002, **changes: Any) -> dict[str, Any]:
     conditions = {"fingerprint": "here", "reference": "reference/v1", "reference_median_ms": reference_ms}
     return {
-        "artifact": "a.onnx", "runtime": "onnxruntime", "threads": 1, "batch": 1, "median_ms": median_ms,
-        "interval_ms": [median_ms * (1 - spread), median_ms * (1 + spread)], "conditions": conditions, **changes,
-    }  # fmt: skip
+        "artifact": "a.onnx",
+        "runtime": "onnxruntime",
+        "threads": 1,
+        "batch": 1,
+        "median_ms": median_ms,
+        "interval_ms": [median_ms * (1 - spread), median_ms * (1 + spread)],
+        "conditions": conditions,
+        **changes,
+    }
 
 
 def against(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], limit: float = 0.05) -> dict[str, Any]:

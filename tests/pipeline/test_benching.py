@@ -31,9 +31,18 @@ from hwautoml.pipeline.benching import require_all_measured
 from tests.invoking import invoke
 
 KEYS = {
-    "artifact", "runtime", "threads", "batch", "median_ms", "interval_ms", "p95_ms", "throughput", "load_ms",
-    "peak_memory_mb", "size_mb",
-}  # fmt: skip
+    "artifact",
+    "runtime",
+    "threads",
+    "batch",
+    "median_ms",
+    "interval_ms",
+    "p95_ms",
+    "throughput",
+    "load_ms",
+    "peak_memory_mb",
+    "size_mb",
+}
 
 
 def classifier(path: Path, size: int = 8) -> Path:
@@ -46,11 +55,12 @@ def classifier(path: Path, size: int = 8) -> Path:
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(
-        nodes, "tiny",
+        nodes,
+        "tiny",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, size, size, 3])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 3])],
         [numpy_helper.from_array(np.array([1, size * size * 3]), "shape"), numpy_helper.from_array(weights, "weights")],
-    )  # fmt: skip
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
     return path
 
@@ -68,15 +78,21 @@ def large(tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(tmp_path: Path, small: Path) -> Path:
     return write_bundle(
-        tmp_path / "bundle", onnx_path=small, classes=["a", "b", "c"], resolution=8, channels=3,
-        accuracy={}, latency={}, conditions={}, architecture={"id": "x"}, parity={},
-    )  # fmt: skip
+        tmp_path / "bundle",
+        onnx_path=small,
+        classes=["a", "b", "c"],
+        resolution=8,
+        channels=3,
+        accuracy={},
+        latency={},
+        conditions={},
+        architecture={"id": "x"},
+        parity={},
+    )
 
 
 def test_files_and_bundles_side_by_side(small: Path, large: Path, bundle: Path, tmp_path: Path) -> None:
-    result = bench(
-        [large, small, bundle], budget_sec=2.0, csv=tmp_path / "t.csv", picture=tmp_path / "out" / "p.png"
-    )
+    result = bench([large, small, bundle], budget_sec=2.0, csv=tmp_path / "t.csv", picture=tmp_path / "out" / "p.png")
     rows = {Path(row["artifact"]).name: row for row in result["rows"]}
     assert set(rows) == {"large.onnx", "small.onnx", "bundle"} and not result["failed"]
     for row in rows.values():
@@ -167,9 +183,12 @@ def test_a_board_runs_what_was_compiled_here(small: Path, large: Path, tmp_path:
 
     with running(agent()) as service:
         result = bench(
-            [small, large, tmp_path / "none.onnx"], device=service.address, key=KEY, budget_sec=5.0,
+            [small, large, tmp_path / "none.onnx"],
+            device=service.address,
+            key=KEY,
+            budget_sec=5.0,
             profiles_dir=tmp_path / "profiles",
-        )  # fmt: skip
+        )
     assert [Path(row["artifact"]).name for row in result["rows"]] == ["small.onnx", "large.onnx"]
     assert {row["runtime"] for row in result["rows"]} == {"tvm"}
     assert result["rows"][0]["conditions"]["connection"] == "rpc" and len(result["failed"]) == 1

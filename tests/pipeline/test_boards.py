@@ -39,8 +39,11 @@ def board() -> Iterator[Service]:
 def targets_dir(tmp_path: Path) -> Path:
     """With ``board``: this machine's processor, reached over the network only."""
     text = (package_folder("targets") / "cpu.toml").read_text(encoding="utf-8")
-    changes = {'kind = "cpu"': 'kind = "edge"', 'connection = "local"': 'connection = "rpc"',
-               'runtimes = ["onnxruntime", "tvm"]': 'runtimes = ["tvm"]'}  # fmt: skip
+    changes = {
+        'kind = "cpu"': 'kind = "edge"',
+        'connection = "local"': 'connection = "rpc"',
+        'runtimes = ["onnxruntime", "tvm"]': 'runtimes = ["tvm"]',
+    }
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new, 1)
@@ -103,9 +106,16 @@ def test_the_agent_command_serves_and_ends_when_told_to() -> None:
 
 def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir: Path, tmp_path: Path) -> None:
     result = pipeline.run(
-        "digits", target="board", latency_ms=5.0, budget_sec=60.0, out=tmp_path / "run", device=board.address, key=KEY,
-        targets_dir=targets_dir, profiles_dir=tmp_path / "profiles",
-    )  # fmt: skip
+        "digits",
+        target="board",
+        latency_ms=5.0,
+        budget_sec=60.0,
+        out=tmp_path / "run",
+        device=board.address,
+        key=KEY,
+        targets_dir=targets_dir,
+        profiles_dir=tmp_path / "profiles",
+    )
     assert result["runtime"] == "tvm" and set(result["latency_ms"]["by_runtime"]) == {"tvm"}
     assert result["latency_ms"]["measured_interval"][1] <= 5.0
     manifest = json.loads((Path(result["bundle"]) / "manifest.json").read_text())
@@ -121,14 +131,29 @@ def test_onnx_files_are_benched_in_the_boards_onnx_runtime(board: Service, targe
     """With what TVM makes of the same file, in the same rounds."""
     space = load_space("mobile", image_size=8, channels=1, num_classes=10)
     network = deployable_probe(space, space.sample(np.random.default_rng(0)), tmp_path / "some.onnx")
-    command = ["bench", str(network), "--target", "board", "--targets-dir", str(targets_dir), "--budget", "10s",
-               "--device", board.address, "--key", KEY, "--profiles-dir", str(tmp_path / "profiles")]  # fmt: skip
+    command = [
+        "bench",
+        str(network),
+        "--target",
+        "board",
+        "--targets-dir",
+        str(targets_dir),
+        "--budget",
+        "10s",
+        "--device",
+        board.address,
+        "--key",
+        KEY,
+        "--profiles-dir",
+        str(tmp_path / "profiles"),
+    ]
     rows = {}
     for runtimes in ("onnxruntime", "onnxruntime,tvm"):
         done = subprocess.run(
             [sys.executable, "-m", "hwautoml.cli", *command, "--runtime", runtimes, "--json"],
-            stdout=subprocess.PIPE, check=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         rows[runtimes] = {row["runtime"]: row for row in json.loads(done.stdout)["rows"]}
         assert ",".join(sorted(rows[runtimes])) == runtimes
         for name, row in rows[runtimes].items():
@@ -145,9 +170,14 @@ def test_kernels_are_tuned_on_the_board(board: Service, targets_dir: Path, tmp_p
     num_tried, profiles_dir = [], tmp_path / "profiles"
     for _ in range(2):
         result = pipeline.tune(
-            "board", space="nasbench201", budget_sec=15.0, device=board.address, key=KEY, targets_dir=targets_dir,
+            "board",
+            space="nasbench201",
+            budget_sec=15.0,
+            device=board.address,
+            key=KEY,
+            targets_dir=targets_dir,
             profiles_dir=profiles_dir,
-        )  # fmt: skip
+        )
         assert board.address in result["device"] and KEY not in json.dumps(result)
         (entries,) = Records.load(profiles_dir / "board" / "tvm_records.json").by_target.values()
         num_known = sum(record.tiling is not None and record.time_us > 0 for record in entries.values())
@@ -182,9 +212,13 @@ def test_a_candidate_that_ends_the_session_is_skipped(tmp_path: Path) -> None:
 
         route = BoardRoute("127.0.0.1", service.port, KEY, False, cpu_model())
         tuned = pool.tune(
-            [source], tvm_target={"kind": "llvm", "mcpu": "native"}, budget_sec=30.0, records_path=path,
-            on_progress=kill_once, board=route,
-        )  # fmt: skip
+            [source],
+            tvm_target={"kind": "llvm", "mcpu": "native"},
+            budget_sec=30.0,
+            records_path=path,
+            on_progress=kill_once,
+            board=route,
+        )
     (entries,) = Records.load(path).by_target.values()
     assert killed and tuned.num_recorded == 1 and tuned.num_trials > 0
     assert [len(record.crashed) for record in entries.values() if record.crashed] == [1]

@@ -197,9 +197,14 @@ def test_networks_that_did_not_come_from_us(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, of its own older exporter
         torch.onnx.export(
-            make().eval(), (x,), path, input_names=["images"], output_names=["result"], dynamic_axes=dynamic,
+            make().eval(),
+            (x,),
+            path,
+            input_names=["images"],
+            output_names=["result"],
+            dynamic_axes=dynamic,
             dynamo=False,
-        )  # fmt: skip
+        )
     result = compile(path, out=tmp_path / "built", profiles_dir=tmp_path / "profiles")
     assert result["functions"] > 5 and not result["fallbacks"] and not result["slow"]
     assert result["parity"]["max_relative"] <= 1e-4

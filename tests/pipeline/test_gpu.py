@@ -38,9 +38,15 @@ def onnx_path(space: MobileSpace, tmp_path: Path) -> Path:
     architecture = space.sample(np.random.default_rng(0))
     path = tmp_path / "net.onnx"
     export_onnx(
-        space.module(architecture), path, resolution=space.resolution(architecture), channels=space.channels,
-        mean=[0.5], std=[0.25], classes=[str(number) for number in range(10)], architecture=architecture,
-    )  # fmt: skip
+        space.module(architecture),
+        path,
+        resolution=space.resolution(architecture),
+        channels=space.channels,
+        mean=[0.5],
+        std=[0.25],
+        classes=[str(number) for number in range(10)],
+        architecture=architecture,
+    )
     return path
 
 
@@ -85,9 +91,15 @@ def test_networks_are_timed_on_the_gpu(runtime: str, batch: int, onnx_path: Path
 def test_a_few_networks_make_a_table(runtime: str, precision: str, gpu: Target, tmp_path: Path) -> None:
     require_usable(runtime)
     result = pipeline.profile(
-        gpu.name, image_size=8, channels=1, runtime=runtime, precision=precision, measurements=3, budget_sec=60.0,
+        gpu.name,
+        image_size=8,
+        channels=1,
+        runtime=runtime,
+        precision=precision,
+        measurements=3,
+        budget_sec=60.0,
         profiles_dir=tmp_path,
-    )  # fmt: skip
+    )
     assert precision in Path(result["path"]).name
 
 

@@ -26,9 +26,18 @@ from hwautoml.spaces.mobile import MobileSpace
 
 SMALL = {"image_size": 8, "channels": 1, "runtime": "onnxruntime"}
 COMMAND = [
-    sys.executable, "-m", "hwautoml.cli", "profile", "--image-size", "8", "--channels", "grey", "--runtime",
-    "onnxruntime", "--json",
-]  # fmt: skip
+    sys.executable,
+    "-m",
+    "hwautoml.cli",
+    "profile",
+    "--image-size",
+    "8",
+    "--channels",
+    "grey",
+    "--runtime",
+    "onnxruntime",
+    "--json",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -218,9 +227,7 @@ def test_a_measured_table_is_not_replaced_by_less(tmp_path: Path, table: Latency
     assert path.read_bytes() == before
 
 
-def test_networks_that_do_not_fit_into_the_budget_are_told_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_networks_that_do_not_fit_into_the_budget_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = profile("cpu", measurements=12, budget_sec=0.05, profiles_dir=tmp_path, **SMALL)
     assert 1 <= made["num_networks"] < 12
     assert f"{made['num_networks']} of 12 networks were measured; the same command with a larger" in caplog.text
@@ -246,9 +253,15 @@ def test_an_estimate_is_kept_apart_from_what_is_measured(tmp_path: Path, cpu: Ta
 
 def test_everything_that_a_table_is_valid_for_is_in_its_file_name(tmp_path: Path) -> None:
     variants = (
-        {}, {"runtime": "tvm"}, {"threads": 2}, {"batch": 8}, {"precision": "int8"}, {"image_size": 9},
-        {"space": "nasbench201", "image_size": None, "channels": None}, {"runtime": "torch"},
-    )  # fmt: skip
+        {},
+        {"runtime": "tvm"},
+        {"threads": 2},
+        {"batch": 8},
+        {"precision": "int8"},
+        {"image_size": 9},
+        {"space": "nasbench201", "image_size": None, "channels": None},
+        {"runtime": "torch"},
+    )
     made = [profile("cpu", estimate=True, profiles_dir=tmp_path, **(SMALL | changes)) for changes in variants]  # type: ignore[arg-type]
     assert len({row["path"] for row in made}) == len(variants)
     assert made[3]["batch"] == 8 and made[2]["num_threads"] == 2 and made[4]["precision"] == "int8"
@@ -274,8 +287,10 @@ def test_of_two_processes_one_makes_the_table_and_the_other_says_why_not(
 ) -> None:
     command = [*COMMAND, "--budget", "12s", "--profiles-dir", str(tmp_path)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    ended = sorted([(process.pid, *process.communicate(timeout=200), process.returncode) for process in both],
-                   key=lambda end: end[3])  # fmt: skip
+    ended = sorted(
+        [(process.pid, *process.communicate(timeout=200), process.returncode) for process in both],
+        key=lambda end: end[3],
+    )
     (winner, stdout, stderr, code), (_, empty, refusal, refused) = ended
     assert (code, refused) == (0, RunFolderError.exit_code), stderr + refusal
     assert empty == "" and f"process {winner} is profiling into the same table" in " ".join(refusal.split())

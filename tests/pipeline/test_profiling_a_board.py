@@ -43,9 +43,12 @@ def options(tmp_path: Path, table: LatencyTable, monkeypatch: pytest.MonkeyPatch
     entries = {key: Entry(e.mean_ms, 0.05 * e.mean_ms) for key, e in table.entries.items()}
     save(replace(table, entries=entries), tmp_path / "sibling.json")
     return {
-        "image_size": 8, "channels": 1, "like": [tmp_path / "sibling.json"], "targets_dir": tmp_path / "targets",
+        "image_size": 8,
+        "channels": 1,
+        "like": [tmp_path / "sibling.json"],
+        "targets_dir": tmp_path / "targets",
         "profiles_dir": tmp_path / "p",
-    }  # fmt: skip
+    }
 
 
 def test_a_few_networks_on_a_board(tmp_path: Path, options: dict, space: MobileSpace) -> None:
@@ -60,9 +63,18 @@ def test_a_few_networks_on_a_board(tmp_path: Path, options: dict, space: MobileS
     assert again["num_networks"] == 2
     assert path.with_suffix(".journal.jsonl").read_text(encoding="utf-8").splitlines() == lines
     target = Target(
-        name="board", description="", kind="edge", runtimes=("tvm",), tvm={"kind": "llvm"}, num_threads=1,
-        precisions=("fp32",), memory_bytes=1, peak_gflops=1.0, bandwidth_gb_s=1.0, connection="rpc",
-    )  # fmt: skip
+        name="board",
+        description="",
+        kind="edge",
+        runtimes=("tvm",),
+        tvm={"kind": "llvm"},
+        num_threads=1,
+        precisions=("fp32",),
+        memory_bytes=1,
+        peak_gflops=1.0,
+        bandwidth_gb_s=1.0,
+        connection="rpc",
+    )
     assert path == few_shot_path(table_path(target, "tvm", space, tmp_path / "p"))
     # The board is off now, and its table serves on.
     assert ensure_table(target, "tvm", space, budget_sec=1.0, profiles_dir=tmp_path / "p") == load(path)
@@ -76,9 +88,7 @@ def test_a_board_behind_a_tracker_layer_by_layer(tmp_path: Path, options: dict) 
         assert becomes_true(lambda: any(b.num_free for b in list_devices(tracker.address)))
         made = profile("board", tracker=tracker.address, key="oldboards", budget_sec=12.0, **options)
     assert made["num_measured"] >= 1 and made["origin"] == "measured"
-    header = json.loads(
-        Path(made["path"]).with_suffix(".journal.jsonl").read_text(encoding="utf-8").splitlines()[0]
-    )
+    header = json.loads(Path(made["path"]).with_suffix(".journal.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert (header["target"], header["runtime"]) == ("board", "tvm") and header["machine"].endswith("-rpc")
 
 

@@ -176,8 +176,12 @@ def test_a_form_is_made_scored_and_measured_and_kept(real: tuple[Job, Finalist])
     assert form.base.best.median_ms > 0 and form.finalist.best.median_ms > 0
     changed = path.stat().st_mtime_ns
     assert quantize_stage(job, [base]) == [form] and path.stat().st_mtime_ns == changed, "read from the journal"
-    checked = quantizing.check_int8(job, form.finalist, job.dataset.test.raw([0, 1, 2], job.space.resolution(
-        base.architecture)), np.full((3, 10), 0.1))  # fmt: skip
+    checked = quantizing.check_int8(
+        job,
+        form.finalist,
+        job.dataset.test.raw([0, 1, 2], job.space.resolution(base.architecture)),
+        np.full((3, 10), 0.1),
+    )
     assert 0 <= checked["onnxruntime"]["max_abs"] <= 1
     job.close_devices()
 

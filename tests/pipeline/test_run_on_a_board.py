@@ -34,9 +34,16 @@ def test_a_network_is_searched_measured_and_shipped_in_int8(tmp_path: Path, monk
     (tmp_path / "board.toml").write_text(BOARD, encoding="utf-8")
     with running(agent()) as service:
         result = run(
-            "digits", target="board", latency_ms=1.0, precision="int8", budget_sec=50.0, out=tmp_path / "run",
-            device=service.address, key=KEY, targets_dir=tmp_path,
-        )  # fmt: skip
+            "digits",
+            target="board",
+            latency_ms=1.0,
+            precision="int8",
+            budget_sec=50.0,
+            out=tmp_path / "run",
+            device=service.address,
+            key=KEY,
+            targets_dir=tmp_path,
+        )
     assert (result["runtime"], result["precision"]) == ("tvm", "int8") and result["accuracy"]["test"] > 0.9
     assert result["latency_ms"]["predicted_precision"] == "int8" and result["latency_ms"]["measured_interval"][1] <= 1
     assert result["conditions"]["connection"] == "rpc"

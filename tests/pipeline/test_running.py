@@ -69,7 +69,7 @@ def started(folder: Path, **changes: Any) -> Path:
         ({"source": "digits", "latency_ms": 1.0, "runtime": "tnn"}, UnknownNameError, "'tnn'"),
         ({"source": "digits", "latency_ms": 1.0, "budget_sec": 5.0}, InvalidValueError, "30 s or more, got 5 s"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments_leave_no_folder(
     tmp_path: Path, given: dict[str, Any], error: type[Exception], message: str
 ) -> None:

@@ -87,9 +87,7 @@ def test_a_table_does_not_differ_from_itself(tmp_path: Path, measured: LatencyTa
 
 def test_comparing_separates_the_level_from_the_rest(tmp_path: Path, table: LatencyTable) -> None:
     odd = next(key for key in table.entries if key.startswith("v1/stem/"))
-    entries = {
-        key: replace(e, mean_ms=3 * e.mean_ms * (2 if key == odd else 1)) for key, e in table.entries.items()
-    }
+    entries = {key: replace(e, mean_ms=3 * e.mean_ms * (2 if key == odd else 1)) for key, e in table.entries.items()}
     other = replace(
         table, target="other", entries=entries, overhead=replace(table.overhead, mean_ms=3 * table.overhead.mean_ms)
     )
@@ -130,15 +128,14 @@ def test_tables_of_different_spaces_are_not_compared(tmp_path: Path, table: Late
 # Joined.
 
 
-def test_merging_joins_networks_and_weights_layers(
-    tmp_path: Path, measured: LatencyTable, space: MobileSpace
-) -> None:
+def test_merging_joins_networks_and_weights_layers(tmp_path: Path, measured: LatencyTable, space: MobileSpace) -> None:
     """Entries of 0.1 +- 0.005 and 0.13 +- 0.01 make (4 x 0.1 + 0.13) / 5."""
     key, unknown, *_ = measured.entries
     entries = {
-        **measured.entries, key: Entry(1.3 * measured.entries[key].mean_ms, 0.1 * measured.entries[key].mean_ms),
+        **measured.entries,
+        key: Entry(1.3 * measured.entries[key].mean_ms, 0.1 * measured.entries[key].mean_ms),
         unknown: Entry(9.0, 0.0, "inferred"),
-    }  # fmt: skip
+    }
     other = replace(measured, entries=entries, observations=(measured.observations[0],))
     other = other.with_observations([observation(measured, space, 7)])
     first, second, out = (tmp_path / name for name in ("a.json", "b.json", "sub/merged.json"))

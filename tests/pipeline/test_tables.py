@@ -55,9 +55,14 @@ def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -
     ],
 )
 def test_a_table_of_other_conditions_is_passed_over_and_named(
-    cpu: Target, space: MobileSpace, table: LatencyTable, profiles_dir: Path, conditions: dict, reason: str,
+    cpu: Target,
+    space: MobileSpace,
+    table: LatencyTable,
+    profiles_dir: Path,
+    conditions: dict,
+    reason: str,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     path = table_path(cpu, "onnxruntime", space, profiles_dir)
     named = conditions.keys() <= {field.name for field in fields(LatencyTable)}
     save(replace(table, **(conditions if named else {"conditions": {**table.conditions, **conditions}})), path)
@@ -174,5 +179,7 @@ def test_tables_of_a_run_are_by_form_and_of_int8_alone_where_that_must_ship(
         forms[precision] = list(job.tables)
         job.close_devices()
     assert forms == {
-        "auto": ["onnxruntime", "onnxruntime-int8"], "fp32": ["onnxruntime"], "int8": ["onnxruntime-int8"],
-    }  # fmt: skip
+        "auto": ["onnxruntime", "onnxruntime-int8"],
+        "fp32": ["onnxruntime"],
+        "int8": ["onnxruntime-int8"],
+    }

@@ -39,14 +39,27 @@ def train_until(job: Job, supernet: Supernet, state: TrainState, steps: int, nam
 
     last, space = state.steps + steps, job.space
     step = supernet_step(
-        supernet, Sandwich(space), num_random=1, rng=_Same(), settings=SETTINGS, dtype=None,  # type: ignore[arg-type]
-        resize=lambda images, a: images[..., : space.resolution(a), : space.resolution(a)], device="cpu",
-    )  # fmt: skip
+        supernet,
+        Sandwich(space),
+        num_random=1,
+        rng=_Same(),
+        settings=SETTINGS,
+        dtype=None,  # type: ignore[arg-type]
+        resize=lambda images, a: images[..., : space.resolution(a), : space.resolution(a)],
+        device="cpu",
+    )
     with pytest.raises(KeyboardInterrupt):
         train(
-            supernet, step, batches, budget_sec=1e7, settings=SETTINGS, state=state, images_per_epoch=8,
-            on_progress=stop, on_checkpoint=lambda current: checkpoint(job, job.folder / name, supernet, current),
-        )  # fmt: skip
+            supernet,
+            step,
+            batches,
+            budget_sec=1e7,
+            settings=SETTINGS,
+            state=state,
+            images_per_epoch=8,
+            on_progress=stop,
+            on_checkpoint=lambda current: checkpoint(job, job.folder / name, supernet, current),
+        )
 
 
 class _Same:

@@ -124,9 +124,7 @@ def test_a_killed_tuner_repeats_no_trial(tmp_path: Path) -> None:
     sources, path = small_layers(tmp_path), tmp_path / "records.json"
     environment = dict(os.environ, PYTHONPATH=str(Path(hwautoml.__file__).parent.parent))
     command = [sys.executable, "-c", TUNE_LAYERS, str(path), *map(str, sources)]
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     num_done = next(int(line) for line in process.stdout if int(line) == 3)  # it is timing the fourth
     os.killpg(process.pid, signal.SIGKILL)
@@ -173,9 +171,14 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mcpu", "precision", "share"), [
-    ("haswell", "fp32", 1.0), ("haswell", "int8", 0.85), ("cascadelake", "int8", 0.85),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mcpu", "precision", "share"),
+    [
+        ("haswell", "fp32", 1.0),
+        ("haswell", "int8", 0.85),
+        ("cascadelake", "int8", 0.85),
+    ],
+)
 def test_layers_of_the_mobile_space_have_the_functions_of_the_networks_made_of_them(
     tmp_path: Path, mcpu: str, precision: str, share: float
 ) -> None:

@@ -31,10 +31,18 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     probabilities = onnxruntime.InferenceSession(str(path)).run(None, {"images": image[None]})[0][0]
     here = fingerprint("onnxruntime", load_backend("onnxruntime").version())
     return write_bundle(
-        base / "bundle", onnx_path=path, classes=["a", "b", "c"], resolution=8, channels=3, accuracy={},
-        latency={"measured_median": 1000.0, "measured_interval": [999.0, 1001.0]}, conditions={"fingerprint": here},
-        architecture={"id": "x"}, parity={}, samples=[BundleSample(image, probabilities, "a")],
-    )  # fmt: skip
+        base / "bundle",
+        onnx_path=path,
+        classes=["a", "b", "c"],
+        resolution=8,
+        channels=3,
+        accuracy={},
+        latency={"measured_median": 1000.0, "measured_interval": [999.0, 1001.0]},
+        conditions={"fingerprint": here},
+        architecture={"id": "x"},
+        parity={},
+        samples=[BundleSample(image, probabilities, "a")],
+    )
 
 
 @pytest.fixture
@@ -126,9 +134,18 @@ def test_a_library_for_another_processor_is_skipped_and_said(original: Path, tmp
     number = 183 if platform.machine() != "aarch64" else 62
     library.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, number) + bytes(44))
     bundle = write_bundle(
-        tmp_path / "bundle", onnx_path=original / "model.onnx", tvm_library=library, classes=["a", "b", "c"],
-        resolution=8, channels=3, accuracy={}, latency={}, conditions={}, architecture={"id": "x"}, parity={},
+        tmp_path / "bundle",
+        onnx_path=original / "model.onnx",
+        tvm_library=library,
+        classes=["a", "b", "c"],
+        resolution=8,
+        channels=3,
+        accuracy={},
+        latency={},
+        conditions={},
+        architecture={"id": "x"},
+        parity={},
         samples=[BundleSample(np.zeros((8, 8, 3), np.uint8), np.full(3, 1 / 3), "a")],
-    )  # fmt: skip
+    )
     found = {check["name"]: check for check in verify(bundle, no_latency=True)["checks"]}["samples on tvm"]
     assert found["status"] == "skipped" and "the library is for" in found["detail"]

@@ -47,9 +47,14 @@ def result(folders: tuple[Path, Path]) -> dict[str, Any]:
     out, profiles_dir = folders
     events: list[Progress] = []
     found = run(
-        "digits", target="cpu", latency_ms=LIMIT_MS, out=out, budget_sec=BUDGET_SEC, profiles_dir=profiles_dir,
+        "digits",
+        target="cpu",
+        latency_ms=LIMIT_MS,
+        out=out,
+        budget_sec=BUDGET_SEC,
+        profiles_dir=profiles_dir,
         on_progress=events.append,
-    )  # fmt: skip
+    )
     found["events"] = events
     return found
 
@@ -195,18 +200,31 @@ cli.main()
 def start(out: Path, profiles_dir: Path, *, max_file_bytes: int = resource.RLIM_INFINITY) -> subprocess.Popen:
     """In a process group of its own, as in a terminal; a background job would inherit that SIGINT is ignored."""
     command = [
-        "run", "digits", "--latency-ms", str(LIMIT_MS), "--budget", "40s", "--out", str(out), "--profiles-dir",
-        str(profiles_dir), "--json",
-    ]  # fmt: skip
+        "run",
+        "digits",
+        "--latency-ms",
+        str(LIMIT_MS),
+        "--budget",
+        "40s",
+        "--out",
+        str(out),
+        "--profiles-dir",
+        str(profiles_dir),
+        "--json",
+    ]
 
     def prepare() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, resource.RLIM_INFINITY))
 
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=prepare,
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=prepare,
+    )
 
 
 def wait_until_training(process: subprocess.Popen) -> None:
@@ -221,10 +239,22 @@ def wait_until_training(process: subprocess.Popen) -> None:
 
 def resume(out: Path, profiles_dir: Path) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "hwautoml.cli", "run", "--resume", "--out", str(out), "--profiles-dir",
-         str(profiles_dir), "--json"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "hwautoml.cli",
+            "run",
+            "--resume",
+            "--out",
+            str(out),
+            "--profiles-dir",
+            str(profiles_dir),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -25,9 +25,12 @@ from hwautoml.profilers.disturbance import (
 
 def line(key: str, median_ms: float, reference_ms: float | None, deviation_ms: float = 0.0) -> dict[str, Any]:
     return {
-        "record": "layer", "key": key, "median_ms": median_ms, "deviation_ms": deviation_ms,
+        "record": "layer",
+        "key": key,
+        "median_ms": median_ms,
+        "deviation_ms": deviation_ms,
         "conditions": {"reference_median_ms": reference_ms},
-    }  # fmt: skip
+    }
 
 
 QUIET, BUSY = line("a", 1.0, 10.0), line("b", 3.0, 15.0)

@@ -91,9 +91,10 @@ def test_a_missing_file_says_what_writes_it(tmp_path: Path) -> None:
     st.dictionaries(
         st.text("0123456789abcdef", min_size=12, max_size=12),
         st.lists(st.floats(1e-6, 1e6, allow_nan=False), min_size=1, max_size=5),
-        min_size=1, max_size=5,
+        min_size=1,
+        max_size=5,
     )
-)  # fmt: skip
+)
 def test_a_template_that_is_filled_in_gives_the_samples_back(
     tmp_path_factory: pytest.TempPathFactory, samples: dict[str, list[float]]
 ) -> None:

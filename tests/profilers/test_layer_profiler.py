@@ -125,16 +125,16 @@ def test_building_stops_with_the_budget(tmp_path: Path, device: LocalDevice, tin
         return tiny.write_chain((layer,), path)
 
     tiny.profile(
-        tmp_path / "t.json", device, replace(tiny.OPTIONS, layer_budget_sec=budget_sec, network_budget_sec=1e-6),
+        tmp_path / "t.json",
+        device,
+        replace(tiny.OPTIONS, layer_budget_sec=budget_sec, network_budget_sec=1e-6),
         builders=replace(tiny.builders(tiny.TinySpace()), layer=build),
-    )  # fmt: skip
+    )
     assert 1 <= len(built) <= 5
     assert sum(line["record"] == "layer" for line in journal_lines(tmp_path / "t.json")) == len(built)
 
 
-def test_as_many_are_built_at_once_as_the_builders_allow(
-    tmp_path: Path, device: LocalDevice, tiny: ModuleType
-) -> None:
+def test_as_many_are_built_at_once_as_the_builders_allow(tmp_path: Path, device: LocalDevice, tiny: ModuleType) -> None:
     both_are_building = threading.Barrier(2)
 
     def build(layer: Layer, path: Path) -> Path:
@@ -287,9 +287,14 @@ def sibling_of(table: LatencyTable, factor: float, tiny: ModuleType) -> LatencyT
     entries = {key: replace(e, mean_ms=factor * e.mean_ms) for key, e in table.entries.items()}
     sibling = replace(table, target="other", entries=entries, observations=(), hyperparameters=None)
     return sibling_prior_table(
-        [sibling], cost=tiny.TinySpace().cost, target="cpu", runtime="onnxruntime", num_threads=1, batch=1,
+        [sibling],
+        cost=tiny.TinySpace().cost,
+        target="cpu",
+        runtime="onnxruntime",
+        num_threads=1,
+        batch=1,
         precision="fp32",
-    )  # fmt: skip
+    )
 
 
 def test_with_a_prior_only_networks_are_measured_and_none_twice(

@@ -27,7 +27,7 @@ PROTOCOL = MeasureProtocol(warmup_ms=1, min_rounds=6, max_rounds=10, min_sample_
 # A shared machine must not fail tests of logic: whatever was measured is written into the table.
 OPTIONS = ProfileOptions(
     num_networks=6, num_holdout=2, max_relative_deviation=5.0, max_disturbance=1e9, max_scatter=1e9
-)  # fmt: skip
+)
 
 
 class TinySpace(SearchSpace):
@@ -83,9 +83,11 @@ def write_chain(layers: tuple[Layer, ...], path: Path) -> Path:
     first = layers[0] if layers else Layer("conv", 1, 1, 1, 1)
     final = layers[-1].out_channels if layers else 1
     graph = helper.make_graph(
-        nodes, "g",
+        nodes,
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, first.in_channels, first.height, first.width])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, final, first.height, first.width])], weights,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, final, first.height, first.width])],
+        weights,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path

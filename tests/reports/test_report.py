@@ -62,11 +62,24 @@ def test_the_page_has_every_part(html: str) -> None:
     assert expected | {"plot-front", "plot-prediction", "plot-confusion", "data"} <= page.ids
     text = re.sub(r"\s+", " ", page.text.replace("\xa0", " "))
     for part in (
-        "91.7 %", "0.306 ms", "on cpu", "meets the limit of 0.32 ms", "0.300–0.315 ms", "faster than onnxruntime",
-        "runs/photos/bundle", "depthwise block with attention", "16 → 32 channels, kernel 5, expansion 4, stride 2",
-        "<script>alert('x')</script> taken for cat : 2 of 12", "versions tvm", "1 min", "36 images",
-        "measured", "predicted", "estimated", "33 of 36 test images right",
-    ):  # fmt: skip
+        "91.7 %",
+        "0.306 ms",
+        "on cpu",
+        "meets the limit of 0.32 ms",
+        "0.300–0.315 ms",
+        "faster than onnxruntime",
+        "runs/photos/bundle",
+        "depthwise block with attention",
+        "16 → 32 channels, kernel 5, expansion 4, stride 2",
+        "<script>alert('x')</script> taken for cat : 2 of 12",
+        "versions tvm",
+        "1 min",
+        "36 images",
+        "measured",
+        "predicted",
+        "estimated",
+        "33 of 36 test images right",
+    ):
         assert part in text, part
 
 
@@ -101,8 +114,12 @@ def test_every_string_is_escaped(data, tmp_path: Path) -> None:
 
 def test_nothing_is_loaded(html: str) -> None:
     page = Page(html)
-    links = [value for _, attributes in page.elements for name, value in attributes.items()
-             if name in ("src", "href", "srcset", "action", "data", "poster")]  # fmt: skip
+    links = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster")
+    ]
     assert links == ["data:,"], "the empty icon, which keeps browsers from asking for one"
     style = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style and "@import" not in style

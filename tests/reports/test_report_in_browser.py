@@ -15,10 +15,17 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs headless Chromium; apt-get install chromium"),
 ]
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-logging=stderr",
     "--virtual-time-budget=8000",  # lets the scripts' timers run out before the page is read
-)  # fmt: skip
+)
 
 
 def shown(page: Path, profile: Path, *flags: str) -> str:

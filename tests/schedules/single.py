@@ -89,8 +89,14 @@ def _generic_products(lanes: int, dtype: str) -> tuple[object, object]:
 
 
 def assert_candidates_agree(
-    path: Path, choose: int, *, num_threads: int = 1, batch: int = 1, tolerance: float = 1e-4,
-    mean_tolerance: float = 1.0, processor: Mapping[str, object] = HOST,
+    path: Path,
+    choose: int,
+    *,
+    num_threads: int = 1,
+    batch: int = 1,
+    tolerance: float = 1e-4,
+    mean_tolerance: float = 1.0,
+    processor: Mapping[str, object] = HOST,
 ) -> dict[str, str]:
     """Compares candidate number ``choose`` (modulo how many there are) of every function with ONNX Runtime.
 

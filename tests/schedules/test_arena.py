@@ -32,9 +32,7 @@ def network(path: Path) -> Path:
 
 def built(module: tvm.IRModule, target: tvm.target.Target, *, is_whole: bool) -> relax.VirtualMachine:
     passes, tir = arena.graph_passes(target, is_whole=is_whole), arena.PIPELINE if is_whole else "default"
-    return relax.VirtualMachine(
-        tvm.compile(module, target=target, relax_pipeline=passes, tir_pipeline=tir), tvm.cpu()
-    )
+    return relax.VirtualMachine(tvm.compile(module, target=target, relax_pipeline=passes, tir_pipeline=tir), tvm.cpu())
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])

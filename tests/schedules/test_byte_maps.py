@@ -43,9 +43,17 @@ def chain(folder: Path, kernel: int = 1, stride: int = 1) -> Path:
 @few(3)
 @given(processor=PROCESSOR, **CONVOLUTIONS)
 @example(
-    processor=DOTPROD, batch=1, inputs=3, outputs=24, height=9, width=15, kernel=3, stride=2, activation="hardswish",
+    processor=DOTPROD,
+    batch=1,
+    inputs=3,
+    outputs=24,
+    height=9,
+    width=15,
+    kernel=3,
+    stride=2,
+    activation="hardswish",
     choose=0,
-)  # fmt: skip
+)
 @example(
     processor=VNNI, batch=1, inputs=7, outputs=16, height=6, width=5, kernel=3, stride=1, activation="none", choose=0
 )
@@ -86,9 +94,7 @@ def test_matrix_products(tmp_path: Path, outputs: int) -> None:
 
 
 @pytest.mark.parametrize(("processor", "kernel", "stride"), [(DOTPROD, 3, 2), (VNNI, 1, 1), (AVX_VNNI, 5, 1)])
-def test_results_are_those_of_int16(
-    tmp_path: Path, processor: Mapping[str, object], kernel: int, stride: int
-) -> None:
+def test_results_are_those_of_int16(tmp_path: Path, processor: Mapping[str, object], kernel: int, stride: int) -> None:
     """To the last bit: shifting maps into bytes loses nothing, at the borders of images neither."""
     path = chain(tmp_path, kernel, stride)
     x = np.random.default_rng(0).standard_normal((1, 16, 9, 9)).astype("float32")

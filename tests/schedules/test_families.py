@@ -33,9 +33,15 @@ def check_convolution(folder: Path, shape: tuple[int, ...], conv: dict[str, int]
 
 
 DENSE = {
-    "batch": st.sampled_from([1, 1, 3]), "inputs": CHANNELS, "outputs": CHANNELS, "height": SIDE, "width": SIDE,
-    "kernel": st.sampled_from([1, 1, 3, 5]), "stride": st.sampled_from([1, 2]), "choose": CANDIDATE,
-}  # fmt: skip
+    "batch": st.sampled_from([1, 1, 3]),
+    "inputs": CHANNELS,
+    "outputs": CHANNELS,
+    "height": SIDE,
+    "width": SIDE,
+    "kernel": st.sampled_from([1, 1, 3, 5]),
+    "stride": st.sampled_from([1, 2]),
+    "choose": CANDIDATE,
+}
 
 
 def dense(folder: Path, batch: int, inputs: int, outputs: int, height: int, width: int, **rest: int) -> None:
@@ -58,10 +64,14 @@ def test_packed_on_many_shapes(tmp_path: Path, **drawn: int) -> None:
 
 
 TILES = {
-    "batch": st.sampled_from([1, 1, 2]), "inputs": st.sampled_from([16, 24, 32, 64]),
-    "outputs": st.sampled_from([16, 32, 40, 64]), "height": st.integers(3, 19), "width": st.integers(3, 19),
-    "padding": st.sampled_from([0, 1, 1, 2]), "choose": CANDIDATE,
-}  # fmt: skip
+    "batch": st.sampled_from([1, 1, 2]),
+    "inputs": st.sampled_from([16, 24, 32, 64]),
+    "outputs": st.sampled_from([16, 32, 40, 64]),
+    "height": st.integers(3, 19),
+    "width": st.integers(3, 19),
+    "padding": st.sampled_from([0, 1, 1, 2]),
+    "choose": CANDIDATE,
+}
 
 
 def tiles(
@@ -94,9 +104,13 @@ def test_tiles_of_many_shapes(tmp_path: Path, **drawn: int) -> None:
 
 
 WINDOWS = {
-    "channels": CHANNELS, "height": SIDE, "width": SIDE,
-    "kernel": st.sampled_from([3, 5, 7]), "stride": st.sampled_from([1, 2]), "choose": CANDIDATE,
-}  # fmt: skip
+    "channels": CHANNELS,
+    "height": SIDE,
+    "width": SIDE,
+    "kernel": st.sampled_from([3, 5, 7]),
+    "stride": st.sampled_from([1, 2]),
+    "choose": CANDIDATE,
+}
 
 
 def windows(folder: Path, channels: int, height: int, width: int, kernel: int, stride: int, choose: int) -> None:
@@ -121,9 +135,14 @@ def test_depthwise_on_many_shapes(tmp_path: Path, **drawn: int) -> None:
 
 @few(5)
 @given(
-    groups=st.integers(2, 6), inputs=st.integers(1, 9), outputs=st.integers(1, 17), side=SIDE,
-    kernel=st.sampled_from([1, 3]), stride=st.sampled_from([1, 2]), choose=CANDIDATE,
-)  # fmt: skip
+    groups=st.integers(2, 6),
+    inputs=st.integers(1, 9),
+    outputs=st.integers(1, 17),
+    side=SIDE,
+    kernel=st.sampled_from([1, 3]),
+    stride=st.sampled_from([1, 2]),
+    choose=CANDIDATE,
+)
 def test_grouped_convolutions_are_no_depthwise_ones(
     tmp_path: Path, groups: int, inputs: int, outputs: int, side: int, kernel: int, stride: int, choose: int
 ) -> None:
@@ -136,9 +155,12 @@ def test_grouped_convolutions_are_no_depthwise_ones(
 
 @few(4)
 @given(
-    batch=st.integers(1, 3), rows=st.integers(1, 20), inner=st.integers(1, 40), columns=st.integers(1, 40),
+    batch=st.integers(1, 3),
+    rows=st.integers(1, 20),
+    inner=st.integers(1, 40),
+    columns=st.integers(1, 40),
     choose=CANDIDATE,
-)  # fmt: skip
+)
 def test_products_with_constants_and_of_activations(
     tmp_path: Path, batch: int, rows: int, inner: int, columns: int, choose: int
 ) -> None:

@@ -36,9 +36,7 @@ def quantized(
     return path
 
 
-def assert_agree(
-    path: Path, choose: int, *, num_threads: int = 1, processor: Mapping[str, object] = HOST
-) -> set[str]:
+def assert_agree(path: Path, choose: int, *, num_threads: int = 1, processor: Mapping[str, object] = HOST) -> set[str]:
     found = assert_candidates_agree(
         path, choose, num_threads=num_threads, tolerance=0.03, mean_tolerance=5e-4, processor=processor
     )
@@ -46,10 +44,16 @@ def assert_agree(
 
 
 CONVOLUTIONS = {
-    "batch": st.sampled_from([1, 1, 3]), "inputs": CHANNELS, "outputs": CHANNELS, "height": SIDE, "width": SIDE,
-    "kernel": st.sampled_from([1, 1, 3, 5]), "stride": st.sampled_from([1, 2]),
-    "activation": st.sampled_from(["relu", "hardswish", "relu6", "none"]), "choose": CANDIDATE,
-}  # fmt: skip
+    "batch": st.sampled_from([1, 1, 3]),
+    "inputs": CHANNELS,
+    "outputs": CHANNELS,
+    "height": SIDE,
+    "width": SIDE,
+    "kernel": st.sampled_from([1, 1, 3, 5]),
+    "stride": st.sampled_from([1, 2]),
+    "activation": st.sampled_from(["relu", "hardswish", "relu6", "none"]),
+    "choose": CANDIDATE,
+}
 
 
 def convolutions(
@@ -66,9 +70,7 @@ def convolutions(
 
 @few(5)
 @given(**CONVOLUTIONS)
-@example(
-    batch=1, inputs=3, outputs=24, height=9, width=15, kernel=3, stride=2, activation="hardswish", choose=0
-)
+@example(batch=1, inputs=3, outputs=24, height=9, width=15, kernel=3, stride=2, activation="hardswish", choose=0)
 def test_convolutions(tmp_path: Path, **drawn: int) -> None:
     convolutions(tmp_path, **drawn)
 
@@ -81,13 +83,21 @@ def test_convolutions_of_many_shapes(tmp_path: Path, **drawn: int) -> None:
 
 
 BLOCKS = {
-    "channels": st.sampled_from([8, 12, 16, 24]), "expansion": st.sampled_from([1, 3, 4]),
-    "kernel": st.sampled_from([3, 5, 7]), "side": st.integers(3, 14), "choose": CANDIDATE,
-}  # fmt: skip
+    "channels": st.sampled_from([8, 12, 16, 24]),
+    "expansion": st.sampled_from([1, 3, 4]),
+    "kernel": st.sampled_from([3, 5, 7]),
+    "side": st.integers(3, 14),
+    "choose": CANDIDATE,
+}
 
 
 def block(
-    folder: Path, channels: int, expansion: int, kernel: int, side: int, choose: int,
+    folder: Path,
+    channels: int,
+    expansion: int,
+    kernel: int,
+    side: int,
+    choose: int,
     processor: Mapping[str, object] = HOST,
 ) -> None:
     """An inverted bottleneck with its sum: dense, depthwise and dense convolutions, and what they are added to."""

@@ -37,9 +37,7 @@ RECORDS = st.builds(
 )
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entries=st.dictionaries(st.text("0123456789abcdef", min_size=1), RECORDS, max_size=4))
 def test_round_trip(tmp_path: Path, entries: dict[str, Record]) -> None:
     path = tmp_path / "records.json"

@@ -20,9 +20,11 @@ AVX512 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512
 NEON = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "mattr": ["+neon"]}
 NEON32 = {"kind": "llvm", "mtriple": "armv7a-linux-gnueabihf", "mcpu": "cortex-a7", "mattr": ["+neon"]}
 RVV = {
-    "kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "generic-rv64",
+    "kind": "llvm",
+    "mtriple": "riscv64-linux-gnu",
+    "mcpu": "generic-rv64",
     "mattr": ["+m", "+f", "+d", "+v", "+zvl256b"],
-}  # fmt: skip
+}
 RVV_BY_NAME = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-x280"}
 SCALAR = {"kind": "llvm", "mtriple": "riscv64-linux-gnu", "mcpu": "sifive-u74"}
 
@@ -83,10 +85,15 @@ def test_sums_stay_in_their_registers_on_arm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mapping", "multiply_add"),
     [
-        (AVX2, "ymm"), (AVX512, "zmm"), (NEON, "fmla"), (NEON32, "vmul.f32\tq"),
-        (RVV, "vfmacc"), (RVV_BY_NAME, "vfmacc"), (SCALAR, "fmadd"),
+        (AVX2, "ymm"),
+        (AVX512, "zmm"),
+        (NEON, "fmla"),
+        (NEON32, "vmul.f32\tq"),
+        (RVV, "vfmacc"),
+        (RVV_BY_NAME, "vfmacc"),
+        (SCALAR, "fmadd"),
     ],
-)  # fmt: skip
+)
 def test_code_is_vectors_of_the_target(tmp_path: Path, mapping: dict[str, object], multiply_add: str) -> None:
     """Compiled for machines that are not here: the instructions are looked at, not run."""
     graph = GraphBuilder((1, 24, 9, 9))

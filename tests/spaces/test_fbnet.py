@@ -60,10 +60,14 @@ def test_shuffling_mixes_the_groups() -> None:
 def test_the_large_networks_size_is_that_of_the_paper() -> None:
     """FBNet-B of Wu et al. has 295 M multiply-accumulates and 4.5 M parameters."""
     stages = [
-        ["k3_e1"], ["k3_e6", "k5_e1", "k3_e1", "k3_e1"], ["k5_e6", "k5_e3", "k3_e6", "k5_e6"],
-        ["k5_e6", "k5_e1", "skip", "k5_e3"], ["k5_e6", "k3_e1", "k5_e1", "k5_e3"],
-        ["k5_e6", "k5_e1", "k5_e6", "k5_e6"], ["k3_e6"],
-    ]  # fmt: skip
+        ["k3_e1"],
+        ["k3_e6", "k5_e1", "k3_e1", "k3_e1"],
+        ["k5_e6", "k5_e3", "k3_e6", "k5_e6"],
+        ["k5_e6", "k5_e1", "skip", "k5_e3"],
+        ["k5_e6", "k3_e1", "k5_e1", "k5_e3"],
+        ["k5_e6", "k5_e1", "k5_e6", "k5_e6"],
+        ["k3_e6"],
+    ]
     names = [name for stage in stages for name in stage]
     cost = LARGE.total_cost(LARGE.architecture(dict(zip((c.name for c in LARGE.choices), names, strict=True))))
     assert cost.macs / 1e6 == pytest.approx(295, rel=0.1)
@@ -90,8 +94,15 @@ def test_published_order_of_operations(effects: dict[str, np.ndarray]) -> None:
     for device, ms in effects.items():
         assert ms[identities].mean(axis=0).argmin() == OPERATIONS.index("skip"), device
     exact = effects["pixel3"]  # a sum over layers, without noise
-    for cheap, dear in [("skip", "k3_e1"), ("k3_e1", "k3_e3"), ("k3_e3", "k3_e6"), ("k3_e1", "k5_e1"),
-                        ("k3_e3", "k5_e3"), ("k3_e6", "k5_e6"), ("k3_e1_g2", "k5_e1_g2")]:  # fmt: skip
+    for cheap, dear in [
+        ("skip", "k3_e1"),
+        ("k3_e1", "k3_e3"),
+        ("k3_e3", "k3_e6"),
+        ("k3_e1", "k5_e1"),
+        ("k3_e3", "k5_e3"),
+        ("k3_e6", "k5_e6"),
+        ("k3_e1_g2", "k5_e1_g2"),
+    ]:
         assert (exact[:, OPERATIONS.index(cheap)] < exact[:, OPERATIONS.index(dear)]).all(), (cheap, dear)
 
 

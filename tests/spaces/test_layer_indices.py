@@ -13,9 +13,15 @@ from hwautoml.spaces.nasbench201 import NasBench201Space
 from hwautoml.spaces.ofa import OFASpace
 
 SPACES = [
-    MobileSpace(8, 1, 2), MobileSpace(32, 3, 10), MobileSpace(224, 3, 10),
-    NasBench201Space(), NasBench201Space(16, 3, 120), FBNetSpace(), FBNetSpace(224, 3, 1000), OFASpace(),
-]  # fmt: skip
+    MobileSpace(8, 1, 2),
+    MobileSpace(32, 3, 10),
+    MobileSpace(224, 3, 10),
+    NasBench201Space(),
+    NasBench201Space(16, 3, 120),
+    FBNetSpace(),
+    FBNetSpace(224, 3, 1000),
+    OFASpace(),
+]
 
 
 def draw(space: SearchSpace, num: int, seed: int = 0) -> np.ndarray:

@@ -68,8 +68,12 @@ def test_only_live_edges_are_layers_and_the_rest_is_dead() -> None:
 
 def test_sums_are_the_live_inputs_beyond_the_first() -> None:
     assert Counter(layer.kind for layer in SPACE.layers(cell("333333"))) == {
-        "stem": 1, "relu_conv": 6 * 15, "add": 3 * 15, "reduction": 2, "head": 1,
-    }  # fmt: skip
+        "stem": 1,
+        "relu_conv": 6 * 15,
+        "add": 3 * 15,
+        "reduction": 2,
+        "head": 1,
+    }
     kinds = Counter(layer.kind for layer in SPACE.layers(cell("sp1npn")))
     assert kinds == {"stem": 1, "avgpool": 15, "reduction": 2, "head": 1}, "0->2 and 1->2 end there"
 

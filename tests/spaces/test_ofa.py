@@ -19,8 +19,11 @@ def test_there_are_10_to_the_19_networks_at_25_resolutions() -> None:
 
 def test_blocks_beyond_the_depth_make_no_difference() -> None:
     shallow = {**SPACE.largest().as_dict, "stage2.depth": 3}
-    others = [SPACE.architecture({**shallow, "stage2.block3.kernel": k, "stage2.block3.expansion": e})
-              for k in (3, 5, 7) for e in (3, 4, 6)]  # fmt: skip
+    others = [
+        SPACE.architecture({**shallow, "stage2.block3.kernel": k, "stage2.block3.expansion": e})
+        for k in (3, 5, 7)
+        for e in (3, 4, 6)
+    ]
     assert len(set(others)) == 1
     assert SPACE.canonical(others[0].as_dict) == others[0].as_dict
 

@@ -36,9 +36,7 @@ def write(folder: Path, arrays: dict) -> Path:
 
 
 @pytest.mark.parametrize(("space", "arrays"), FILES, ids=["nasbench201", "fbnet", "ofa"])
-def test_encodings_are_canonical_and_latencies_are_the_files(
-    space: SearchSpace, arrays: dict, tmp_path: Path
-) -> None:
+def test_encodings_are_canonical_and_latencies_are_the_files(space: SearchSpace, arrays: dict, tmp_path: Path) -> None:
     published = load_published(write(tmp_path, arrays), space)
     assert published.space == space
     assert published.encodings.shape == (NUM, len(space.choices)) and published.encodings.dtype == np.int64
@@ -107,7 +105,7 @@ NOT_A_NUMBER = np.where(np.arange(NUM) == 2, np.nan, 1.0)
         (FBNetSpace(), {**FBNET, "latency_ms/two": NOT_A_NUMBER}, "latency nan in 'latency_ms/two', expected positive"),
         (FBNetSpace(), {**FBNET, "latency_ms/two": np.zeros(7)}, "latency 0.0 in 'latency_ms/two'"),
     ],
-)  # fmt: skip
+)
 def test_the_array_that_is_wrong_is_named(space: SearchSpace, arrays: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=message) as caught:
         load_published(write(tmp_path, arrays), space)

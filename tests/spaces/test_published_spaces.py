@@ -159,9 +159,15 @@ def test_a_whole_network_goes_through_the_full_export(space: SearchSpace, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own
         artifact = export_onnx(
-            space.module(architecture), tmp_path / "network.onnx", resolution=side, channels=3, mean=[0.5] * 3,
-            std=[0.25] * 3, classes=[str(i) for i in range(space.num_classes)], architecture=architecture,
-        )  # fmt: skip
+            space.module(architecture),
+            tmp_path / "network.onnx",
+            resolution=side,
+            channels=3,
+            mean=[0.5] * 3,
+            std=[0.25] * 3,
+            classes=[str(i) for i in range(space.num_classes)],
+            architecture=architecture,
+        )
     images = np.zeros((1, side, side, 3), dtype=np.uint8)
     found = onnxruntime.InferenceSession(str(artifact.path)).run(None, {"images": images})[0]
     assert found.shape == (1, space.num_classes) and abs(found.sum() - 1) < 1e-4

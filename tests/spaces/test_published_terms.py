@@ -18,10 +18,12 @@ def test_every_edge_of_a_cell_is_executed_live_or_dead() -> None:
     rng = np.random.default_rng(0)
     encodings = rng.integers(0, space.num_options, size=(50, 6))
     terms = published_terms(space, encodings)
-    is_edge = np.array([
-        any(word in layer.kind for word in ("conv", "pool", "none", "skip")) and layer.kind not in ("stem", "head")
-        for layer in terms.layers
-    ])  # fmt: skip
+    is_edge = np.array(
+        [
+            any(word in layer.kind for word in ("conv", "pool", "none", "skip")) and layer.kind not in ("stem", "head")
+            for layer in terms.layers
+        ]
+    )
     assert terms.counts[:, :-1][:, is_edge].sum(axis=1) == pytest.approx(np.full(50, 6 * 3 * NUM_CELLS))
     assert bool((terms.counts[:, -1] == 1).all())
 

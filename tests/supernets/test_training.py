@@ -115,9 +115,15 @@ def sandwich_step(supernet: nn.Module, settings: TrainSettings, seen: list[Archi
         return nn.functional.interpolate(images, (side, side))
 
     return supernet_step(
-        supernet, Sandwich(SPACE), num_random=2, rng=np.random.default_rng(0), settings=settings, dtype=None,
-        resize=resize, device="cpu",
-    )  # fmt: skip
+        supernet,
+        Sandwich(SPACE),
+        num_random=2,
+        rng=np.random.default_rng(0),
+        settings=settings,
+        dtype=None,
+        resize=resize,
+        device="cpu",
+    )
 
 
 def test_the_loss_of_a_supernet_falls_for_its_members_too() -> None:

@@ -32,14 +32,26 @@ from typing import Any
 SCHEMA = "hwautoml-bundle/1"
 MODEL_FILES = {"onnxruntime": "model.onnx", "tvm": "model_tvm.so"}
 PIP_NAMES = {
-    "numpy": "numpy", "PIL": "Pillow", "onnxruntime": "onnxruntime", "tvm": "apache-tvm", "tvm_ffi": "apache-tvm-ffi",
-}  # fmt: skip
+    "numpy": "numpy",
+    "PIL": "Pillow",
+    "onnxruntime": "onnxruntime",
+    "tvm": "apache-tvm",
+    "tvm_ffi": "apache-tvm-ffi",
+}
 # The formats, and the steps in `read_image`, are those the training images went through.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # What Pillow's decoders, and its reader of EXIF, report damage by.
 DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, zlib.error, struct.error,
-)  # fmt: skip
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    zlib.error,
+    struct.error,
+)
 
 EXIT_BAD_IMAGE, EXIT_CHECK_FAILED, EXIT_BAD_MODEL, EXIT_BAD_BUNDLE, EXIT_MISSING_PACKAGE = 3, 7, 8, 10, 11
 
@@ -289,9 +301,7 @@ def _square(image: Any, size: int, channels: int) -> Any:
     return image.resize((size, size), image_module.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-def classify_files(
-    options: argparse.Namespace, manifest: dict[str, Any], runtime: str, classify: Classify
-) -> int:
+def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtime: str, classify: Classify) -> int:
     """Every readable image is classified, also when others are not."""
     results: list[dict[str, Any]] = []
     failed = False

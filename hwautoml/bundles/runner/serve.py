@@ -222,9 +222,10 @@ class Server(ThreadingHTTPServer):
 
 def make_server(service: Service, host: str, port: int, max_request_bytes: int, *, is_quiet: bool = False) -> Server:
     handler = type(
-        "BundleHandler", (Handler,),
+        "BundleHandler",
+        (Handler,),
         {"service": service, "max_request_bytes": max_request_bytes, "is_quiet": is_quiet},
-    )  # fmt: skip
+    )
     return Server((host, port), handler)
 
 
