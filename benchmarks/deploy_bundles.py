@@ -50,9 +50,9 @@ class Finished:
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 test images (n, H, W, C), labels (n,), probabilities of the trained network (n, num_classes)."""
-        from hwautoml.pipeline.running import open_data
-        from hwautoml.pipeline.shipping import torch_probabilities
-        from hwautoml.pipeline.verbs import _open_job
+        from hwautoml.pipeline.stages.shipping import torch_probabilities
+        from hwautoml.pipeline.verbs.reopening import _open_job
+        from hwautoml.pipeline.verbs.running import open_data
 
         if self._data is None:
             with RunStore(self.folder) as store:
@@ -107,8 +107,8 @@ def int8(run: Finished, _: argparse.Namespace) -> list[Row]:
 def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
     """int8 of any network trained on the data: an ONNX file, uint8 images in, as ``hwautoml export`` writes it."""
     from hwautoml.datasets import load_dataset
-    from hwautoml.pipeline.int8_accuracy import CALIBRATION_IMAGES, MAX_LOSS, quantize_until_accurate
-    from hwautoml.pipeline.shipping import spread
+    from hwautoml.pipeline.runs.int8_accuracy import CALIBRATION_IMAGES, MAX_LOSS, quantize_until_accurate
+    from hwautoml.pipeline.stages.shipping import spread
 
     rows: list[Row] = []
     if not arguments.onnx:

@@ -72,7 +72,7 @@ def networks(folder: Path, batch: int, only: tuple[str, ...]) -> Iterator[tuple[
 
     from benchmarks.baselines import MobileNetV2ImageNet, ResNet18
     from hwautoml.exporters import export_probe
-    from hwautoml.pipeline.artifacts import deployable_probe
+    from hwautoml.pipeline.tables.probes import deployable_probe
     from hwautoml.spaces.mobile import MobileSpace
 
     torch.manual_seed(0)

@@ -143,8 +143,8 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     """The table, measured within the budget or found complete in the folder, and the seconds that it took."""
     from hwautoml.compilers import load_backend
     from hwautoml.core.latency_file import load
-    from hwautoml.pipeline.artifacts import probe_builders
-    from hwautoml.pipeline.measuring import with_code_version
+    from hwautoml.pipeline.tables.measuring import with_code_version
+    from hwautoml.pipeline.tables.probes import probe_builders
     from hwautoml.profilers.assembly import ProfileSetting
     from hwautoml.profilers.layer_profiler import profile_layers
     from hwautoml.profilers.profile_options import ProfileOptions
@@ -228,7 +228,7 @@ def _line(result: object) -> dict[str, object]:
 
 def _reference(case: Case) -> Path:
     """The network that profiling uses as well, built the same way."""
-    from hwautoml.pipeline.artifacts import probe_builders
+    from hwautoml.pipeline.tables.probes import probe_builders
     from hwautoml.profilers.reference import reference_architecture
 
     found = [path for path in case.own_folder.glob("reference*") if path.is_file()]

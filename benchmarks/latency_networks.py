@@ -84,7 +84,7 @@ def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
 
 
 def _quick_onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
-    from hwautoml.pipeline.artifacts import deployable_probe
+    from hwautoml.pipeline.tables.probes import deployable_probe
 
     deployable_probe(space, architecture, path)
 

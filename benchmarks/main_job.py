@@ -142,7 +142,7 @@ def _train_for(seconds: float, model: Normalised, dataset: ImageDataset, checkpo
     """Until so many seconds were spent on it, those of the checkpoint included."""
     import torch
 
-    from hwautoml.pipeline.training import restore, training_batches
+    from hwautoml.pipeline.stages.training import restore, training_batches
     from hwautoml.supernets.training import TrainSettings, fastest_setup, network_step, train, with_growing_images
 
     network, settings = model.network, TrainSettings()
@@ -208,7 +208,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Unseen networks, exported as they ship: predicted before measured, next to measuring twice."""
     from hwautoml.core.latency_file import load as load_table
     from hwautoml.core.measurement import Measurement
-    from hwautoml.pipeline.profiling import profile
+    from hwautoml.pipeline.verbs.profiling import profile
     from hwautoml.spaces.mobile import MobileSpace
 
     began = time.monotonic()
@@ -247,7 +247,7 @@ def _measured_twice(
     from hwautoml.devices.local import LocalDevice
     from hwautoml.devices.protocol import MeasureProtocol
     from hwautoml.exporters import export_onnx
-    from hwautoml.pipeline.artifacts import deployable_probe
+    from hwautoml.pipeline.tables.probes import deployable_probe
     from hwautoml.profilers.reference import reference_architecture
 
     with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:

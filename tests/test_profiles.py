@@ -13,7 +13,7 @@ from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import load_target
 from hwautoml.devices import machine
 from hwautoml.pipeline import profile
-from hwautoml.pipeline.tables import RECORDS_FILE, find_table, identity_of, table_path
+from hwautoml.pipeline.tables.finding import RECORDS_FILE, find_table, identity_of, table_path
 from hwautoml.schedules import SCHEDULES_VERSION
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_family
@@ -53,9 +53,9 @@ def test_a_shipped_table_is_used_on_its_machine_only(
     identity = identity_of(target, table.runtime, space, table.batch, table.precision)
     installed = (table.runtime_version or "").partition("+schedules")[0].partition("+functions")[0]
     monkeypatch.setattr(f"hwautoml.compilers.{table.runtime}.version", lambda: installed)
-    monkeypatch.setattr("hwautoml.pipeline.tables.fingerprint", lambda *_: table.conditions["fingerprint"])
+    monkeypatch.setattr("hwautoml.pipeline.tables.finding.fingerprint", lambda *_: table.conditions["fingerprint"])
     assert find_table(target, identity, None) == table
-    monkeypatch.setattr("hwautoml.pipeline.tables.fingerprint", machine.fingerprint)
+    monkeypatch.setattr("hwautoml.pipeline.tables.finding.fingerprint", machine.fingerprint)
     monkeypatch.setattr(machine, "cpu_model", lambda: "Another CPU")
     assert find_table(target, identity, None) is None
 

@@ -127,8 +127,8 @@ def bench(
             on_progress=show.progress,
         )
         show.result(result, summaries.bench_summary)
-        from hwautoml.pipeline.baseline import require_no_regression
-        from hwautoml.pipeline.benching import require_all_measured
+        from hwautoml.pipeline.verbs.baseline import require_no_regression
+        from hwautoml.pipeline.verbs.benching import require_all_measured
 
         require_all_measured(result)
         require_no_regression(result)
@@ -172,6 +172,6 @@ def verify(
 
         result = verb(bundle, no_latency=no_latency, tolerance=tolerance, on_progress=show.progress)
         show.result(result, summaries.verify_summary)
-        from hwautoml.pipeline.verifying import require_verified
+        from hwautoml.pipeline.verbs.verifying import require_verified
 
         require_verified(result)

@@ -9,16 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hwautoml.pipeline.benching import bench
-    from hwautoml.pipeline.boards import agent, devices
-    from hwautoml.pipeline.compiling import compile
-    from hwautoml.pipeline.inspecting import doctor, targets
-    from hwautoml.pipeline.profiling import profile
-    from hwautoml.pipeline.runner_building import build
-    from hwautoml.pipeline.running import run
-    from hwautoml.pipeline.tuning import tune
-    from hwautoml.pipeline.verbs import export, report, search
-    from hwautoml.pipeline.verifying import verify
+    from hwautoml.pipeline.verbs.benching import bench
+    from hwautoml.pipeline.verbs.compiling import compile
+    from hwautoml.pipeline.verbs.inspecting import doctor, targets
+    from hwautoml.pipeline.verbs.lending import agent, devices
+    from hwautoml.pipeline.verbs.profiling import profile
+    from hwautoml.pipeline.verbs.reopening import export, report, search
+    from hwautoml.pipeline.verbs.runner_building import build
+    from hwautoml.pipeline.verbs.running import run
+    from hwautoml.pipeline.verbs.tuning import tune
+    from hwautoml.pipeline.verbs.verifying import verify
 
 __all__ = [
     "agent",
@@ -38,17 +38,17 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "agent": "boards",
+    "agent": "lending",
     "bench": "benching",
     "build": "runner_building",
     "compile": "compiling",
-    "devices": "boards",
+    "devices": "lending",
     "doctor": "inspecting",
-    "export": "verbs",
+    "export": "reopening",
     "profile": "profiling",
-    "report": "verbs",
+    "report": "reopening",
     "run": "running",
-    "search": "verbs",
+    "search": "reopening",
     "targets": "inspecting",
     "tune": "tuning",
     "verify": "verifying",
@@ -58,4 +58,4 @@ _MODULE_OF = {
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"hwautoml.pipeline.{_MODULE_OF[name]}"), name)
+    return getattr(import_module(f"hwautoml.pipeline.verbs.{_MODULE_OF[name]}"), name)

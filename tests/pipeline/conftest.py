@@ -16,9 +16,9 @@ from hwautoml.core.progress import silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.machine import fingerprint
-from hwautoml.pipeline.job import Job
-from hwautoml.pipeline.settings import RunSettings
-from hwautoml.pipeline.tables import table_path
+from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.settings import RunSettings
+from hwautoml.pipeline.tables.finding import table_path
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import RunStore
 

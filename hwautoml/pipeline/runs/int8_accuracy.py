@@ -1,0 +1,95 @@
+"""A network in int8 as accurate as it has to be, and what it loses by that: measured on validation images."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hwautoml.core.space import Architecture
+from hwautoml.devices.machine import has_int8_dot_product
+from hwautoml.errors import CompileError, InvalidValueError
+from hwautoml.exporters import quantize_onnx
+from hwautoml.exporters.quantization import layer_sensitivity
+from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.stages.shipping import export_architecture, spread
+
+MAX_LOSS = 0.005  # of accuracy, as a fraction: half a point
+CALIBRATION_IMAGES, SENSITIVITY_IMAGES = 256, 64
+MAX_SCORING_SEC = 20.0
+MAX_FP32_SHARE = 0.34  # of the layers, in mixed precision
+
+_log = logging.getLogger(__name__)
+
+
+def keeps_accuracy(job: Job, architecture: Architecture) -> bool:
+    """Whether a network, as it is trained so far, loses no more than allowed in int8: tried, not assumed."""
+    resolution = job.space.resolution(architecture)
+    job.report("specialise", 0.2, f"{architecture.id} in int8")
+    images = calibration_images(job, resolution)
+    with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+        source = export_architecture(job, architecture, Path(folder) / "model.onnx")
+        scorer = Scorer(job, source, resolution, job.settings.latency_ms)
+        wanted = scorer.base_accuracy - MAX_LOSS
+        try:
+            accuracy, _ = quantize_until_accurate(source, Path(folder) / "int8.onnx", images, scorer.accuracy, wanted)
+        except (CompileError, InvalidValueError) as error:
+            _log.warning("%s cannot be quantised: %s", architecture.id, error.message)
+            return False
+    if accuracy < wanted:
+        _log.info("%s loses %.2f points in int8", architecture.id, 100 * (scorer.base_accuracy - accuracy))
+    return accuracy >= wanted
+
+
+def calibration_images(job: Job, resolution: int) -> np.ndarray:
+    """uint8 (n, H, W, C) of the training split."""
+    split = job.dataset.train
+    return split.raw(spread(split.num_images, CALIBRATION_IMAGES), resolution)
+
+
+def quantize_until_accurate(
+    source: Path,
+    path: Path,
+    images: np.ndarray,
+    accuracy_of: Callable[[Path], float],
+    wanted_accuracy: float,
+    *,
+    on_layer: Callable[[int, int], None] | None = None,
+) -> tuple[float, tuple[str, ...]]:
+    """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
+
+    All layers are quantised, or else the most sensitive 1, 2, 4, ... up to ``MAX_FP32_SHARE`` stay in float32, until
+    ``wanted_accuracy`` (0..1) is there.
+    """
+    saturates = not has_int8_dot_product()
+    quantize_onnx(source, path, images, reduce_range=saturates)
+    accuracy, kept, number = accuracy_of(path), (), 1
+    if accuracy >= wanted_accuracy:
+        return accuracy, kept
+    few = images[spread(len(images), SENSITIVITY_IMAGES)]
+    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=on_layer))
+    while number <= max(1, round(MAX_FP32_SHARE * len(order))) and accuracy < wanted_accuracy:
+        kept = tuple(order[:number])
+        quantize_onnx(source, path, images, reduce_range=saturates, keep_fp32=kept)
+        accuracy, number = accuracy_of(path), 2 * number
+    return accuracy, kept
+
+
+class Scorer:
+    """Validation accuracy through files: as many images as can be had in the time, the same for every file."""
+
+    def __init__(self, job: Job, source: Path, resolution: int, median_ms: float) -> None:
+        split = job.dataset.val
+        affordable = int(min(MAX_SCORING_SEC, 0.03 * job.plan.total) * 1e3 / median_ms)
+        self._job, chosen = job, spread(split.num_images, max(affordable, 200))
+        self._images, self._labels = split.raw(chosen, resolution), split.labels.numpy()[chosen]
+        self.num_images = len(chosen)
+        self.base_accuracy = self.accuracy(source)
+
+    def accuracy(self, path: Path) -> float:
+        self._job.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
+        probabilities = self._job.device("onnxruntime").run_model(path, self._images)
+        return float((probabilities.argmax(axis=1) == self._labels).mean())

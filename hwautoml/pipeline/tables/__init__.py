@@ -1,0 +1,1 @@
+"""How latency tables are found and made."""

@@ -1,0 +1,105 @@
+"""The prior of a device that few networks are measured on: the tables of devices like it, or its datasheet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from hwautoml.core.latency_file import load as load_table
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.resources import profile_folders
+from hwautoml.core.sibling_prior import sibling_prior_table
+from hwautoml.core.space import SearchSpace
+from hwautoml.core.table_identity import TableIdentity
+from hwautoml.core.target import Target
+from hwautoml.errors import RunFolderError
+from hwautoml.pipeline.tables.finding import RECORDS_FILE, estimated_table, table_folder
+
+_log = logging.getLogger(__name__)
+
+
+def prior_table(
+    like: Sequence[str | Path],
+    target: Target,
+    space: SearchSpace,
+    identity: TableIdentity,
+    profiles_dir: Path | None,
+    *,
+    leaving_out: Path,
+) -> LatencyTable:
+    """From the tables that ``like`` names (targets, or table files); the datasheet's roofline where it names none.
+
+    ``leaving_out`` is the table about to be made: it is no sibling of itself.
+
+    Raises:
+        RunFolderError: a named target has no table of this space, or a named file is damaged or of another space.
+    """
+    if not like:
+        return estimated_table(target, space, identity)
+    siblings = [_sibling(name, identity, profiles_dir, leaving_out) for name in like]
+    shape = {name: value for name, value in asdict(identity).items() if name != "space"}
+    return sibling_prior_table(siblings, cost=space.cost, **shape)
+
+
+def _sibling(name: str | Path, identity: TableIdentity, profiles_dir: Path | None, leaving_out: Path) -> LatencyTable:
+    if isinstance(name, Path) or Path(name).suffix == ".json":
+        table = load_table(Path(name))
+        if table.space != identity.space:
+            raise RunFolderError(
+                f"{name} cannot be a sibling: space is {table.space!r}, needed {identity.space!r}",
+                fix=_command(identity, table.target),
+            )
+    else:
+        table = _best_table(name, identity, profiles_dir, leaving_out)
+    differences = TableIdentity.of(table).differences(identity, ignoring=("target",))
+    if differences:
+        _log.warning("sibling %s is less alike than it could be: %s", name, "; ".join(differences))
+    return table
+
+
+def _best_table(name: str, identity: TableIdentity, profiles_dir: Path | None, leaving_out: Path) -> LatencyTable:
+    """The first of those that share most with ``identity``, layers measured before few-shot."""
+    found = [table for table in _tables_of(name, profiles_dir, leaving_out) if table.space == identity.space]
+    measured = [table for table in found if table.origin == "measured"]
+    if not measured:
+        folders = ", ".join(str(folder / name) for folder in _folders(profiles_dir))
+        raise RunFolderError(
+            f"target {name!r} has no measured table of {identity.space} (looked in {folders}); "
+            f"targets that have one: {', '.join(_known(identity.space, profiles_dir)) or 'none'}",
+            fix=f"{_command(identity, name)}, or leave --like out to start from the datasheet",
+        )
+
+    def likeness(table: LatencyTable) -> tuple[bool, ...]:
+        fields = ("runtime", "precision", "batch", "num_threads")
+        is_alike = (getattr(table, field) == getattr(identity, field) for field in fields)
+        return (*is_alike, any(entry.origin == "measured" for entry in table.entries.values()))
+
+    return max(measured, key=likeness)  # the first of several that are equal
+
+
+def _tables_of(name: str, profiles_dir: Path | None, leaving_out: Path) -> Iterator[LatencyTable]:
+    """Readable ones, the user's before those that ship; others are named in the log."""
+    for folder in _folders(profiles_dir):
+        for path in sorted((folder / name).glob("*.json")):
+            if path.name == RECORDS_FILE or path.absolute() == leaving_out.absolute():
+                continue
+            try:
+                yield load_table(path)
+            except RunFolderError as error:
+                _log.warning("%s is not used: %s", path, error)
+
+
+def _known(space: str, profiles_dir: Path | None) -> list[str]:
+    names = {path.name for folder in _folders(profiles_dir) if folder.is_dir() for path in folder.iterdir()}
+    tables = ((name, table) for name in sorted(names) for table in _tables_of(name, profiles_dir, Path()))
+    return sorted({name for name, table in tables if table.space == space and table.origin == "measured"})
+
+
+def _folders(profiles_dir: Path | None) -> list[Path]:
+    return list(dict.fromkeys([table_folder(profiles_dir), *profile_folders(profiles_dir)]))
+
+
+def _command(identity: TableIdentity, target: str) -> str:
+    return TableIdentity(**{**asdict(identity), "target": target}).command

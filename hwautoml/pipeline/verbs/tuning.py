@@ -1,0 +1,236 @@
+"""Verb: tune the functions that the networks of a space are made of, once per target."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwautoml.core.duration import require_duration
+from hwautoml.core.progress import OnProgress, Progress, silent
+from hwautoml.core.resources import target_folders
+from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.storage import require_writable
+from hwautoml.core.target import Target, load_target
+from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.pipeline.connecting import board_route, require_reachable
+from hwautoml.pipeline.tables.finding import choose_runtime, records_path
+from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
+from hwautoml.schedules.records import Records
+from hwautoml.spaces import load_space
+
+if TYPE_CHECKING:
+    from hwautoml.compilers._tvm_request import BoardRoute
+
+#: Few, because the quantiser's time grows with the square of their number.
+LAYERS_PER_PROBE = 8
+#: Whole networks that are looked at beside the layers, drawn from so many; fewer where they take long to write.
+MAX_NETWORKS, NUM_DRAWN, NETWORKS_SHARE = 64, 1500, 0.1
+LONGEST_SEQUENCE = 5
+#: A candidate that runs (or compiles) longer than this hangs.
+SILENCE_SEC = 120.0
+NUM_CLASSES = 10
+
+
+def tune(
+    target: str = "cpu",
+    *,
+    space: str = "mobile",
+    image_size: int | None = None,
+    channels: int | None = None,
+    batch: int = 1,
+    precision: str = "fp32",
+    budget_sec: float = 1800.0,
+    inspect: bool = False,
+    merge: Sequence[str | Path] | None = None,
+    records: Path | None = None,
+    device: str | None = None,
+    tracker: str | None = None,
+    key: str | None = None,
+    seed: int = 0,
+    targets_dir: Path | None = None,
+    profiles_dir: Path | None = None,
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Tune each function of a space's networks once for a target; then any of them compiles by look-up.
+
+    Records are kept beside the target's latency tables (or in ``records``), after every trial: whatever ends this,
+    the same command goes on. ``inspect`` only says what is recorded, ``merge`` adds what other files recorded.
+    ``device``, or ``tracker`` and ``key``, name a board: candidates are compiled here and timed there.
+    ``precision`` "int8" tunes the networks' quantised form, whose functions are other ones.
+
+    Raises:
+        InvalidValueError: the target is a GPU, whose schedules are TVM's, or an argument is out of range.
+        TargetUnavailableError: code for the target cannot be timed from this machine, or its board does not answer.
+        MeasurementError: the board is emulated.
+        RunFolderError: a file of records is damaged or does not exist.
+        StorageError: the file of records cannot be written.
+    """
+    found = load_target(target, target_folders(targets_dir))
+    path = records if records is not None else records_path(found, profiles_dir)
+    if merge:
+        return _merge(path, [Path(file) for file in merge])
+    if inspect:
+        return _inspect(path)
+    require_duration(budget_sec, "budget_sec")
+    if found.is_cuda:
+        raise InvalidValueError(
+            f"target {found.name} is a GPU, and what is tuned are our schedules for processors",
+            fix="compile without tuning: TVM has schedules of its own for GPUs",
+        )
+    require_reachable(found, device=device, tracker=tracker, key=key)
+    choose_runtime(found, "tvm")
+    if precision not in ("fp32", "int8"):
+        raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
+    require_writable(path)
+    board = board_route(found, device=device, tracker=tracker, key=key)
+    chosen = _space(space, image_size, channels)
+    return _tune(found, chosen, batch, precision, path, board, budget_sec, seed, on_progress)
+
+
+def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpace:
+    if name == "mobile":
+        return load_space(name, image_size=image_size or 32, channels=channels or 3, num_classes=NUM_CLASSES)
+    return load_space(name, image_size=image_size, channels=channels)
+
+
+def _tune(
+    target: Target,
+    space: SearchSpace,
+    batch: int,
+    precision: str,
+    path: Path,
+    board: BoardRoute | None,
+    budget_sec: float,
+    seed: int,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
+    from hwautoml.compilers.tvm import CompilerPool
+
+    began = time.monotonic()
+
+    def listen(done: int, total: int, text: str) -> None:
+        share = max(done / max(total, 1) if text.startswith("tuning") else 0.0, (time.monotonic() - began) / budget_sec)
+        on_progress(Progress("tune", min(share, 0.999), f"{text}: {done} of {total}"))
+
+    with tempfile.TemporaryDirectory(prefix="hwautoml-tune-") as name:
+        sources, layers = [], space.all_layers()
+        with _one_torch_thread():
+            for start in range(0, len(layers), LAYERS_PER_PROBE):
+                some, source = layers[start : start + LAYERS_PER_PROBE], Path(name) / f"layers{start}.onnx"
+                sources.append(functions_probe(space, some, source, batch=batch, precision=precision))
+                listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
+            networks, deadline = telling_networks(space, seed), time.monotonic() + NETWORKS_SHARE * budget_sec
+            for index, network in enumerate(networks):
+                if time.monotonic() > deadline:
+                    break
+                source = Path(name) / f"network{index}.onnx"
+                sources.append(deployable_probe(space, network, source, batch=batch, precision=precision))
+                listen(index + 1, len(networks), "writing networks")
+        # However long writing took, every function gets some time.
+        left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
+        with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
+            tuned = pool.tune(
+                sources,
+                tvm_target=target.tvm,
+                budget_sec=left_sec,
+                records_path=path,
+                on_progress=listen,
+                seed=seed,
+                board=board,
+            )
+    on_progress(Progress("tune", 1.0))
+    return {
+        "records": str(path),
+        "target": target.name,
+        "device": "this machine" if board is None else f"{board.cpu} at {board}",
+        "space": space.name,
+        "precision": precision,
+        "num_layers": len(layers),
+        "num_functions": tuned.num_functions,
+        "num_recorded": tuned.num_recorded,
+        "num_trials": tuned.num_trials,
+        "num_candidates_left": tuned.num_left,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def telling_networks(space: SearchSpace, seed: int) -> list[Architecture]:
+    """A few members that show as many sequences of consecutive layers as possible, short ones first.
+
+    What a layer ends with may be computed inside what the next one begins with, or the other way round (sums of a
+    cell, normalisation): layers alone don't have all the functions of the networks made of them.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = {architecture.id: architecture for architecture in (space.sample(generator) for _ in range(NUM_DRAWN))}
+    unseen = {name: _sequences([layer.key for layer in space.layers(drawn[name])]) for name in drawn}
+    chosen: list[Architecture] = []
+    while unseen and len(chosen) < MAX_NETWORKS:
+        best = max(unseen, key=lambda name: [len(sequences) for sequences in unseen[name]])
+        seen = unseen.pop(best)
+        if not any(seen):
+            break
+        chosen.append(drawn[best])
+        for sequences in unseen.values():
+            for mine, others in zip(sequences, seen, strict=True):
+                mine -= others
+    return chosen
+
+
+def _sequences(keys: Sequence[str]) -> list[set[tuple[str, ...]]]:
+    """By length: every sequence of consecutive layers of that many."""
+    lengths = range(1, LONGEST_SEQUENCE + 1)
+    return [{tuple(keys[i : i + length]) for i in range(len(keys) - length + 1)} for length in lengths]
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Tracing layers is too little work for more, which would wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _merge(path: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """What each file knows better or alone is added; a record of more trials wins, then the faster one."""
+    merged = Records.load(path)
+    before = sum(map(len, merged.by_target.values()))
+    for file in files:
+        if not file.is_file():
+            raise RunFolderError(f"{file} does not exist", fix="name files that hwautoml tune wrote")
+        merged.add(Records.load(file))
+    merged.save()
+    return {**_inspect(path), "merged": [str(file) for file in files], "num_before": before}
+
+
+def _inspect(path: Path) -> dict[str, Any]:
+    """Per device: how many functions, how many trials, and the ten slowest."""
+    if not path.is_file():
+        raise RunFolderError(f"{path} does not exist: nothing is tuned yet", fix="hwautoml tune --target TARGET")
+    devices = []
+    for device, entries in sorted(Records.load(path).by_target.items()):
+        timed = [record for record in entries.values() if record.tiling is not None]
+        slowest = sorted(timed, key=lambda record: -record.time_us)[:10]
+        devices.append(
+            {
+                "device": device,
+                "num_functions": len(timed),
+                "num_trials": sum(record.num_tried for record in entries.values()),
+                "num_crashed": sum(len(record.crashed) for record in entries.values()),
+                "slowest": [
+                    {"function": record.name, "time_us": record.time_us, "num_tried": record.num_tried}
+                    for record in slowest
+                ],
+            }
+        )
+    return {"records": str(path), "devices": devices}

@@ -1,0 +1,164 @@
+"""Verb ``verify``: does a bundle still hold what it promises, on the machine at hand?"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwautoml.bundles import Bundle, read_bundle
+from hwautoml.bundles.tvm_runtime import library_architecture
+from hwautoml.compilers import load_backend
+from hwautoml.core.measurement import Measurement
+from hwautoml.core.progress import OnProgress, Progress, silent
+from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.machine import allowed_cores, fingerprint
+from hwautoml.devices.side_by_side import measure_side_by_side
+from hwautoml.errors import HwAutoMLError, InvalidValueError, MissingDependencyError, ParityError, RegressionError
+from hwautoml.pipeline.verbs.baseline import parse_share
+from hwautoml.pipeline.verbs.benching import PROTOCOL
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+MEASURING_SEC = 10.0
+
+
+def verify(
+    bundle: str | Path,
+    *,
+    no_latency: bool = False,
+    tolerance: str | float = "25%",
+    on_progress: OnProgress = silent,
+) -> dict[str, Any]:
+    """Check the files' hashes, the packed samples on every runtime, and the latency against its promise.
+
+    The latency may lie above the promise by ``tolerance``: machines are not always equally fast. It is
+    skipped, with the reason, with ``no_latency`` and on another machine than the promise was made on. What fails
+    is in the result; see ``require_verified``.
+
+    Raises:
+        RunFolderError: a file is missing or changed, so nothing of it is run.
+    """
+    allowed = parse_share(tolerance)
+    on_progress(Progress("verify", 0.0, "hashes"))
+    folder = Path(bundle)
+    inner = folder / "bundle"
+    found = read_bundle(inner if (inner / "manifest.json").is_file() else folder)
+    checks = [_check("files", PASSED, f"{len(found.manifest['files'])} files are as they were written")]
+    runtimes = {"onnxruntime": found.onnx_path, "tvm": found.tvm_library}
+    for index, (runtime, path) in enumerate(runtimes.items()):
+        if path is not None:
+            on_progress(Progress("verify", 0.1 + 0.3 * index, f"samples on {runtime}"))
+            checks.append(_parity(found, runtime, path))
+    on_progress(Progress("verify", 0.7, "latency"))
+    checks.append(_latency(found, allowed, skip=no_latency))
+    on_progress(Progress("verify", 1.0))
+    return {
+        "bundle": str(found.path),
+        "architecture": found.manifest["architecture"].get("id"),
+        "passed": all(check["status"] != FAILED for check in checks),
+        "checks": checks,
+    }
+
+
+def require_verified(result: Mapping[str, Any]) -> None:
+    """Raises ParityError when samples failed, else RegressionError when the latency did."""
+    failed = [check for check in result["checks"] if check["status"] == FAILED]
+    for check in sorted(failed, key=lambda c: c["name"] == "latency"):
+        kind = RegressionError if check["name"] == "latency" else ParityError
+        raise kind(f"{result['bundle']}: {check['name']}: {check['detail']}")
+
+
+def _check(name: str, status: str, detail: str, **figures: Any) -> dict[str, Any]:
+    return {"name": name, "status": status, "detail": detail, **figures}
+
+
+def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
+    """The packed samples through one runtime, prepared by this version's own runner."""
+    from hwautoml.bundles.runner import run
+
+    name, samples = f"samples on {runtime}", bundle.manifest["samples"]
+    if not samples:
+        return _check(name, SKIPPED, "the bundle holds no samples")
+    reason = load_backend(runtime).unavailable_reason() or _foreign_library(path)
+    if reason is not None:
+        return _check(name, SKIPPED, reason)
+    try:
+        images = np.concatenate([run.read_image(bundle.path / s["file"], dict(bundle.manifest)) for s in samples])
+        with LocalDevice(runtime) as device:
+            probabilities = device.run_model(path, images)
+    except run.BundleError as error:
+        return _check(name, FAILED, str(error))
+    except MissingDependencyError as error:  # a library for a GPU, and there is none
+        return _check(name, SKIPPED, error.message)
+    except HwAutoMLError as error:
+        return _check(name, FAILED, error.message)
+    expected = np.array([sample["probabilities"] for sample in samples])
+    worst = float(np.abs(probabilities - expected).max()) if probabilities.shape == expected.shape else float("inf")
+    tolerance = bundle.manifest.get("sample_tolerance", 0.0)
+    detail = f"probabilities of {len(samples)} samples differ by at most {worst:.2g} (tolerance {tolerance:g})"
+    return _check(name, PASSED if worst <= tolerance else FAILED, detail, max_abs=worst)
+
+
+def _foreign_library(path: Path) -> str | None:
+    """Why a library cannot be loaded here: it is for another processor. None for other files."""
+    found = library_architecture(path)
+    if found is None or platform.machine().startswith(found):
+        return None
+    return f"the library is for {found}, this machine is {platform.machine()}"
+
+
+def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> dict[str, Any]:
+    promise, runtime = bundle.manifest["latency"].get("measured_median"), bundle.default_runtime
+    interval = bundle.manifest["latency"].get("measured_interval")
+    if skip:
+        return _check("latency", SKIPPED, "--no-latency")
+    if not isinstance(promise, int | float) or not isinstance(interval, list):
+        return _check("latency", SKIPPED, "the bundle promises none that was measured")
+    reason = load_backend(runtime).unavailable_reason() or _elsewhere(bundle, runtime)
+    if reason is not None:
+        return _check("latency", SKIPPED, reason)
+    measured = _measure(bundle, runtime)
+    if not isinstance(measured, Measurement):
+        return _check("latency", FAILED, measured.reason)
+    slower = measured.median_ms / promise - 1
+    # Only what neither interval explains counts.
+    is_slower = measured.interval_ms[0] > interval[1] * (1 + tolerance)
+    low, high = measured.interval_ms
+    detail = (
+        f"{measured.median_ms:.4g} ms on {runtime} (measured, 95 % {low:.4g} to {high:.4g}); "
+        f"promised {promise:.4g} ms, {slower:+.1%}, up to {tolerance:+.0%} is allowed"
+    )
+    figures = {"median_ms": measured.median_ms, "interval_ms": [low, high], "promised_ms": promise, "slower": slower}
+    return _check("latency", FAILED if is_slower else PASSED, detail, **figures)
+
+
+def _elsewhere(bundle: Bundle, runtime: str) -> str | None:
+    """Why this machine is not the one of the promise; None where it is."""
+    promised = bundle.manifest["conditions"].get("fingerprint")
+    here = fingerprint(runtime, load_backend(runtime).version())
+    if str(promised).removesuffix("-rpc") != here:  # measured through its agent, a machine is the same
+        return f"the promise was measured on another machine or runtime: {promised}, this is {here}"
+    if bundle.manifest["num_threads"] > len(allowed_cores()):
+        return f"the promise is for {bundle.manifest['num_threads']} threads, and this process has fewer cores"
+    return None
+
+
+def _measure(bundle: Bundle, runtime: str) -> Any:
+    from hwautoml.exporters.reference import export_reference
+
+    path = bundle.tvm_library if runtime == "tvm" else bundle.onnx_path
+    if path is None:
+        raise InvalidValueError(f"{bundle.path} has no file for {runtime}")
+    protocol = replace(PROTOCOL, max_total_sec=MEASURING_SEC, num_singles=0)
+    with (
+        tempfile.TemporaryDirectory(prefix="hwautoml-") as folder,
+        LocalDevice(runtime, num_threads=bundle.manifest["num_threads"]) as device,
+        LocalDevice("onnxruntime") as timer,
+    ):
+        reference = export_reference(Path(folder) / "reference.onnx")
+        return measure_side_by_side([(device, path)], (timer, reference), protocol)[0]

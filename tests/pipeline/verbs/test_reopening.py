@@ -1,0 +1,157 @@
+"""Verbs on what is not there or not right; on a finished run they are tested in test_whole_runs.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import hwautoml
+from hwautoml import pipeline
+from hwautoml.errors import CompileError, InvalidValueError, RunFolderError, UnknownNameError, UnknownTargetError
+from hwautoml.pipeline import bench, compile, export, report, search, targets
+from hwautoml.pipeline.runs.settings import RunSettings
+from hwautoml.store.run_store import RunStore
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A 3x3 convolution with a batch of any size, as a user might bring it."""
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]), helper.make_node("Relu", ["c"], ["y"])],
+        "model",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Path:
+    """Started, and not trained yet."""
+    with RunStore(tmp_path / "run", create=True) as store:
+        store.set_setting("settings", RunSettings("digits", "cpu", 1.0).to_json())
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("runtime", ["tvm", "onnxruntime"])
+def test_a_file_that_is_no_onnx_cannot_be_compiled(tmp_path: Path, runtime: str) -> None:
+    garbage = tmp_path / "model.onnx"
+    garbage.write_bytes(b"no protobuf at all")
+    with pytest.raises(CompileError, match=r"model.onnx"):
+        compile(garbage, runtime=runtime, profiles_dir=tmp_path)
+
+
+def test_a_missing_file_cannot_be_compiled(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="none.onnx does not exist") as caught:
+        compile(tmp_path / "none.onnx")
+    assert "name an .onnx file" in (caught.value.fix or "")
+
+
+def test_compiling_for_an_unknown_target_or_runtime_is_refused(model: Path) -> None:
+    with pytest.raises(UnknownTargetError, match="unknown target 'rpi44'"):
+        compile(model, target="rpi44")
+    with pytest.raises(UnknownNameError, match="'tvmm'"):
+        compile(model, runtime="tvmm")
+
+
+def test_compiling_for_onnxruntime_is_the_file_itself(model: Path, tmp_path: Path) -> None:
+    result = compile(model, runtime="onnxruntime", profiles_dir=tmp_path / "profiles")
+    assert Path(result["path"]).is_file() and result["runtime"] == "onnxruntime"
+    assert Path(result["path"]).parent == tmp_path / "model-cpu-onnxruntime"
+
+
+@pytest.mark.slow
+def test_compiling_for_tvm_is_checked_against_onnxruntime(model: Path, tmp_path: Path) -> None:
+    result = compile(model, out=tmp_path / "built", profiles_dir=tmp_path / "profiles")
+    assert Path(result["path"]).is_file() and Path(result["path"]).parent == tmp_path / "built"
+    assert result["parity"]["max_relative"] <= result["parity"]["tolerance"]
+    assert result["parity"]["num_inputs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("none.onnx", None, InvalidValueError, "none.onnx does not exist"),
+        ("notes.txt", b"hello", InvalidValueError, "notes.txt is no .onnx, .so or .pt2 file"),
+        ("folder", "", RunFolderError, "folder is no bundle: it has no manifest.json"),
+    ],
+)
+def test_bench_refuses_what_it_cannot_run(
+    tmp_path: Path, name: str, content: bytes | str | None, error: type[Exception], message: str
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path.mkdir()
+    with pytest.raises(error, match=message):
+        bench([path])
+
+
+def test_searching_and_exporting_need_a_trained_run(tmp_path: Path, unfinished: Path) -> None:
+    for verb in (search, export):
+        with pytest.raises(RunFolderError, match="its supernet is not trained yet") as caught:
+            verb(unfinished)
+        assert caught.value.fix == f"hwautoml run --resume --out {unfinished}"
+        with pytest.raises(RunFolderError, match="holds no run"):
+            verb(tmp_path / "nowhere")
+
+
+def test_an_empty_journal_is_no_started_run(tmp_path: Path) -> None:
+    RunStore(tmp_path / "run", create=True).close()
+    with pytest.raises(RunFolderError, match="holds no started run"):
+        search(tmp_path / "run")
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
+def test_searching_needs_a_sensible_limit(unfinished: Path, limit: float) -> None:
+    with RunStore(unfinished) as store:
+        store.finish_stage("train", 1.0, {})
+    with pytest.raises(InvalidValueError, match="latency limit must be a positive number of ms"):
+        search(unfinished, latency_ms=limit)
+
+
+def test_an_unknown_format_is_refused(unfinished: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown format 'tflite'; known: onnx"):
+        export(unfinished, format="tflite")
+
+
+def test_the_best_of_an_unfinished_run_is_not_known(unfinished: Path) -> None:
+    with RunStore(unfinished) as store:
+        store.finish_stage("train", 1.0, {})
+    with pytest.raises(RunFolderError, match="has no winner yet"):
+        export(unfinished)
+    with pytest.raises(UnknownNameError, match="unknown architecture 'abc'; known: best"):
+        export(unfinished, arch="abc")
+
+
+def test_an_unfinished_run_has_no_report(tmp_path: Path, unfinished: Path) -> None:
+    with pytest.raises(RunFolderError, match="is not finished, so there is nothing to report"):
+        report(unfinished)
+    with pytest.raises(RunFolderError, match="holds no run"):
+        report(tmp_path / "nowhere")
+
+
+def test_targets_say_what_works_here() -> None:
+    rows = {row["name"]: row for row in targets()}
+    assert rows["cpu"]["works_here"] and "onnxruntime" in rows["cpu"]["usable_runtimes"]
+    assert not rows["rpi5"]["works_here"] and rows["rpi5"]["reason"]
+    assert targets("cpu") == [rows["cpu"]]
+    with pytest.raises(UnknownTargetError, match="known: rpi"):
+        targets("rpi")
+
+
+def test_every_verb_is_at_hand_in_both_packages() -> None:
+    for name in set(pipeline.__all__) - {"devices"}:  # in the package itself that is the room
+        assert getattr(hwautoml, name) is getattr(pipeline, name)
+    for package in (hwautoml, pipeline):
+        with pytest.raises(AttributeError, match="has no attribute 'runn'"):
+            package.runn  # noqa: B018
