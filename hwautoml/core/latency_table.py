@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hwautoml.core import few_shot
 from hwautoml.core import latency_model as model
 from hwautoml.core.active_selection import Criterion, choose_rows
+from hwautoml.core.form import Form
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.layer import Layer
 from hwautoml.core.learned_prior import LearnedPrior
@@ -97,10 +98,6 @@ class Observation:
             raise InvalidValueError(f"counts need a layer key and a positive count each, got {self.counts!r}")
 
 
-def form_name(runtime: str, precision: str) -> str:
-    return runtime if precision == "fp32" else f"{runtime}-{precision}"
-
-
 @dataclass(frozen=True)
 class _Column:
     """Where a layer key sits in the design matrix; ``scale`` and ``doubt_ms`` differ from 1 and 0 if inferred."""
@@ -136,7 +133,7 @@ class LatencyTable:
     @property
     def form(self) -> str:
         """In what form networks run: the runtime, and the precision unless it is fp32 (``tvm-int8``)."""
-        return form_name(self.runtime, self.precision)
+        return Form(self.runtime, self.precision).name
 
     @property
     def origin(self) -> Literal["measured", "estimated"]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -72,3 +73,29 @@ class Measurement:
         """Standard deviation of the median, from its interval."""
         low, high = self.interval_ms
         return (high - low) / (2 * 1.96)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "samples_ms": list(self.samples_ms),
+            "single_ms": list(self.single_ms),
+            "conditions": dict(self.conditions),
+            "drift_corrected": self.drift_corrected,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Keys that are not a measurement's are left alone: journals store further facts beside them.
+
+        Raises:
+            InvalidValueError: samples are missing, or are no positive, finite numbers.
+        """
+        return cls(
+            tuple(data.get("samples_ms", ())),
+            data.get("conditions", {}),
+            bool(data.get("drift_corrected", False)),
+            tuple(data.get("single_ms", ())),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The figures that results and reports show of it."""
+        return {"median_ms": self.median_ms, "interval_ms": list(self.interval_ms), "p95_ms": self.p95_ms}

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
-from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure, form_name
+from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
 from hwautoml.core.space import Architecture
@@ -59,7 +60,7 @@ def kept_table_path(job: Job, form: str) -> Path:
 def _kept_tables(job: Job, runtime: str) -> dict[str, LatencyTable]:
     """By form, that of ``runtime`` in fp32 first; of int8 alone where nothing else may ship."""
     runtimes = dict.fromkeys([runtime, *job.target.runtimes])
-    forms = [form_name(r, precision) for precision in ("fp32", "int8") for r in runtimes]
+    forms = [Form(r, precision).name for precision in ("fp32", "int8") for r in runtimes]
     tables = {form: load_table(path) for form in forms if (path := kept_table_path(job, form)).is_file()}
     only = {form: table for form, table in tables.items() if table.precision == job.settings.precision}
     return only or tables
@@ -70,12 +71,12 @@ def _add_further_tables(job: Job, first: LatencyTable) -> None:
     for runtime, precision, has_time in _further_forms(job, first.runtime):
         sibling = known.get(runtime, first)  # the same runtime's in fp32, where there is one
         try:
-            kept = kept_table_path(job, form_name(runtime, precision))  # of a session that was interrupted
+            kept = kept_table_path(job, Form(runtime, precision).name)  # of a session that was interrupted
             table = load_table(kept) if kept.is_file() else _found(job, runtime, precision)
             if table is None and has_time:
                 table = sibling_table(job, sibling, runtime, precision)
         except (CompileError, MeasurementError) as error:
-            _log.warning("no latency table of %s, which is left out: %s", form_name(runtime, precision), error.message)
+            _log.warning("no latency table of %s, which is left out: %s", Form(runtime, precision).name, error.message)
             continue
         if table is not None:
             known[table.form] = table
@@ -107,7 +108,7 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str, precision: str = 
         CompileError: the reference network cannot be built.
         MeasurementError: nothing could be measured.
     """
-    form = form_name(runtime, precision)
+    form = Form(runtime, precision).name
     prior = sibling_prior_table(
         [known],
         cost=job.space.cost,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwautoml import __version__
-from hwautoml.core.latency_table import form_name
+from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.stages.specialising import PHASES
@@ -183,9 +183,9 @@ def _finalist_row(job: Job, finalist: Finalist, int8: Sequence[Finalist], winner
         "accuracy_test": None,
         "predicted_ms": predicted["mean_ms"],
         "predicted_interval": predicted["interval_ms"],
-        "predicted_form": form_name(predicted["runtime"], predicted["precision"]),
+        "predicted_form": Form(predicted["runtime"], predicted["precision"]).name,
         "measured": {
-            form_name(runtime, form.precision): _measured(found)
+            Form(runtime, form.precision).name: _measured(found)
             for form in (finalist, *int8)
             for runtime, found in form.measured.items()
         },

@@ -12,7 +12,7 @@ import numpy as np
 
 from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.compilers import load_backend
-from hwautoml.core.latency_table import form_name
+from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
@@ -58,7 +58,7 @@ class Finalist:
     @property
     def form(self) -> str:
         """As of a latency table: its runtime, and its precision unless that is fp32."""
-        return form_name(self.runtime, self.precision)
+        return Form(self.runtime, self.precision).name
 
     @property
     def best(self) -> Measurement:
