@@ -114,7 +114,7 @@ def test_macs_agree_with_torch_and_the_output_is_one_logit_per_class(space: Sear
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         logits = network(torch.randn(1, 3, side, side))
-    assert logits.shape == (1, space.num_classes)
+    assert logits.shape == (1, space.num_outputs)
     assert counter.get_total_flops() == 2 * space.total_cost(architecture).macs
 
 
@@ -165,12 +165,12 @@ def test_a_whole_network_goes_through_the_full_export(space: SearchSpace, tmp_pa
             channels=3,
             mean=[0.5] * 3,
             std=[0.25] * 3,
-            classes=[str(i) for i in range(space.num_classes)],
+            classes=[str(i) for i in range(space.num_outputs)],
             architecture=architecture,
         )
     images = np.zeros((1, side, side, 3), dtype=np.uint8)
     found = onnxruntime.InferenceSession(str(artifact.path)).run(None, {"images": images})[0]
-    assert found.shape == (1, space.num_classes) and abs(found.sum() - 1) < 1e-4
+    assert found.shape == (1, space.num_outputs) and abs(found.sum() - 1) < 1e-4
 
 
 @pytest.mark.parametrize("space", DEFAULTS, **by_name)

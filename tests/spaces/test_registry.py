@@ -9,12 +9,12 @@ from hwautoml.spaces import load_family, load_profiled_space, load_space, space_
 
 @pytest.mark.parametrize("name", space_names())
 def test_every_space_loads_under_its_own_name(name: str) -> None:
-    sizes = {"image_size": 32, "channels": 1, "num_classes": 10} if name == "mobile" else {}
+    sizes = {"image_size": 32, "channels": 1, "num_outputs": 10} if name == "mobile" else {}
     space = load_space(name, **sizes)
     assert space.name.startswith(f"{name}/v")
     assert space.family == space.name.rpartition("/classes")[0]
-    assert space.name == f"{space.family}/classes{space.num_classes}"
-    sizes = {"image_size": space.image_size, "channels": space.channels, "num_classes": space.num_classes}
+    assert space.name == f"{space.family}/classes{space.num_outputs}"
+    sizes = {"image_size": space.image_size, "channels": space.channels, "num_outputs": space.num_outputs}
     assert load_space(name, **sizes) == space
 
 
@@ -24,7 +24,7 @@ def test_an_unknown_name_lists_the_nearest_first() -> None:
 
 
 def test_mobile_needs_all_sizes() -> None:
-    with pytest.raises(InvalidValueError, match="'mobile' has no default for image_size, num_classes"):
+    with pytest.raises(InvalidValueError, match="'mobile' has no default for image_size, num_outputs"):
         load_space("mobile", channels=3)
 
 
@@ -32,7 +32,7 @@ def test_mobile_needs_all_sizes() -> None:
     ("name", "sizes", "message"),
     [
         ("nasbench201", {"image_size": 64}, "published for 32x32x3 with 10 classes or .*, not for 64x64x3 with 10"),
-        ("nasbench201", {"num_classes": 120}, "or 16x16x3 with 120 classes, not for 32x32x3 with 120"),
+        ("nasbench201", {"num_outputs": 120}, "or 16x16x3 with 120 classes, not for 32x32x3 with 120"),
         ("fbnet", {"image_size": 224}, "or 224x224x3 with 1000 classes, not for 224x224x3 with 100"),
         ("ofa-mobilenetv3", {"channels": 1}, "published for 224x224x3 with 1000 classes, not for 224x224x1"),
     ],
@@ -54,7 +54,7 @@ def test_spaces_are_imported_on_first_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "family", "num_classes"),
+    ("name", "sizes", "family", "num_outputs"),
     [
         ("mobile", {}, "mobile/v1/32x32x3", 10),
         ("mobile", {"image_size": 8, "channels": 1}, "mobile/v1/8x8x1", 10),
@@ -65,10 +65,10 @@ def test_spaces_are_imported_on_first_use() -> None:
     ],
 )
 def test_a_table_leaves_the_number_of_classes_open(
-    name: str, sizes: dict[str, int], family: str, num_classes: int
+    name: str, sizes: dict[str, int], family: str, num_outputs: int
 ) -> None:
     space = load_profiled_space(name, **sizes)
-    assert (space.family, space.num_classes) == (family, num_classes)  # type: ignore[attr-defined]
+    assert (space.family, space.num_outputs) == (family, num_outputs)  # type: ignore[attr-defined]
     assert load_family(family) == space
 
 

@@ -17,12 +17,12 @@ from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.store.run_store import RunStore
 
 if TYPE_CHECKING:
+    from hwautoml.core.elastic_space import ElasticSpace
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.core.plan import Plan
     from hwautoml.datasets import ImageDataset
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
-    from hwautoml.spaces.mobile import MobileSpace
     from hwautoml.supernets.training_cost import TrainingCost
 
 BOARD_RUNTIME = "tvm"  # what boards over the network run
@@ -41,7 +41,7 @@ class Job:
     profiles_dir: Path | None = None
     board: Mapping[str, str | None] = field(default_factory=dict)  # device, tracker and key, as of ``device_for``
     dataset: ImageDataset = field(init=False)
-    space: MobileSpace = field(init=False)
+    space: ElasticSpace = field(init=False)
     tables: dict[str, LatencyTable] = field(default_factory=dict)
     plan: Plan = field(init=False)
     training_cost: TrainingCost = field(init=False)

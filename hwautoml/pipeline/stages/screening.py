@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.core.elastic_space import ElasticSpace
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_table import LatencyTable, Observation
 from hwautoml.core.measurement import Measurement
@@ -59,7 +60,7 @@ def entrants(job: Job) -> list[Architecture]:
         passed = _passing(job, measured, 1.0)
         if passed:
             best = _diverse(
-                sorted(_passing(job, measured, HEADROOM) or passed, key=lambda a: -scores[a]), number_wanted
+                job.space, sorted(_passing(job, measured, HEADROOM) or passed, key=lambda a: -scores[a]), number_wanted
             )
             best = _with_one_in_fp32(job, scores, best)
             job.store.set_setting("entrants", [a.as_dict for a in best])
@@ -125,15 +126,15 @@ def _next_to_screen(
             return [within[i] for i in np.argsort(used)[:SCREEN_SIZE]]
         trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
         large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
-        return _diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
+        return _diverse(job.space, sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
     _, means, _ = fastest_forms(job.space, tables, architectures)
     return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
 
 
-def _diverse(architectures: list[Architecture], number: int) -> list[Architecture]:
+def _diverse(space: ElasticSpace, architectures: list[Architecture], number: int) -> list[Architecture]:
     """Up to ``number`` of them in their order, those with kinds of blocks of their own first: scores of near twins
     differ by chance, and a wrong guess about a kind would be every twin's."""
-    kinds = {a: tuple(v for name, v in a.as_dict.items() if name.endswith(".kind")) for a in reversed(architectures)}
+    kinds = {a: space.kinds(a) for a in reversed(architectures)}
     firsts = {kind: a for a, kind in kinds.items()}
     chosen = [a for a in architectures if firsts[kinds[a]] is a][:number]
     chosen += [a for a in architectures if a not in chosen][: number - len(chosen)]

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.datasets import ImageDataset
-    from hwautoml.spaces.mobile import MobileSpace
 
 SHARED_WEIGHTS = "supernet"
 MIN_VALIDATION_IMAGES, MAX_VALIDATION_IMAGES = 500, 2000
@@ -120,7 +119,7 @@ def run_search(
 
 
 def latencies_of(
-    space: MobileSpace, tables: Mapping[str, LatencyTable]
+    space: SearchSpace, tables: Mapping[str, LatencyTable]
 ) -> Callable[[Sequence[Architecture]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """In each architecture's fastest form; for thousands of questions about the same tables."""
     predictors = [Predictor(table, space) for table in tables.values()]

@@ -41,6 +41,7 @@ def run(
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
+    space: str | None = None,
     device: str | None = None,
     tracker: str | None = None,
     key: str | None = None,
@@ -57,6 +58,7 @@ def run(
     for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
+    ``space`` names an ``ElasticSpace``, of this package (``mobile``) or of another one.
     ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
     here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
@@ -77,6 +79,7 @@ def run(
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,
+        "space": space,
         "seed": seed,
     }
     board = {"device": device, "tracker": tracker, "key": key}
@@ -104,11 +107,14 @@ def run(
 def _check_images(settings: RunSettings) -> None:
     """Refuses what says without a look at the images that they cannot be used."""
     from hwautoml.datasets import require_source
-    from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.spaces import load_elastic_space, require_elastic
 
     require_source(settings.source)
+    require_elastic(settings.space)
     if settings.image_size is not None:
-        MobileSpace(settings.image_size, settings.channels or 3, num_classes=2)
+        load_elastic_space(
+            settings.space, image_size=settings.image_size, channels=settings.channels or 3, num_outputs=2
+        )
 
 
 def _require_same_place(store: RunStore, board: Mapping[str, str | None]) -> None:
@@ -201,7 +207,7 @@ def open_data(job: Job) -> None:
     Raises:
         RunFolderError: the data changed since the run was started.
     """
-    from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.spaces import load_elastic_space
 
     job.dataset = _load(job)
     known = job.store.setting("dataset_fingerprint")
@@ -211,7 +217,12 @@ def open_data(job: Job) -> None:
             fix="start a new run: another --out",
         )
     job.store.set_setting("dataset_fingerprint", job.dataset.fingerprint)
-    job.space = MobileSpace(job.dataset.image_size, job.dataset.channels, job.dataset.num_classes)
+    job.space = load_elastic_space(
+        job.settings.space,
+        image_size=job.dataset.image_size,
+        channels=job.dataset.channels,
+        num_outputs=job.dataset.num_classes,
+    )
     if job.store.stage("data") is None:
         counts = {split: getattr(job.dataset, split).num_images for split in ("train", "val", "test")}
         job.store.finish_stage("data", job.elapsed_sec, {"counts": counts, "skipped": len(job.dataset.skipped)})
@@ -319,5 +330,12 @@ def _new_settings(given: dict[str, Any]) -> RunSettings:
         raise InvalidValueError("name the images: digits, a folder, a .zip or an .npz", fix="hwautoml run digits")
     if given["latency_ms"] is None:
         raise InvalidValueError("name the latency limit in ms", fix="--latency-ms 1")
-    defaults = {"target": "cpu", "runtime": "auto", "precision": "auto", "searcher": "surrogate", "seed": 0}
+    defaults = {
+        "target": "cpu",
+        "runtime": "auto",
+        "precision": "auto",
+        "searcher": "surrogate",
+        "space": "mobile",
+        "seed": 0,
+    }
     return RunSettings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
