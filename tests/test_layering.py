@@ -173,6 +173,15 @@ def test_only_cli_prints(path: Path) -> None:
     assert not problems, "\n" + "\n".join(problems)
 
 
+def test_only_testing_imports_pytest() -> None:
+    importing = {
+        name_of(path)
+        for path in source_files()
+        if any(item.module.split(".")[0] == "pytest" for item in imports_of(path.read_text(encoding="utf-8")))
+    }
+    assert importing == {"testing/_pytest.py"}, "no dependency of the package; hwautoml.testing says how to get it"
+
+
 def test_every_file_is_in_a_known_room() -> None:
     unknown = [name_of(p) for p in source_files() if room_of(name_of(p)) not in (*ROOMS, "hwautoml")]
     assert not unknown, f"no room for {unknown}; rooms: {', '.join(ROOMS)}"

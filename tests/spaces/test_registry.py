@@ -1,10 +1,17 @@
+from __future__ import annotations
+
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from hwautoml.errors import InvalidValueError, UnknownNameError
-from hwautoml.spaces import load_family, load_profiled_space, load_space, space_names
+from hwautoml import spaces
+from hwautoml.core.elastic_space import ElasticSpace
+from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
+from hwautoml.spaces import load_elastic_space, load_family, load_profiled_space, load_space, space_names
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -68,7 +75,7 @@ def test_a_table_leaves_the_number_of_classes_open(
     name: str, sizes: dict[str, int], family: str, num_outputs: int
 ) -> None:
     space = load_profiled_space(name, **sizes)
-    assert (space.family, space.num_outputs) == (family, num_outputs)  # type: ignore[attr-defined]
+    assert (space.family, space.num_outputs) == (family, num_outputs)
     assert load_family(family) == space
 
 
@@ -81,3 +88,61 @@ def test_a_family_of_another_version_or_of_nothing_is_refused() -> None:
     for text in ("mobile", "mobile/v1", "mobile/v1/32x16x3"):
         with pytest.raises(InvalidValueError, match="is no family of spaces"):
             load_family(text)
+
+
+SOURCE = """
+from hwautoml.spaces.fbnet import FBNetSpace
+from hwautoml.spaces.mobile import MobileSpace
+
+class Theirs(MobileSpace):
+    identity = "theirs/v3"
+
+class Fixed(FBNetSpace):
+    identity = "fixed/v1"
+
+class Unnamed(MobileSpace):
+    pass
+
+thing = 7
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Installs a package that brings spaces, as pip leaves it."""
+
+    def install(**entries: str) -> None:
+        (tmp_path / "their_spaces.py").write_text(SOURCE)
+        info = tmp_path / "their_spaces-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-spaces\nVersion: 1.0\n")
+        lines = [f"{name} = their_spaces:{value}" for name, value in entries.items()]
+        (info / "entry_points.txt").write_text("\n".join(["[hwautoml.spaces]", *lines]))
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setattr(spaces, "SPACES", replace(spaces.SPACES))  # forgets what it found before
+
+    return install
+
+
+def test_a_space_of_another_package_is_one_like_any_other(installed: Callable[..., None]) -> None:
+    installed(theirs="Theirs", fixed="Fixed")
+    assert space_names()[-2:] == ("fixed", "theirs")
+    made = load_elastic_space("theirs", image_size=16, channels=1, num_outputs=4)
+    assert (made.name, type(made).__module__) == ("theirs/v3/16x16x1/classes4", "their_spaces")
+    assert load_family(made.family) == load_profiled_space("theirs", image_size=16, channels=1)
+    assert load_space("fixed").num_outputs == 100
+
+
+def test_a_package_whose_part_is_no_space_of_that_name_is_named(installed: Callable[..., None]) -> None:
+    installed(other="Unnamed", number="thing")
+    with pytest.raises(MissingDependencyError, match="'other' of package 'their-spaces' has the identity 'mobile/v1'"):
+        load_profiled_space("other")
+    with pytest.raises(MissingDependencyError, match="'number' of package 'their-spaces' is 7, no subclass"):
+        load_profiled_space("number")
+
+
+def test_only_elastic_spaces_can_be_trained() -> None:
+    made = load_elastic_space("mobile", image_size=8, channels=1, num_outputs=1)
+    assert isinstance(made, ElasticSpace) and made.num_outputs == 1
+    with pytest.raises(InvalidValueError, match="'fbnet' has latency tables, but its members share no weights"):
+        load_elastic_space("fbnet", image_size=32, channels=3, num_outputs=100)
