@@ -84,7 +84,8 @@ class MicroSpace(ElasticSpace):
     def _layers_at(self, resolution: int) -> Iterator[Layer]:
         stem = self._stem(resolution)
         yield stem
-        side, in_widths = strided(stem.height, stem.stride), (STEM_WIDTH,)
+        side = strided(stem.height, stem.stride)
+        in_widths: tuple[int, ...] = (STEM_WIDTH,)
         for widths, stride in zip(WIDTHS, STRIDES, strict=True):
             for kind in KINDS:
                 for kernel in KERNELS:
