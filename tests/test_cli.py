@@ -364,6 +364,12 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
         ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
+        ("run digits --latency-ms 1 --space mobil --out {tmp}/r", 2, "unknown space 'mobil'; known: mobile"),
+        (
+            "run digits --latency-ms 1 --space fbnet --out {tmp}/r",
+            2,
+            "'fbnet' has latency tables, but its members share",
+        ),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
         ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "search --run RUN --target rpi4 works"),

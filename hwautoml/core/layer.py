@@ -83,8 +83,9 @@ class Layer:
 class LayerCost:
     """Analytic, device-independent cost (``estimated`` wherever it is shown).
 
-    ``bytes_moved`` counts inputs, outputs and weights of every kernel once, in fp32. ``depthwise_macs`` is the part of
-    ``macs`` that depthwise convolutions do, at a fraction of the speed on many devices.
+    ``parameters`` are those that ship: norms folded into convolutions where a runtime does so. ``bytes_moved`` counts
+    inputs, outputs and weights of every kernel once, in fp32. ``depthwise_macs`` is the part of ``macs`` that depthwise
+    convolutions do, at a fraction of the speed on many devices.
     """
 
     macs: int
