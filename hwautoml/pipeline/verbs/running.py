@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,8 @@ from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.searchers import load_searcher
 from hwautoml.searchers.problem import require_feasible
 from hwautoml.store.run_store import RunStore, clear_run
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -103,7 +106,11 @@ def run(
         _checked_target(settings, targets_dir, board)
     with _open_journal(folder, given, resume=resume, overwrite=overwrite) as journal:
         if journal.outcome(Shipped) is not None:
-            return read_result(folder)
+            try:
+                return read_result(folder)
+            except (RunFolderError, InvalidValueError) as error:
+                _log.warning("%s; it is made again", error.message)
+                journal.forget(Shipped)
         settings = journal.settings or _new_settings(given)
         found = _checked_target(settings, targets_dir, board)
         _require_same_place(journal, board)
