@@ -17,6 +17,9 @@ SPACES = Plugins(
     "hwautoml.spaces",
     {
         "mobile": "hwautoml.spaces.mobile:MobileSpace",
+        "efficientnet-lite0": "hwautoml.spaces.efficientnet_lite:EfficientNetLite0",
+        "efficientnet-lite1": "hwautoml.spaces.efficientnet_lite:EfficientNetLite1",
+        "efficientnet-lite2": "hwautoml.spaces.efficientnet_lite:EfficientNetLite2",
         "nasbench201": "hwautoml.spaces.nasbench201:NasBench201Space",
         "fbnet": "hwautoml.spaces.fbnet:FBNetSpace",
         "ofa-mobilenetv3": "hwautoml.spaces.ofa:OFASpace",

@@ -1,0 +1,24 @@
+"""No weights at all: a network of a space is trained from random ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwautoml.core.elastic_space import ElasticSpace
+from hwautoml.core.start_point import SharedWeights, StartPoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Scratch:
+    point = StartPoint("scratch", "mobile", "random weights, in the space of the run; for images of any size")
+
+    def unavailable_reason(self) -> str | None:
+        return None
+
+    def weights(self, space: ElasticSpace, images: Tensor | None = None) -> SharedWeights:
+        return {}
+
+
+SCRATCH = Scratch()
