@@ -181,12 +181,14 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "search",
-            "--run r --target gpu --latency-ms 0.5 --runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t "
-            "--profiles-dir p",
+            "--run r --target gpu --latency-ms 0.5 --objective macs --objective num_kernels --limit parameters<=20000 "
+            "--runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t --profiles-dir p",
             {
                 "run": Path("r"),
                 "target": "gpu",
                 "latency_ms": 0.5,
+                "objective": ["macs", "num_kernels"],
+                "limit": ["parameters<=20000"],
                 "runtime": "tvm",
                 "precision": "int8",
                 "budget_sec": 3.0,

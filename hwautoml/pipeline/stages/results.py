@@ -195,7 +195,8 @@ def _finalist_row(job: Job, finalist: Finalist, int8: Sequence[Finalist], winner
 
 
 def _candidates(job: Job, winner: Finalist) -> list[dict[str, Any]]:
-    from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS, fastest_forms
+    from hwautoml.core.latency_predictor import fastest_forms
+    from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS
 
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     if not scored:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hwautoml.core.latency_file import save as save_table
+from hwautoml.core.latency_predictor import fastest_forms
 from hwautoml.core.latency_table import LatencyTable, Observation
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
@@ -22,7 +23,7 @@ from hwautoml.errors import CompileError, LimitNotMetError
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.utilisation import lowest_utilisation, utilisation
 from hwautoml.pipeline.stages.profiling import kept_table_path
-from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS, fastest_forms, promise, trained_enough
+from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS, promise, trained_enough
 from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.profilers.reference import reference_architecture

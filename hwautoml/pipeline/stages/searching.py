@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.latency_predictor import Predictor
+from hwautoml.core.latency_predictor import fastest_forms, latencies_of
 from hwautoml.core.plan import trust_in_ranking
-from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.space import Architecture
+from hwautoml.objectives import known_values, scored_values
+from hwautoml.objectives.base import Definition
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.judging import ACCURACY, definitions_of
 from hwautoml.pipeline.runs.utilisation import lowest_utilisation, sandwich_of, utilisation
 from hwautoml.pipeline.stages.training import load_supernet
-from hwautoml.searchers import load_searcher
+from hwautoml.searchers import feasibility, load_searcher
 from hwautoml.searchers.problem import SearchProblem, front
 from hwautoml.searchers.surrogate import guessed
 from hwautoml.store.run_store import Evaluation
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.datasets import ImageDataset
-    from hwautoml.spaces.mobile import MobileSpace
 
 SHARED_WEIGHTS = "supernet"
 MIN_VALIDATION_IMAGES, MAX_VALIDATION_IMAGES = 500, 2000
@@ -46,10 +48,11 @@ def search_stage(job: Job) -> None:
         spent = float(job.store.setting("seconds.search", 0.0))  # by a session that was interrupted
         budget_sec = max(job.plan.search - spent, 0.0)
         focus_sec = FOCUS_SHARE * (1 - trained_enough(job)) * budget_sec
-        problem = run_search(job, job.tables, job.settings.latency_ms, job.plan.max_evaluations, budget_sec - focus_sec)
+        judged = definitions_of(job.settings.latency_ms)
+        problem = run_search(job, job.tables, judged, job.plan.max_evaluations, budget_sec - focus_sec)
         if trained_enough(job) < 1:
             _score_where_it_counts(job, problem, focus_sec)
-        payload["num_evaluations"] = len(problem.scores)
+        payload["num_evaluations"] = len(problem.evaluated)
 
 
 def trained_enough(job: Job) -> float:
@@ -83,10 +86,10 @@ def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) 
         drawn += [sandwich.random(problem.rng) for _ in range(FOCUS_BATCH)]  # also where few are small enough
         used = utilisation(job, drawn)
         fresh = {a: None for a, share in zip(drawn, used, strict=True) if lowest <= share <= 1}
-        candidates = [a for a in fresh if a not in problem.scores]
+        candidates = [a for a in fresh if not problem.is_evaluated(a)]
         if not candidates:
             return
-        scores = guessed(job.space, problem.scores, candidates)
+        scores = guessed(job.space, problem.values_of(ACCURACY), candidates)
         for index in np.argsort(-promise(job, scores, candidates))[:FOCUS_BATCH]:
             if time.monotonic() > ends and num_scored >= MIN_FOCUSED:
                 return
@@ -94,10 +97,22 @@ def _score_where_it_counts(job: Job, problem: SearchProblem, budget_sec: float) 
             num_scored += 1
 
 
+def require_feasible(
+    job: Job, tables: Mapping[str, LatencyTable], definitions: Sequence[Definition], seed: int | None = None
+) -> None:
+    """Raises InfeasibleLimitError: nothing in the space meets a limit, as far as that is known before training."""
+    feasibility.require_feasible(
+        job.space,
+        [definition.objective for definition in definitions],
+        known_values(definitions, job.space, latencies_of(job.space, tables)),
+        np.random.default_rng(job.settings.seed if seed is None else seed),
+    )
+
+
 def run_search(
     job: Job,
     tables: Mapping[str, LatencyTable],
-    limit_ms: float,
+    definitions: Sequence[Definition],
     max_evaluations: int,
     budget_sec: float,
     seed: int | None = None,
@@ -106,45 +121,18 @@ def run_search(
     known = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
     problem = SearchProblem(
         space=job.space,
+        objectives=tuple(definition.objective for definition in definitions),
+        known=known_values(definitions, job.space, latencies_of(job.space, tables)),
         evaluate=_LazyEvaluator(job),
-        latencies=latencies_of(job.space, tables),
-        limit_ms=limit_ms,
+        score=scored_values(definitions),
         rng=np.random.default_rng(job.settings.seed if seed is None else seed),
         max_evaluations=max_evaluations,
         budget_sec=budget_sec,
-        scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
+        outcomes={evaluation.architecture: evaluation for evaluation in known},
         on_progress=lambda done, total, text: job.report("search", min(done / total, 0.999), text),
     )
     load_searcher(job.settings.searcher).search(problem)
     return problem
-
-
-def latencies_of(
-    space: MobileSpace, tables: Mapping[str, LatencyTable]
-) -> Callable[[Sequence[Architecture]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """In each architecture's fastest form; for thousands of questions about the same tables."""
-    predictors = [Predictor(table, space) for table in tables.values()]
-
-    def latencies(architectures: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        encodings = np.array([space.encode(a) for a in architectures], dtype=np.int64)
-        encodings = encodings.reshape(len(architectures), len(space.choices))
-        predicted = np.array([predictor.predict(encodings) for predictor in predictors])  # (forms, 2, n)
-        best, columns = predicted[:, 0].argmin(axis=0), np.arange(len(architectures))
-        return predicted[best, 0, columns], predicted[best, 1, columns]
-
-    return latencies
-
-
-def fastest_forms(
-    space: SearchSpace, tables: Mapping[str, LatencyTable], architectures: Sequence[Architecture]
-) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Predicted fastest form of each architecture (a key of ``tables``), its mean and its deviation in ms."""
-    layers = [space.layers(a) for a in architectures]
-    predicted = [table.predict_many(layers) for table in tables.values()]
-    means, deviations = np.array([p[0] for p in predicted]), np.array([p[1] for p in predicted])
-    best = means.argmin(0)
-    names, columns = list(tables), np.arange(len(layers))
-    return [names[i] for i in best], means[best, columns], deviations[best, columns]
 
 
 def front_rows(problem: SearchProblem, tables: Mapping[str, LatencyTable], origin: str) -> list[dict[str, Any]]:
@@ -153,17 +141,19 @@ def front_rows(problem: SearchProblem, tables: Mapping[str, LatencyTable], origi
     if not architectures:
         return []
     forms, means, deviations = fastest_forms(problem.space, tables, architectures)
+    values = {o.name: problem.values_of(o.name) for o in problem.objectives}
     return [
         {
             "id": a.id,
             "values": a.as_dict,
-            "accuracy_val": problem.scores[a],
+            "accuracy_val": values[ACCURACY][a],
             "latency_ms": float(ms),
             "latency_std_ms": float(std),
             "latency_origin": origin,
             "runtime": tables[form].runtime,
             "precision": tables[form].precision,
-            "meets_limit": bool(ms <= problem.limit_ms),
+            "objectives": {name: of[a] for name, of in values.items()},
+            "meets_limit": all(o.is_met(values[o.name][a]) for o in problem.objectives),
         }
         for a, form, ms, std in zip(architectures, forms, means, deviations, strict=True)
     ]
@@ -180,7 +170,7 @@ class Evaluator:
         self._recalibration: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self._validation: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: Architecture) -> Evaluation:
         from hwautoml.supernets.scoring import Normalised, confusion_matrix
 
         started = time.monotonic()
@@ -190,7 +180,7 @@ class Evaluator:
         confusion = confusion_matrix(scored, self._validation_batches(resolution), self.job.dataset.num_classes)
         evaluation = Evaluation(architecture, SHARED_WEIGHTS, "val", confusion, time.monotonic() - started)
         self.job.store.add_evaluation(evaluation)
-        return evaluation.accuracy
+        return evaluation
 
     def recalibrated(self, architecture: Architecture) -> torch.nn.Module:
         """The subnet cut out, with BatchNorm statistics of its own."""
@@ -233,7 +223,7 @@ class _LazyEvaluator:
         self.job = job
         self.evaluator: Evaluator | None = None
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: Architecture) -> Evaluation:
         if self.evaluator is None:
             self.evaluator = Evaluator(self.job)
         return self.evaluator(architecture)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,17 @@ import numpy as np
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.objective import Limit, Objective
 from hwautoml.core.plan import Plan
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
+from hwautoml.errors import RunFolderError, UnknownNameError
+from hwautoml.objectives import load_objectives
 from hwautoml.pipeline.connecting import onnxruntime_outputs
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.judging import ACCURACY, LATENCY, definitions_of, latency_limit
 from hwautoml.pipeline.runs.settings import PRECISIONS, RunSettings
 from hwautoml.pipeline.stages.profiling import profile_stage
 from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table
@@ -36,6 +41,8 @@ def search(
     *,
     target: str | None = None,
     latency_ms: float | None = None,
+    objective: Sequence[str] | None = None,
+    limit: Sequence[str] | None = None,
     runtime: str = "auto",
     precision: str = "auto",
     budget_sec: float = SEARCH_SEC,
@@ -47,35 +54,37 @@ def search(
     """The front of a trained run for another target or limit: seconds, no retraining.
 
     Everything the run has scored is reused; what loading leaves of ``budget_sec`` goes into scoring more.
+    ``objective``: names of further ones to trade accuracy and latency against. ``limit``: limits of any objective
+    (``parameters<=20000``), which is added where it is missing.
     A target that cannot be measured from here gets latencies estimated from its datasheet, and the result says so.
     ``precision``: ``auto`` takes the faster one of each network as far as the run has tables of both; what int8 costs
     in accuracy is not known to a search, whose scores are those of fp32.
 
     Raises:
-        InfeasibleLimitError: nothing in the space is predicted to meet the limit.
+        InfeasibleLimitError: nothing in the space is predicted to meet the limits.
+        UnknownNameError: there is no such objective.
         RunFolderError: no run there, or it is not trained yet.
     """
-    from hwautoml.pipeline.stages.searching import front_rows, latencies_of, run_search
+    from hwautoml.pipeline.stages.searching import front_rows, require_feasible, run_search
     from hwautoml.pipeline.verbs.running import open_data
-    from hwautoml.searchers.problem import require_feasible
 
     require_duration(budget_sec, "budget_sec")
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
+    names, limits = list(objective or ()), [Limit.parse(text) for text in limit or ()]
+    load_objectives(names, limits)  # a mistyped name is refused before the images are read
     began = time.monotonic()
     with RunStore(Path(run)) as store:
         job = _open_job(store, on_progress, targets_dir)
         _require_stage(job, "train", "its supernet is not trained yet")
         found = load_target(target or job.settings.target, target_folders(targets_dir))
-        limit = latency_ms if latency_ms is not None else job.settings.latency_ms
-        if not 0 < limit < float("inf"):
-            raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
+        limit_ms = latency_limit(latency_ms, limits, job.settings.latency_ms)
         open_data(job)
         tables = _tables(job, found, runtime, precision, profiles_dir)
-        generator = np.random.default_rng(job.settings.seed if seed is None else seed)
-        require_feasible(job.space, latencies_of(job.space, tables), limit, generator)
+        definitions = definitions_of(limit_ms, names, limits)
+        require_feasible(job, tables, definitions, seed)
         left = max(budget_sec - (time.monotonic() - began), 0.0)
-        problem = run_search(job, tables, limit, SEARCH_EVALUATIONS, left, seed)
+        problem = run_search(job, tables, definitions, SEARCH_EVALUATIONS, left, seed)
         origin = "predicted" if all(table.origin == "measured" for table in tables.values()) else "estimated"
         rows = front_rows(problem, tables, origin)
         within = [row for row in rows if row["meets_limit"]]
@@ -83,17 +92,30 @@ def search(
             "target": found.name,
             "runtimes": list(dict.fromkeys(table.runtime for table in tables.values())),
             "precisions": list(dict.fromkeys(table.precision for table in tables.values())),
-            "limit_ms": limit,
+            "limit_ms": limit_ms,
+            "objectives": [objective.to_json() for objective in problem.objectives],
             "latency_origin": origin,
-            "best": within[-1] if within else None,
+            "best": max(within, key=lambda row: row["accuracy_val"], default=None),
             "front": rows,
-            "num_scored": len(problem.scores),
+            "num_scored": len(problem.evaluated),
             "num_new": problem.num_evaluated,
             "seconds": time.monotonic() - began,
         }
-        write_json(job.folder / "searches" / f"{found.name}-{limit:g}ms.json", result)
+        write_json(job.folder / "searches" / f"{_name_of(found, problem.objectives)}.json", result)
         on_progress(Progress("search", 1.0))
         return result
+
+
+def _name_of(target: Target, objectives: Sequence[Objective]) -> str:
+    """Of a search's file: ``cpu-0.5ms``, and what was asked beyond accuracy and a limit of the latency."""
+    parts = [target.name]
+    for objective in objectives:
+        limit = "" if objective.limit is None else f"-{objective.limit:g}"
+        if objective.name == LATENCY:
+            parts.append(f"{objective.limit:g}ms")
+        elif objective.name != ACCURACY or limit:
+            parts.append(objective.name + limit)
+    return re.sub(r"[^\w.+-]+", "-", "-".join(parts))
 
 
 def _tables(

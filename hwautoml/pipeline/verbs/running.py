@@ -17,6 +17,7 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
 from hwautoml.pipeline.runs.job import BOARD_RUNTIME, SHIPPED_RUNTIMES, Job
+from hwautoml.pipeline.runs.judging import definitions_of
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
 from hwautoml.pipeline.stages import results
 from hwautoml.pipeline.stages.profiling import profile_stage
@@ -151,7 +152,7 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapp
 def _run_stages(job: Job) -> dict[str, Any]:
     from hwautoml.pipeline.runs.utilisation import MAX_TIMING_SEC, afford, time_training
     from hwautoml.pipeline.stages.quantizing import choose_form, quantize_stage
-    from hwautoml.pipeline.stages.searching import latencies_of, search_stage
+    from hwautoml.pipeline.stages.searching import require_feasible, search_stage
     from hwautoml.pipeline.stages.shipping import (
         bundle_stage,
         check_stage,
@@ -169,7 +170,7 @@ def _run_stages(job: Job) -> dict[str, Any]:
     job.profile_cap_sec = profile_cap_sec(budget)
     profile_stage(job)
     if job.store.setting("plan") is None:  # later, measurements decide
-        _require_feasible(job, latencies_of(job.space, job.tables))
+        require_feasible(job, job.tables, definitions_of(job.settings.latency_ms))
     time_training(job, min(0.01 * budget, MAX_TIMING_SEC))
     job.plan = _plan(job, budget)
     afford(job)
@@ -255,14 +256,6 @@ def _plan(job: Job, budget: float) -> Plan:
     plan = replace(plan, ship=plan.ship + reserve_sec(budget, job.settings.precision, job.target))
     job.store.set_setting("plan", plan.to_json())
     return plan
-
-
-def _require_feasible(job: Job, latencies: Any) -> None:
-    import numpy as np
-
-    from hwautoml.searchers.problem import require_feasible
-
-    require_feasible(job.space, latencies, job.settings.latency_ms, np.random.default_rng(job.settings.seed))
 
 
 def _run_folder(out: str | Path | None, source: str | None) -> Path:
