@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from hwautoml.errors import InvalidValueError, UnknownNameError
@@ -63,7 +62,7 @@ def test_a_lower_bound_of_what_is_scored_is_searched_for(run: SyntheticRun) -> N
     """Few networks reach it; the surrogate goes where it expects them."""
     shares = {}
     for name in ("surrogate", "random"):
-        problem = run.problem(limits=["accuracy>=0.42", "latency_ms<=2"], max_evaluations=40)
+        problem = run.problem(limits=["accuracy>=0.49", "latency_ms<=2"], max_evaluations=40)
         load_searcher(name).search(problem)
-        shares[name] = (problem.values[20:, 0] >= 0.42).mean()
-    assert shares["surrogate"] > 0.5 > np.nextafter(shares["random"], 0)
+        shares[name] = (problem.values[20:, 0] >= 0.49).mean()
+    assert shares["surrogate"] > 2 * shares["random"] and shares["surrogate"] > 0.3, shares
