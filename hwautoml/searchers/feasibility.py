@@ -105,10 +105,10 @@ def _value(space: SearchSpace, known: Known, architecture: Architecture, column:
 def _out_of_reach(space: SearchSpace, objective: Objective, best: Architecture, value: float) -> InfeasibleLimitError:
     assert objective.limit is not None
     extreme = "lowest" if objective.direction == "minimize" else "highest"
-    origin = "predicted" if objective.source == "measured" else "estimated"
+    origin = "predicted, " if objective.source == "measured" else ""
     return InfeasibleLimitError(
         f"no network of {space.name} meets {objective.limit_at(objective.limit)}; the {extreme} {objective.name} is "
-        f"{objective.text(value)} ({origin}, network {best.id})",
+        f"{objective.text(value)} ({origin}network {best.id})",
         fix=f"a looser limit, such as {_looser(objective, value)}, or a smaller image size",
     )
 

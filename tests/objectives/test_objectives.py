@@ -108,9 +108,7 @@ def test_an_objective_of_another_package(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("hwautoml.objectives.OBJECTIVES", replace(OBJECTIVES))  # found anew
     (found,) = load_objectives([], limits("depthwise_macs<=3"))
     assert found.objective.limit == 3.0
-    with pytest.raises(
-        InvalidValueError, match="'other' of package 'more_objectives' must be a Definition"
-    ):
+    with pytest.raises(InvalidValueError, match="'other' of package 'more_objectives' must be a Definition"):
         load_objective("other")
 
 
