@@ -121,7 +121,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
     [
         (
             "run",
-            "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
+            "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
+            "--budget 20m --image-size 48 --channels grey --runtime tvm "
             "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
             "--device b:1 --tracker t:2 --key k",
             {
@@ -131,6 +132,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "source": "photos",
                 "target": "gpu",
                 "latency_ms": 0.5,
+                "objective": ["macs"],
+                "limit": ["parameters<=9"],
                 "out": Path("x"),
                 "budget_sec": 1200.0,
                 "image_size": 48,

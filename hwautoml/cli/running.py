@@ -35,6 +35,8 @@ def run(
     latency_ms: Annotated[
         float | None, typer.Option(help="Limit for one image on the target, met by measurement.")
     ] = None,
+    objective: Objectives = None,
+    limit: Limits = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/NAME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
@@ -65,6 +67,8 @@ def run(
             source,
             target=target,
             latency_ms=latency_ms,
+            objective=objective,
+            limit=limit,
             out=out,
             budget_sec=None if budget is None else parse_duration(budget, "--budget"),
             image_size=image_size,

@@ -22,7 +22,8 @@ from hwautoml.errors import (
     UnknownTargetError,
 )
 from hwautoml.pipeline import bench, compile, export, report, search, targets
-from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.outcomes import Trained
 from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.pipeline.stages.training import CHECKPOINT, checkpoint
 from hwautoml.spaces.mobile import MobileSpace
@@ -134,38 +135,38 @@ def test_searching_needs_a_sensible_limit(unfinished: Path, limit: float) -> Non
 
 
 @pytest.fixture
-def trained(make_job: Callable[..., Job]) -> Path:
+def trained(make_run: Callable[..., RunContext]) -> Path:
     """Its weights are random, which a search does not mind."""
-    job = make_job()
-    job.store.set_setting("settings", job.settings.to_json())
-    checkpoint(job, job.folder / CHECKPOINT, Supernet(job.space), TrainState(1.0, 8, 1))
-    job.store.finish_stage("train", 1.0, {"epochs": 1.0})
-    job.store.close()
-    return job.folder
+    run = make_run()
+    run.journal.start(run.settings)
+    checkpoint(run, run.folder / CHECKPOINT, Supernet(run.space), TrainState(1.0, 8, 1))
+    run.journal.finish(Trained(epochs=1.0), 1.0)
+    run.journal.close()
+    return run.folder
 
 
 def test_a_run_is_searched_within_limits_of_any_objective(trained: Path, space: MobileSpace, tmp_path: Path) -> None:
     found = search(
         trained, target="rpi4", latency_ms=5.0, objective=["macs"], limit=["parameters<=6000"], profiles_dir=tmp_path
     )
-    assert [(o["name"], o["limit"]) for o in found["objectives"]] == [
+    assert [(o.name, o.limit) for o in found.objectives] == [
         ("accuracy", None),
         ("latency_ms", 5.0),
         ("macs", None),
         ("parameters", 6000.0),
     ]
-    assert found["num_new"] > 0 and found["limit_ms"] == 5.0
-    for row in found["front"]:
-        cost = space.total_cost(space.architecture(row["values"]))
-        assert row["objectives"] == {
-            "accuracy": row["accuracy_val"],
-            "latency_ms": pytest.approx(row["latency_ms"]),
+    assert found.num_new > 0 and found.limit_ms == 5.0
+    for row in found.front:
+        cost = space.total_cost(space.architecture(row.values))
+        assert row.objectives == {
+            "accuracy": row.accuracy_val,
+            "latency_ms": pytest.approx(row.latency_ms),
             "macs": cost.macs,
             "parameters": cost.parameters,
         }
-        assert row["meets_limit"] == (cost.parameters <= 6000 and row["latency_ms"] <= 5.0)
-    within = [row["accuracy_val"] for row in found["front"] if row["meets_limit"]]
-    assert found["best"]["accuracy_val"] == max(within)
+        assert row.meets_limit == (cost.parameters <= 6000 and row.latency_ms <= 5.0)
+    assert found.best is not None
+    assert found.best.accuracy_val == max(row.accuracy_val for row in found.front if row.meets_limit)
     assert (trained / "searches" / "rpi4-5ms-macs-parameters-6000.json").is_file()
 
 
