@@ -34,6 +34,8 @@ ROOMS = (
     "spaces",
     "store",
     "supernets",
+    "tasks",
+    "testing",
 )
 EVERYWHERE = frozenset({"core", "errors"})
 
@@ -41,6 +43,10 @@ EVERYWHERE = frozenset({"core", "errors"})
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("devices", "compilers"): "the child process that measures a model opens it through its runtime's backend",
     ("compilers", "schedules"): "the TVM backend applies our schedule family, which is a room because of its size",
+    (
+        "datasets",
+        "tasks",
+    ): "what a label is, the task says: load_dataset takes its name and makes it of the labels",
     ("supernets", "spaces"): "a supernet is the weight-sharing form of a space: it reuses the space's blocks",
 }
 # Programs and wire protocols, whose standard output is their interface.

@@ -42,6 +42,9 @@ def run(
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
     ] = None,
     searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. \\[default: surrogate]")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What is predicted; packages bring further ones. \\[default: classification]")
+    ] = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -70,6 +73,7 @@ def run(
             runtime=runtime,
             precision=precision,
             searcher=searcher,
+            task=task,
             device=device,
             tracker=tracker,
             key=key,

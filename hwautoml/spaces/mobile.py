@@ -72,8 +72,8 @@ class MobileSpace(SearchSpace):
             )
         if self.channels not in (1, 3):
             raise InvalidValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
-        if self.num_classes < 2:
-            raise InvalidValueError(f"classification needs at least 2 classes, got {self.num_classes}")
+        if self.num_classes < 1:
+            raise InvalidValueError(f"a network needs at least 1 output, got {self.num_classes}")
 
     @property
     def family(self) -> str:

@@ -32,7 +32,7 @@ class ElasticSpace(Protocol):
 
 
 class Supernet(nn.Module):
-    """``forward(images, architecture)``: float (N, C, H, W) to logits (N, num_classes).
+    """``forward(images, architecture)``: float (N, C, H, W) to logits (N, num_outputs).
 
     Parameters are named ``<position>.<kind>.<weight>``, e.g. ``stage1_block0.fused.expand.conv.weight``.
     """

@@ -12,6 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwautoml.tasks.classification import Classification
+
 CLASSES = ["bird", "cat", "déjà vu"]
 RESOLUTION = 8
 
@@ -58,7 +60,7 @@ def infer() -> Callable[[Path, np.ndarray], np.ndarray]:
 def bundle_arguments(onnx_path: Path) -> dict[str, Any]:
     return {
         "onnx_path": onnx_path,
-        "classes": CLASSES,
+        "task": Classification(tuple(CLASSES)),
         "resolution": RESOLUTION,
         "channels": 3,
         "accuracy": {"test_top1": 0.912},

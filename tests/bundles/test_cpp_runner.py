@@ -20,6 +20,7 @@ from PIL import Image
 
 import hwautoml.bundles
 from hwautoml.bundles import write_bundle
+from hwautoml.tasks.classification import Classification
 
 RUNNER = Path(hwautoml.bundles.__file__).parent / "runner"
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
@@ -130,7 +131,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx_path=base / "tiny.onnx",
         tvm_library=compiled.path,
         default_runtime="tvm",
-        classes=CLASSES,
+        task=Classification(tuple(CLASSES)),
         resolution=RESOLUTION,
         image_size=12,
         channels=3,

@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from hwautoml.bundles import write_bundle
+from hwautoml.tasks.classification import Classification
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(
         base / "bundle",
         onnx_path=base / "tiny.onnx",
-        classes=CLASSES,
+        task=Classification(tuple(CLASSES)),
         resolution=RESOLUTION,
         channels=3,
         accuracy={},

@@ -15,6 +15,7 @@ from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
+from hwautoml.datasets import ImageDataset, load_dataset
 from hwautoml.devices.machine import fingerprint
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.settings import RunSettings
@@ -60,8 +61,13 @@ def profiles_dir(tmp_path: Path, cpu: Target, table: LatencyTable) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def digits() -> ImageDataset:
+    return load_dataset("digits")
+
+
 @pytest.fixture
-def make_job(tmp_path: Path, cpu: Target, table: LatencyTable) -> Iterator[Callable[..., Job]]:
+def make_job(tmp_path: Path, cpu: Target, table: LatencyTable, digits: ImageDataset) -> Iterator[Callable[..., Job]]:
     stores: list[RunStore] = []
 
     def make(name: str = "run", **settings: object) -> Job:
@@ -69,7 +75,7 @@ def make_job(tmp_path: Path, cpu: Target, table: LatencyTable) -> Iterator[Calla
         stores.append(store)
         given = {"source": "digits", "target": "cpu", "latency_ms": 1.0, **settings}
         job = Job(store, RunSettings(**given), cpu, silent)  # type: ignore[arg-type]
-        job.space, job.tables = SPACE, {"onnxruntime": table}
+        job.space, job.tables, job.dataset = SPACE, {"onnxruntime": table}, digits
         return job
 
     yield make

@@ -165,7 +165,7 @@ def test_the_family_leaves_out_the_classes_and_the_name_does_not() -> None:
         (7, 3, 10, "image size 7 must be between 8 and 224"),
         (225, 3, 10, "image size 225 must be between 8 and 224"),
         (32, 2, 10, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
-        (32, 3, 1, "at least 2 classes, got 1"),
+        (32, 3, 0, "at least 1 output, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(image_size: int, channels: int, num_classes: int, message: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hwautoml.core.space import Architecture
+from hwautoml.core.task import Task
 from hwautoml.devices.machine import has_int8_dot_product
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
@@ -34,8 +35,9 @@ def keeps_accuracy(job: Job, architecture: Architecture) -> bool:
         source = export_architecture(job, architecture, Path(folder) / "model.onnx")
         scorer = Scorer(job, source, resolution, job.settings.latency_ms)
         wanted = scorer.base_accuracy - MAX_LOSS
+        path, task = Path(folder) / "int8.onnx", job.dataset.task
         try:
-            accuracy, _ = quantize_until_accurate(source, Path(folder) / "int8.onnx", images, scorer.accuracy, wanted)
+            accuracy, _ = quantize_until_accurate(source, path, images, scorer.accuracy, wanted, task=task)
         except (CompileError, InvalidValueError) as error:
             _log.warning("%s cannot be quantised: %s", architecture.id, error.message)
             return False
@@ -57,6 +59,7 @@ def quantize_until_accurate(
     accuracy_of: Callable[[Path], float],
     wanted_accuracy: float,
     *,
+    task: Task,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[float, tuple[str, ...]]:
     """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
@@ -70,7 +73,7 @@ def quantize_until_accurate(
     if accuracy >= wanted_accuracy:
         return accuracy, kept
     few = images[spread(len(images), SENSITIVITY_IMAGES)]
-    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=on_layer))
+    order = list(layer_sensitivity(source, few, divergence=task.divergence, reduce_range=saturates, on_layer=on_layer))
     while number <= max(1, round(MAX_FP32_SHARE * len(order))) and accuracy < wanted_accuracy:
         kept = tuple(order[:number])
         quantize_onnx(source, path, images, reduce_range=saturates, keep_fp32=kept)
@@ -79,7 +82,7 @@ def quantize_until_accurate(
 
 
 class Scorer:
-    """Validation accuracy through files: as many images as can be had in the time, the same for every file."""
+    """Validation accuracy (the task's score) through files: on as many images as the time allows, the same for all."""
 
     def __init__(self, job: Job, source: Path, resolution: int, median_ms: float) -> None:
         split = job.dataset.val
@@ -91,5 +94,5 @@ class Scorer:
 
     def accuracy(self, path: Path) -> float:
         self._job.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        probabilities = self._job.device("onnxruntime").run_model(path, self._images)
-        return float((probabilities.argmax(axis=1) == self._labels).mean())
+        outputs, task = self._job.device("onnxruntime").run_model(path, self._images), self._job.dataset.task
+        return task.score(task.outcome(outputs, self._labels))

@@ -85,7 +85,9 @@ def time_training(job: Job, budget_sec: float) -> None:
         members = [sandwich.random(rng), sandwich.smallest(rng), sandwich.largest(rng)]
         members += [sandwich.random(rng) for _ in range(TIMED_MEMBERS - len(members))]
         images, labels = next(iter(train.batches(min(32, train.num_images), device=default_device())))
-        cost = measure_training_cost(job.space, members, images.float(), labels, budget_sec=budget_sec)
+        cost = measure_training_cost(
+            job.space, members, images.float(), labels, task=job.dataset.task, budget_sec=budget_sec
+        )
         stored = asdict(cost)
         job.store.set_setting("training_cost", stored)
         job.report("train", 0.0, f"training speed timed in {time.monotonic() - started:.0f} s")

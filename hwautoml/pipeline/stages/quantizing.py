@@ -18,12 +18,12 @@ import numpy as np
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.exporters import check_parity, require_parity
 from hwautoml.exporters.quantization import weighted_layers
 from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
 from hwautoml.pipeline.runs.job import BOARD_RUNTIME, Job
@@ -151,13 +151,12 @@ def check_int8(job: Job, winner: Finalist, images: np.ndarray, reference: np.nda
     outputs = {r: job.device(r).run_model(winner.files[r], images) for r in winner.measured}
     facts = {}
     for runtime, found in outputs.items():
-        report = check_parity(reference, found, tolerance=1.0)
-        facts[runtime] = {"max_abs": report.max_abs, "top1_agreement": report.top1_agreement}
+        facts[runtime] = check_parity(reference, found, task=job.dataset.task, tolerance=1.0).to_json()
     if len(outputs) == 2:
         first, second = outputs.values()
-        between = check_parity(first, second, tolerance=RUNTIMES_TOLERANCE)
-        require_parity(between, artifact=str(winner.files["tvm"]), min_top1_agreement=RUNTIMES_AGREEMENT)
-        facts["between_runtimes"] = {"max_abs": between.max_abs, "top1_agreement": between.top1_agreement}
+        between = check_parity(first, second, task=job.dataset.task, tolerance=RUNTIMES_TOLERANCE)
+        require_parity(between, artifact=str(winner.files["tvm"]), min_agreement=RUNTIMES_AGREEMENT)
+        facts["between_runtimes"] = between.to_json()
     return facts
 
 
@@ -183,7 +182,7 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
         job.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
 
     accuracy, fp32_layers = quantize_until_accurate(
-        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
+        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, task=job.dataset.task, on_layer=listen
     )
     facts: dict[str, Any] = {
         "accuracy": accuracy,

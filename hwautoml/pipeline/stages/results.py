@@ -11,6 +11,7 @@ from hwautoml import __version__
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.outcomes import scores_of, test_outcome
 from hwautoml.pipeline.stages.specialising import PHASES
 from hwautoml.store.files import write_json
 
@@ -44,12 +45,14 @@ def summarise(
     """The object that ``run --json`` prints; every latency says where it comes from."""
     best, predicted = winner.best, _prediction(job, winner)
     parity = {runtime: checked[runtime] for runtime in ("onnxruntime", "tvm") if runtime in checked}
+    task = job.dataset.task
     return {
         "architecture": {
             "id": winner.architecture.id,
             "space": winner.architecture.space,
             "values": winner.architecture.as_dict,
         },
+        "task": {**task.to_json(), "metrics": {"test": task.metrics(test_outcome(task, checked))}},
         "accuracy": {"val": winner.accuracy_val, "test": checked["accuracy_test"]},
         "latency_ms": {
             "limit": job.settings.latency_ms,
@@ -98,6 +101,7 @@ def write_run_report(
     """report.html, front.png and candidates.csv, and the data they were made from."""
     from hwautoml.reports.report import write_report
 
+    task, outcome = job.dataset.task, test_outcome(job.dataset.task, checked)
     cost = job.space.total_cost(winner.architecture)
     layers = job.space.layers(winner.architecture)
     table = job.tables.get(winner.form)  # another form's times would mislead
@@ -106,6 +110,8 @@ def write_run_report(
         "title": f"{job.dataset.name} on {job.target.name}",
         "target": job.target.name,
         "space": job.space.name,
+        "metric": task.primary.label,
+        "decision": task.decision,
         "dataset": result["dataset"],
         "limit_ms": job.settings.latency_ms,
         "candidates": _candidates(job, winner),
@@ -114,6 +120,7 @@ def write_run_report(
             "architecture_id": winner.architecture.id,
             "accuracy_val": winner.accuracy_val,
             "accuracy_test": checked["accuracy_test"],
+            "accuracy_test_interval": task.interval(outcome),
             "runtime": winner.runtime,
             "latency": _measured(winner.best),
             "meets_limit": winner.meets(job.settings.latency_ms),
@@ -130,7 +137,7 @@ def write_run_report(
                 "peak_activation_bytes": cost.peak_activation_bytes,
             },
         },
-        "confusion": checked["confusion"],
+        "figures": [figure.to_json() for figure in task.figures(outcome)],
         "seconds": result["seconds"],
         "budget_seconds": job.plan.total,
         "conditions": result["conditions"],
@@ -201,12 +208,13 @@ def _candidates(job: Job, winner: Finalist) -> list[dict[str, Any]]:
     if not scored:
         return []
     _, means, deviations = fastest_forms(job.space, job.tables, [e.architecture for e in scored])
-    on_front = _on_front([e.accuracy for e in scored], list(means))
+    accuracies = scores_of(job.dataset.task, scored)
+    on_front = _on_front(list(accuracies.values()), list(means))
     return [
         {
             "architecture_id": e.architecture.id,
             "values": e.architecture.as_dict,
-            "accuracy_val": e.accuracy,
+            "accuracy_val": accuracies[e.architecture],
             "latency_ms": float(ms),
             "latency_std_ms": float(std),
             "origin": _origin(job),
@@ -234,7 +242,8 @@ def _dataset(job: Job) -> dict[str, Any]:
     dataset = job.dataset
     return {
         "name": dataset.name,
-        "classes": list(dataset.classes),
+        "classes": list(dataset.task.outputs),
+        "labels": dataset.task.summary,
         "counts": {split: getattr(dataset, split).num_images for split in ("train", "val", "test")},
         "num_skipped": len(dataset.skipped),
         "skipped": [f"{s.path}: {s.reason}" for s in dataset.skipped[:20]],

@@ -20,6 +20,7 @@ from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import CompileError, LimitNotMetError
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.outcomes import scores_of
 from hwautoml.pipeline.runs.utilisation import lowest_utilisation, utilisation
 from hwautoml.pipeline.stages.profiling import kept_table_path
 from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS, fastest_forms, promise, trained_enough
@@ -74,7 +75,7 @@ def needing_int8(job: Job) -> set[str]:
 
 def _scores(job: Job) -> dict[Architecture, float]:
     scored = job.store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
-    smooth = smoothed(job.space, {e.architecture: e.accuracy for e in scored})
+    smooth = smoothed(job.space, scores_of(job.dataset.task, scored))
     return dict(zip(smooth, promise(job, np.array(list(smooth.values())), list(smooth)), strict=True))
 
 

@@ -15,6 +15,7 @@ from hwautoml.core.latency_predictor import Predictor
 from hwautoml.core.plan import trust_in_ranking
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.outcomes import scores_of
 from hwautoml.pipeline.runs.utilisation import lowest_utilisation, sandwich_of, utilisation
 from hwautoml.pipeline.stages.training import load_supernet
 from hwautoml.searchers import load_searcher
@@ -112,7 +113,7 @@ def run_search(
         rng=np.random.default_rng(job.settings.seed if seed is None else seed),
         max_evaluations=max_evaluations,
         budget_sec=budget_sec,
-        scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
+        scores=scores_of(job.dataset.task, known),
         on_progress=lambda done, total, text: job.report("search", min(done / total, 0.999), text),
     )
     load_searcher(job.settings.searcher).search(problem)
@@ -181,16 +182,17 @@ class Evaluator:
         self._validation: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
     def __call__(self, architecture: Architecture) -> float:
-        from hwautoml.supernets.scoring import Normalised, confusion_matrix
+        from hwautoml.supernets.scoring import Normalised, score
 
         started = time.monotonic()
         resolution = self.job.space.resolution(architecture)
         network = self.recalibrated(architecture)
         scored = Normalised(network, self.job.dataset.mean, self.job.dataset.std).to(self.device)
-        confusion = confusion_matrix(scored, self._validation_batches(resolution), self.job.dataset.num_classes)
-        evaluation = Evaluation(architecture, SHARED_WEIGHTS, "val", confusion, time.monotonic() - started)
+        task = self.job.dataset.task
+        outcome = score(scored, self._validation_batches(resolution), task)
+        evaluation = Evaluation(architecture, SHARED_WEIGHTS, "val", outcome, time.monotonic() - started)
         self.job.store.add_evaluation(evaluation)
-        return evaluation.accuracy
+        return task.score(outcome)
 
     def recalibrated(self, architecture: Architecture) -> torch.nn.Module:
         """The subnet cut out, with BatchNorm statistics of its own."""

@@ -14,15 +14,16 @@ from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.compilers import load_backend
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.errors import CompileError, LimitNotMetError, MeasurementError
-from hwautoml.exporters import check_parity, export_onnx, require_parity
+from hwautoml.exporters import export_onnx
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.outcomes import test_outcome
 from hwautoml.pipeline.stages.specialising import candidate_rows, load_network
 from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.store.files import write_json
-from hwautoml.supernets.scoring import accuracy
 
 PARITY_TOLERANCE = {"onnxruntime": 1e-4, "tvm": 1e-4}
 PARITY_IMAGES = 1000
@@ -90,7 +91,7 @@ def export_architecture(job: Job, architecture: Architecture, path: Path, networ
         channels=dataset.channels,
         mean=dataset.mean,
         std=dataset.std,
-        classes=dataset.classes,
+        task=dataset.task,
         architecture=architecture,
         metadata=metadata,
     )
@@ -236,9 +237,9 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
     if done is not None:
         return done
     with job.timed_stage("check") as payload:
-        resolution = job.space.resolution(winner.architecture)
+        resolution, task = job.space.resolution(winner.architecture), job.dataset.task
         few = job.dataset.test.raw(spread(job.dataset.test.num_images, PARITY_IMAGES), resolution)
-        reference = torch_probabilities(job, winner.architecture, few)
+        reference = torch_outputs(job, winner.architecture, few)
         # The ONNX file always ships.
         files = {r: winner.files[r] for r in dict.fromkeys(["onnxruntime", *winner.measured])}
         if winner.precision == "int8":
@@ -249,19 +250,13 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
         for runtime, path in files.items():
             job.report("check", 0.0, f"parity of {runtime} with torch")
             got = job.device(runtime).run_model(path, few)
-            report = check_parity(reference, got, tolerance=PARITY_TOLERANCE[runtime])
+            report = check_parity(reference, got, task=task, tolerance=PARITY_TOLERANCE[runtime])
             require_parity(report, artifact=str(path))
-            payload[runtime] = {
-                "max_abs": report.max_abs,
-                "top1_agreement": report.top1_agreement,
-                "images": report.num_images,
-            }
-        probabilities = _test_probabilities(job, winner, resolution)
-        num_classes = job.dataset.num_classes
-        flat = job.dataset.test.labels.numpy() * num_classes + probabilities.argmax(1)
-        confusion = np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
-        payload.update(confusion=confusion.tolist(), accuracy_test=accuracy(confusion))
-        payload["samples"] = [[i, probabilities[i].tolist()] for i in spread(len(probabilities), NUM_SAMPLES)]
+            payload[runtime] = {**report.to_json(), "images": report.num_images}
+        outputs = _test_outputs(job, winner, resolution)
+        outcome = task.outcome(outputs, job.dataset.test.labels.numpy())
+        payload.update(outcome=task.outcome_to_json(outcome), accuracy_test=task.score(outcome))
+        payload["samples"] = [[i, outputs[i].tolist()] for i in spread(len(outputs), NUM_SAMPLES)]
     return job.store.stage("check")  # type: ignore[return-value]
 
 
@@ -270,8 +265,8 @@ def spread(num_images: int, number: int) -> list[int]:
     return [int(i) for i in np.linspace(0, num_images - 1, min(number, num_images))]
 
 
-def _test_probabilities(job: Job, winner: Finalist, resolution: int) -> np.ndarray:
-    """(num_images, num_classes) of the winner's file on the test split, a few thousand images at a time."""
+def _test_outputs(job: Job, winner: Finalist, resolution: int) -> np.ndarray:
+    """(num_images, num_outputs) of the winner's file on the test split, a few thousand images at a time."""
     split, parts = job.dataset.test, []
     for start in range(0, split.num_images, PARITY_IMAGES):
         job.report("check", start / split.num_images, f"test split through the {winner.runtime} file")
@@ -280,13 +275,14 @@ def _test_probabilities(job: Job, winner: Finalist, resolution: int) -> np.ndarr
     return np.concatenate(parts)
 
 
-def torch_probabilities(job: Job, architecture: Architecture, images: np.ndarray) -> np.ndarray:
-    """(num_images, num_classes) of the trained network for uint8 images (num_images, H, W, C)."""
+def torch_outputs(job: Job, architecture: Architecture, images: np.ndarray) -> np.ndarray:
+    """(num_images, num_outputs) of the trained network for uint8 images (num_images, H, W, C)."""
     import torch
 
     from hwautoml.exporters import Deployable
 
-    module = Deployable(load_network(job, architecture), job.dataset.mean, job.dataset.std).eval()
+    dataset = job.dataset
+    module = Deployable(load_network(job, architecture), dataset.mean, dataset.std, dataset.task.activate).eval()
     with torch.no_grad():
         return np.concatenate(
             [module(torch.from_numpy(part)).numpy() for part in np.array_split(images, max(len(images) // 250, 1))]
@@ -295,11 +291,11 @@ def torch_probabilities(job: Job, architecture: Architecture, images: np.ndarray
 
 def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: dict[str, Any]) -> Path:
     tvm = winner.files["tvm"] if "tvm" in winner.measured else None
-    test = job.dataset.test
+    test, task = job.dataset.test, job.dataset.task
     images = test.raw([index for index, _ in checked["samples"]])
     samples = [
-        BundleSample(image, np.array(probabilities), job.dataset.classes[int(test.labels[index])])
-        for image, (index, probabilities) in zip(images, checked["samples"], strict=True)
+        BundleSample(image, np.array(outputs), task.label_text(test.labels[index].numpy()))
+        for image, (index, outputs) in zip(images, checked["samples"], strict=True)
     ]
     return write_bundle(
         job.folder / "bundle",
@@ -307,7 +303,7 @@ def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: di
         tvm_library=tvm,
         default_runtime=winner.runtime,
         num_threads=job.target.num_threads,
-        classes=job.dataset.classes,
+        task=task,
         resolution=job.space.resolution(winner.architecture),
         channels=job.dataset.channels,
         image_size=job.dataset.image_size,
@@ -320,7 +316,7 @@ def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: di
         data={**result["dataset"], "fingerprint": job.dataset.fingerprint},
         precision=winner.precision,
         quantization=result["quantization"],
-        confusion=checked["confusion"],
+        outcome=test_outcome(task, checked),
     )
 
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hwautoml.core.space import Architecture
+from hwautoml.core.task import Outcome
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.utilisation import batch_size
 from hwautoml.pipeline.stages.screening import entrants, needing_int8
@@ -115,11 +114,10 @@ class _FineTuner:
             return
         path = self.job.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
         network, num_images = self._train(architecture, path, seconds)
-        evaluation = Evaluation(
-            architecture, f"{FINE_TUNED}.{phase}", "val", self._confusion(network, architecture), seconds
-        )
+        outcome = self._outcome(network, architecture)
+        evaluation = Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", outcome, seconds)
         before = candidate_rows(self.job).get(architecture.id)
-        if before is None or evaluation.accuracy >= before["accuracy_val"]:
+        if before is None or self.job.dataset.task.score(outcome) >= before["accuracy_val"]:
             write_tensors(scored_weights_path(self.job.folder, architecture.id), dict(network.state_dict()))
             self.job.store.add_evaluation(evaluation)
         else:
@@ -155,7 +153,7 @@ class _FineTuner:
         images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
 
         def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
-            return network_step(model, settings=settings, dtype=dtype, device=device)
+            return network_step(model, task=job.dataset.task, dtype=dtype, device=device)
 
         setup = fastest_setup(network, make_step, images, labels)
         small_share = 0.5 * (1 - trained_enough(job))  # good weights were trained at full size already
@@ -181,14 +179,14 @@ class _FineTuner:
             self._evaluator = Evaluator(self.job)
         return self._evaluator.recalibrated(architecture)
 
-    def _confusion(self, network: nn.Module, architecture: Architecture) -> np.ndarray:
-        from hwautoml.supernets.scoring import Normalised, confusion_matrix
+    def _outcome(self, network: nn.Module, architecture: Architecture) -> Outcome:
+        from hwautoml.supernets.scoring import Normalised, score
         from hwautoml.supernets.training import default_device
 
         dataset, device = self.job.dataset, default_device()
         scored = Normalised(network, dataset.mean, dataset.std).to(device)
         batches = dataset.val.batches(250, device=device, resolution=self.job.space.resolution(architecture))
-        return confusion_matrix(scored, batches, dataset.num_classes)
+        return score(scored, batches, dataset.task)
 
 
 def load_network(job: Job, architecture: Architecture) -> nn.Module:
@@ -200,13 +198,14 @@ def load_network(job: Job, architecture: Architecture) -> nn.Module:
 
 
 def candidate_rows(job: Job) -> dict[str, dict[str, Any]]:
-    """Validation accuracy of every finalist, by architecture id; the last phase counts.
+    """The task's score of every finalist on validation images, by architecture id; the last phase counts.
 
     Of every fine-tuned entrant while the race is on.
     """
     rows: dict[str, dict[str, Any]] = {}
     for phase in PHASES:
         for found in job.store.evaluations(job.space, weights=f"{FINE_TUNED}.{phase}", split="val"):
-            rows[found.architecture.id] = {"architecture": found.architecture, "accuracy_val": found.accuracy}
+            accuracy = job.dataset.task.score(found.outcome)
+            rows[found.architecture.id] = {"architecture": found.architecture, "accuracy_val": accuracy}
     done = job.store.stage("specialise")
     return rows if done is None else {key: rows[key] for key in done["finalists"]}

@@ -68,9 +68,9 @@ def _train(job: Job) -> dict[str, object]:
         return supernet_step(
             model,
             sandwich,
+            task=dataset.task,
             num_random=1,
             rng=np.random.default_rng(job.settings.seed + state.steps),
-            settings=settings,
             dtype=dtype,
             resize=_resizer(job),
             device=device,

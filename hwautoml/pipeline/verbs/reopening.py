@@ -11,6 +11,7 @@ import numpy as np
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.core.plan import Plan
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
@@ -176,17 +177,13 @@ def export(
 
 def _exported_parity(job: Job, architecture: Architecture, network: Any, path: Path) -> dict[str, Any]:
     """Of the file and the network, on validation images. Raises ParityError."""
-    from hwautoml.exporters import check_parity, require_parity
     from hwautoml.pipeline.stages.shipping import spread
 
     images = job.dataset.val.raw(spread(job.dataset.val.num_images, 200), job.space.resolution(architecture))
-    report = check_parity(_probabilities(job, network, images), onnxruntime_outputs(path, images), tolerance=1e-4)
+    expected, found = _outputs(job, network, images), onnxruntime_outputs(path, images)
+    report = check_parity(expected, found, task=job.dataset.task, tolerance=1e-4)
     require_parity(report, artifact=str(path))
-    return {
-        "max_abs": report.max_abs,
-        "top1_agreement": report.top1_agreement,
-        "num_images": report.num_images,
-    }
+    return {**report.to_json(), "num_images": report.num_images}
 
 
 def report(run: str | Path) -> dict[str, Any]:
@@ -204,8 +201,21 @@ def report(run: str | Path) -> dict[str, Any]:
             raise RunFolderError(
                 f"{folder} is not finished, so there is nothing to report", fix=f"hwautoml run --resume --out {folder}"
             )
-    files = write_report(read_json(folder / REPORT_DATA), folder)
+    files = write_report(_with_figures(read_json(folder / REPORT_DATA)), folder)
     return {"html": str(files.html), "png": str(files.png), "csv": str(files.csv)}
+
+
+def _with_figures(data: dict[str, Any]) -> dict[str, Any]:
+    """Reports of before there were tasks hold the outcome of a classification in place of what is to be shown."""
+    if "confusion" not in data:
+        return data
+    from hwautoml.tasks.classification import Classification
+
+    task = Classification(tuple(data["dataset"]["classes"]))
+    outcome = task.outcome_from_json(data)
+    rest = {name: value for name, value in data.items() if name != "confusion"}
+    winner = {**data["winner"], "accuracy_test_interval": task.interval(outcome)}
+    return {**rest, "winner": winner, "figures": [figure.to_json() for figure in task.figures(outcome)]}
 
 
 def _open_job(store: RunStore, on_progress: OnProgress, targets_dir: Path | None) -> Job:
@@ -234,11 +244,12 @@ def _best_id(job: Job) -> str:
     return str(read_json(path)["architecture"]["id"])
 
 
-def _probabilities(job: Job, network: Any, images: np.ndarray) -> np.ndarray:
+def _outputs(job: Job, network: Any, images: np.ndarray) -> np.ndarray:
     import torch
 
     from hwautoml.exporters import Deployable
 
-    module = Deployable(network.cpu(), job.dataset.mean, job.dataset.std).eval()
+    dataset = job.dataset
+    module = Deployable(network.cpu(), dataset.mean, dataset.std, dataset.task.activate).eval()
     with torch.no_grad():
         return np.asarray(module(torch.from_numpy(images)).numpy())

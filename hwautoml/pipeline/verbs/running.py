@@ -41,6 +41,7 @@ def run(
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
+    task: str | None = None,
     device: str | None = None,
     tracker: str | None = None,
     key: str | None = None,
@@ -57,6 +58,7 @@ def run(
     for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
+    ``task`` says what labels are and what is predicted: ``classification``, or one that an installed package brings.
     ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
     here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
@@ -77,6 +79,7 @@ def run(
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,
+        "task": task,
         "seed": seed,
     }
     board = {"device": device, "tracker": tracker, "key": key}
@@ -105,8 +108,10 @@ def _check_images(settings: RunSettings) -> None:
     """Refuses what says without a look at the images that they cannot be used."""
     from hwautoml.datasets import require_source
     from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.tasks import load_task
 
     require_source(settings.source)
+    load_task(settings.task)
     if settings.image_size is not None:
         MobileSpace(settings.image_size, settings.channels or 3, num_classes=2)
 
@@ -211,7 +216,7 @@ def open_data(job: Job) -> None:
             fix="start a new run: another --out",
         )
     job.store.set_setting("dataset_fingerprint", job.dataset.fingerprint)
-    job.space = MobileSpace(job.dataset.image_size, job.dataset.channels, job.dataset.num_classes)
+    job.space = MobileSpace(job.dataset.image_size, job.dataset.channels, job.dataset.task.num_outputs)
     if job.store.stage("data") is None:
         counts = {split: getattr(job.dataset, split).num_images for split in ("train", "val", "test")}
         job.store.finish_stage("data", job.elapsed_sec, {"counts": counts, "skipped": len(job.dataset.skipped)})
@@ -228,6 +233,7 @@ def _load(job: Job) -> ImageDataset:
     job.report("data", 0.0, settings.source)
     dataset = load_dataset(
         settings.source,
+        task=settings.task,
         image_size=settings.image_size,
         channels=settings.channels,
         seed=settings.seed,
@@ -235,7 +241,7 @@ def _load(job: Job) -> ImageDataset:
         on_progress=listen,
     )
     skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
-    job.report("data", 1.0, f"{dataset.train.num_images:,} training images of {dataset.num_classes} classes{skipped}")
+    job.report("data", 1.0, f"{dataset.train.num_images:,} training images of {dataset.task.summary}{skipped}")
     return dataset
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hwautoml.core.plan import images_to_learn, make_plan
-from hwautoml.datasets import ImageDataset, load_dataset
+from hwautoml.datasets import ImageDataset
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.utilisation import (
     LOWEST_UTILISATION,
@@ -27,11 +27,6 @@ from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.supernets.training_cost import TrainingCost
 
 COST = TrainingCost(1e-10, 1e-9, 1e-6, 0.1)
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageDataset:
-    return load_dataset("digits")
 
 
 @pytest.fixture

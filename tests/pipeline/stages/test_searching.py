@@ -9,9 +9,10 @@ import torch
 
 from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.core.plan import RANKED_EPOCHS, make_plan
-from hwautoml.datasets import ImageDataset, load_dataset
+from hwautoml.datasets import ImageDataset
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.outcomes import scores_of
 from hwautoml.pipeline.runs.utilisation import lowest_utilisation, utilisation
 from hwautoml.pipeline.stages.searching import (
     MIN_FOCUSED,
@@ -29,11 +30,6 @@ from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import Evaluation
 from hwautoml.supernets.supernet import Supernet
 from hwautoml.supernets.training import TrainState
-
-
-@pytest.fixture(scope="module")
-def digits() -> ImageDataset:
-    return load_dataset("digits")
 
 
 @pytest.fixture
@@ -54,9 +50,9 @@ def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_spl
     architecture = trained.space.largest()
     accuracy = Evaluator(trained)(architecture)
     (stored,) = evaluations(trained)
-    assert stored.architecture == architecture and stored.accuracy == accuracy
-    assert stored.confusion.shape == (10, 10)
-    assert stored.confusion.sum(1).tolist() == np.bincount(trained.dataset.val.labels, minlength=10).tolist()
+    assert stored.architecture == architecture and trained.dataset.task.score(stored.outcome) == accuracy
+    assert stored.outcome.shape == (10, 10)
+    assert stored.outcome.sum(1).tolist() == np.bincount(trained.dataset.val.labels, minlength=10).tolist()
 
 
 def test_an_evaluation_can_be_repeated(trained: Job) -> None:
@@ -89,7 +85,7 @@ def test_no_batch_of_recalibration_is_a_remainder(digits: ImageDataset, num_imag
 def test_a_search_journals_every_score_and_goes_on_from_the_journal(trained: Job) -> None:
     first = run_search(trained, trained.tables, 1.0, max_evaluations=8, budget_sec=120.0)
     assert len(first.scores) == 8
-    assert {e.architecture: e.accuracy for e in evaluations(trained)} == first.scores
+    assert scores_of(trained.dataset.task, evaluations(trained)) == first.scores
     second = run_search(trained, trained.tables, 1.0, max_evaluations=3, budget_sec=120.0)
     assert second.num_evaluated == 3 and len(second.scores) == 11
     assert second.scores.items() > first.scores.items()

@@ -21,6 +21,7 @@ from hwautoml.devices.machine import fingerprint
 from hwautoml.errors import ParityError, RegressionError, RunFolderError
 from hwautoml.pipeline import verify
 from hwautoml.pipeline.verbs.verifying import require_verified
+from hwautoml.tasks.classification import Classification
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(
         base / "bundle",
         onnx_path=path,
-        classes=["a", "b", "c"],
+        task=Classification(("a", "b", "c")),
         resolution=8,
         channels=3,
         accuracy={},
@@ -137,7 +138,7 @@ def test_a_library_for_another_processor_is_skipped_and_said(original: Path, tmp
         tmp_path / "bundle",
         onnx_path=original / "model.onnx",
         tvm_library=library,
-        classes=["a", "b", "c"],
+        task=Classification(("a", "b", "c")),
         resolution=8,
         channels=3,
         accuracy={},
