@@ -165,7 +165,7 @@ class Regression(Task):
             result=result,
             details=details or "Errors: not recorded.",
             limits=(
-                "The model knows numbers like those it learnt from: it does not say when a picture shows another, or none.",
+                "The model knows numbers like those it learnt from, and does not say when a picture shows none.",
                 "The errors hold for pictures like those of the test split.",
             ),
         )

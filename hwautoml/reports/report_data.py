@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """``counts``: images per split; ``labels``: their kind; ``skipped``: a few of the ``num_skipped`` unreadable files."""
+    """``counts``: images per split; ``labels``: of what kind.
+
+    ``skipped``: a few of the ``num_skipped`` unreadable files.
+    """
 
     name: str
     classes: tuple[str, ...]
