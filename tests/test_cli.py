@@ -122,8 +122,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --task regression --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
-            "--device b:1 --tracker t:2 --key k",
+            "--precision int8 --searcher random --task regression --seed 7 --resume --overwrite --targets-dir t "
+            "--profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
                 "tracker": "t:2",
