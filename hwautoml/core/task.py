@@ -24,6 +24,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -307,6 +308,23 @@ class Task(ABC):
     def to_json(self) -> dict[str, Any]:
         """What results say of the task: its name, and what "accuracy" and "same" stand for in them."""
         return {"name": self.name, "metric": self.primary.name, "decision": self.decision}
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The outcome of one network, with the task that knows what it means: what objectives are computed from."""
+
+    task: Task
+    outcome: Outcome
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        return self.task.metrics(self.outcome)
+
+    @property
+    def accuracy(self) -> float:
+        """The primary metric, by which networks are ranked."""
+        return self.metrics[self.task.primary.name]
 
 
 def outcome_to_bytes(outcome: Outcome) -> bytes:

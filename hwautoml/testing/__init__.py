@@ -1,1 +1,1 @@
-"""Conformance suites: classes of pytest tests that the author of a part subclasses. See docs/extending/."""
+"""Suites of tests for authors of spaces and other parts; they need pytest, which hwautoml itself does not."""

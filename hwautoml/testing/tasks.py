@@ -21,7 +21,6 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
-import pytest
 
 from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.core.task import (
@@ -34,6 +33,7 @@ from hwautoml.core.task import (
     outcome_to_bytes,
 )
 from hwautoml.errors import DatasetError, ParityError
+from hwautoml.testing._pytest import pytest
 
 MIN_IMAGES = 24
 NUM_FEATURES = 16
@@ -144,7 +144,7 @@ class TaskTests:
     def test_the_end_of_the_graph_can_be_traced_and_keeps_the_shape(self, task: Task) -> None:
         import torch
 
-        class End(torch.nn.Module):  # type: ignore[misc]  # mypy skips torch
+        class End(torch.nn.Module):
             def forward(self, logits: Any) -> Any:
                 return task.activate(logits)
 

@@ -24,10 +24,10 @@ from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.pipeline.tables.finding import usable_runtimes
 
 if TYPE_CHECKING:
+    from hwautoml.core.elastic_space import ElasticSpace
     from hwautoml.datasets import ImageDataset
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
-    from hwautoml.spaces.mobile import MobileSpace
 
 BOARD_RUNTIME = "tvm"  # what boards over the network run
 #: What bundles have files for; tables can be made of other runtimes, too.
@@ -73,7 +73,7 @@ class RunContext:
     settings: RunSettings
     target: Target
     dataset: ImageDataset
-    space: MobileSpace
+    space: ElasticSpace
     devices: Devices
     on_progress: OnProgress
     profiles_dir: Path | None = None
