@@ -9,7 +9,18 @@ from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
 
 FULL = RunSettings(
-    "photos", "gpu", 0.5, 90.0, 48, 1, "tvm", "random", 7, "fp32", ("num_kernels",), ("parameters<=20000", "macs<=1e9")
+    "photos",
+    "gpu",
+    0.5,
+    90.0,
+    48,
+    1,
+    "tvm",
+    "random",
+    7,
+    "fp32",
+    objectives=("num_kernels",),
+    limits=("parameters<=20000", "macs<=1e9"),
 )
 
 
