@@ -123,9 +123,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "run",
             "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
             "--budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --space micro --seed 7 "
-            "--resume --overwrite --targets-dir t --profiles-dir p "
-            "--device b:1 --tracker t:2 --key k",
+            "--precision int8 --searcher random --task regression --space micro --seed 7 --resume --overwrite "
+            "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
                 "tracker": "t:2",
@@ -142,6 +141,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "runtime": "tvm",
                 "precision": "int8",
                 "searcher": "random",
+                "task": "regression",
                 "space": "micro",
                 "seed": 7,
                 "resume": True,
@@ -370,6 +370,11 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
         ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
+        (
+            "run digits --latency-ms 1 --task classify --out {tmp}/r",
+            2,
+            "unknown task 'classify'; known: classification",
+        ),
         ("run digits --latency-ms 1 --space mobil --out {tmp}/r", 2, "unknown space 'mobil'; known: mobile"),
         (
             "run digits --latency-ms 1 --space fbnet --out {tmp}/r",

@@ -25,9 +25,12 @@ def run_summary(out: Console, result: RunResult) -> None:
     by_stage = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)
     rows += [
         ("", f"{predicted} on {_form(latency.predicted_runtime, latency.predicted_precision)}"),
-        ("accuracy", f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation"),
+        (
+            result.task.metric.replace("_", " "),
+            f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation",
+        ),
         ("network", f"{result.architecture.id}, one of {len(result.front)} on the front"),
-        ("parity", _parity_text(result.parity)),
+        ("parity", _parity_text(result.parity, result.task.decision)),
         ("precision", result.quantization.reason),
         ("time", f"{format_duration(seconds['total'])} of {format_duration(result.budget_sec)}: {by_stage}"),
         ("bundle", f"{result.bundle}   (try: python {result.bundle}/run.py IMAGE)"),
@@ -36,15 +39,15 @@ def run_summary(out: Console, result: RunResult) -> None:
     _print_pairs(out, rows)
 
 
-def _parity_text(parity: ParityFigures) -> str:
+def _parity_text(parity: ParityFigures, decision: str) -> str:
     onnx = f"ONNX {_exponent(parity.onnx_max_abs)}"
     if not parity.int8:
         tvm = _exponent(parity.tvm_max_abs)
-        return f"{onnx}, TVM {tvm}, same class on {parity.top1_agreement:.1%} of {parity.num_images} images"
+        return f"{onnx}, TVM {tvm}, same {decision} on {parity.top1_agreement:.1%} of {parity.num_images} images"
     between = parity.int8.get("between_runtimes")
     same = min(facts["top1_agreement"] for name, facts in parity.int8.items() if name != "between_runtimes")
     agreement = "" if between is None else f", its runtimes within {_exponent(between['max_abs'])} of each other"
-    return f"fp32 {onnx}; int8 gives the same class on {same:.1%} of {parity.num_images} images{agreement}"
+    return f"fp32 {onnx}; int8 gives the same {decision} on {same:.1%} of {parity.num_images} images{agreement}"
 
 
 def search_summary(out: Console, result: SearchResult) -> None:

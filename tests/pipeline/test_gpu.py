@@ -14,6 +14,7 @@ from hwautoml.devices.machine import cuda_device
 from hwautoml.exporters import Deployable, export_onnx, export_program, half_deployable
 from hwautoml.exporters.half_precision import TOLERANCE
 from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.tasks.classification import Classification
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,7 +45,7 @@ def onnx_path(space: MobileSpace, tmp_path: Path) -> Path:
         channels=space.channels,
         mean=[0.5],
         std=[0.25],
-        classes=[str(number) for number in range(10)],
+        task=Classification(tuple(str(number) for number in range(10))),
         architecture=architecture,
     )
     return path

@@ -190,7 +190,7 @@ def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
         run.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
 
     accuracy, fp32_layers = quantize_until_accurate(
-        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
+        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, task=run.dataset.task, on_layer=listen
     )
     files, tvm_error = {"onnxruntime": path}, None
     if "tvm" in base.measured:

@@ -178,7 +178,8 @@ class _Screening:
 
 def _scores(run: RunContext, trust: float) -> dict[Architecture, float]:
     """Of those that meet the limits of what is known without a target."""
-    smooth = smoothed(run.space, {e.architecture: e.accuracy for e in run.journal.shared_scores(run.space)})
+    task, scored = run.dataset.task, run.journal.shared_scores(run.space)
+    smooth = smoothed(run.space, {e.architecture: task.score(e.outcome) for e in scored})
     within = meets_known_limits(run.settings.definitions, run.space, list(smooth))
     smooth = {a: score for (a, score), is_within in zip(smooth.items(), within, strict=True) if is_within}
     if not smooth:

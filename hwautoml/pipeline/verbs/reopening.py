@@ -14,6 +14,7 @@ from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.objective import Limit, Objective
+from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture
@@ -269,14 +270,14 @@ def _cut_out(run: RunContext, architecture: Architecture) -> nn.Module:
 
 def _exported_parity(run: RunContext, architecture: Architecture, network: nn.Module, path: Path) -> ExportParity:
     """Raises ParityError."""
-    from hwautoml.exporters import check_parity, require_parity
-
     split = run.dataset.val
     images = split.raw(spread(split.num_images, PARITY_IMAGES), run.space.resolution(architecture))
     expected = network_outputs(run, network, images)
-    report = check_parity(expected, onnxruntime_outputs(path, images), tolerance=PARITY_TOLERANCE)
+    report = check_parity(
+        expected, onnxruntime_outputs(path, images), task=run.dataset.task, tolerance=PARITY_TOLERANCE
+    )
     require_parity(report, artifact=str(path))
-    return ExportParity(report.max_abs, report.top1_agreement, report.num_images)
+    return ExportParity(report.max_abs, report.agreement, report.num_images)
 
 
 def report(run: str | Path) -> ReportResult:
@@ -293,8 +294,21 @@ def report(run: str | Path) -> ReportResult:
             raise RunFolderError(
                 f"{folder} is not finished, so there is nothing to report", fix=f"hwautoml run --resume --out {folder}"
             )
-    files = write_report(read_json(folder / REPORT_DATA), folder)
+    files = write_report(_with_figures(read_json(folder / REPORT_DATA)), folder)
     return ReportResult(str(files.html), str(files.png), str(files.csv))
+
+
+def _with_figures(data: dict[str, Any]) -> dict[str, Any]:
+    """Reports of before there were tasks hold the outcome of a classification in place of what is to be shown."""
+    if "confusion" not in data:
+        return data
+    from hwautoml.tasks.classification import Classification
+
+    task = Classification(tuple(data["dataset"]["classes"]))
+    outcome = task.outcome_from_json(data)
+    rest = {name: value for name, value in data.items() if name != "confusion"}
+    winner = {**data["winner"], "accuracy_test_interval": task.interval(outcome)}
+    return {**rest, "winner": winner, "figures": [figure.to_json() for figure in task.figures(outcome)]}
 
 
 def _best_id(run: RunContext) -> str:
