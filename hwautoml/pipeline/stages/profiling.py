@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
-from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.observation import Observation
 from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
 from hwautoml.core.space import Architecture
 from hwautoml.errors import CompileError, MeasurementError

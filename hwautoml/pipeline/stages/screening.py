@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from hwautoml.core.latency_file import save as save_table
-from hwautoml.core.latency_table import LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.observation import Observation
 from hwautoml.core.space import Architecture
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import CompileError, LimitNotMetError

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.artifact import sha256_file
-from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.observation import Observation
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import write_atomically
 from hwautoml.core.table_identity import TableIdentity

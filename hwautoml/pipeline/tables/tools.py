@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
+from hwautoml.core.observation import Entry, Observation
 from hwautoml.core.sibling_prior import posterior_means_ms
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import RunFolderError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry
 from hwautoml.core.plan import RANKED_EPOCHS, make_plan
 from hwautoml.datasets import ImageDataset, load_dataset
 from hwautoml.errors import RunFolderError

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry, Observation
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline import profile
 from hwautoml.spaces.mobile import MobileSpace

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry
 from hwautoml.core.progress import Progress
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError, RunFolderError, TargetUnavailableError

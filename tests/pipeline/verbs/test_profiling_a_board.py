@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError, TargetUnavailableError
 from hwautoml.pipeline import profile
