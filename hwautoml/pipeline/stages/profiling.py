@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hwautoml.core.active_selection import choose_to_measure
+from hwautoml.core.board import Board
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
@@ -21,9 +22,11 @@ from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
 from hwautoml.core.space import Architecture
 from hwautoml.errors import CompileError, MeasurementError
 from hwautoml.pipeline.runs.job import Job
-from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table, find_table, identity_of, records_path
+from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table, find_table, identity_of
 from hwautoml.pipeline.tables.probes import INT8_RUNTIMES, probe_builders
+from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
 from hwautoml.profilers.reference import reference_architecture
+from hwautoml.store.table_library import TableLibrary
 
 SIBLING_NETWORKS = 8
 MIN_SIBLING_CAP_SEC = 60.0  # compiling the networks for a sibling table takes about half a minute
@@ -35,18 +38,20 @@ _log = logging.getLogger(__name__)
 def profile_stage(job: Job) -> None:
     """The table of the run's target, kept in the run folder too; and those of further runtimes and of int8, from a
     file where there is one, else from a few networks if there is time enough."""
+    library = TableLibrary(job.profiles_dir)
+    take_over_shipped_records(job.target.name, library)
     runtime = job.runtimes[0] if job.is_remote else choose_runtime(job.target, job.settings.runtime)
     if job.store.stage("profile") is None:
         with job.timed_stage("profile") as payload:
             table = ensure_table(
                 job.target,
-                runtime,
+                Form(runtime),
                 job.space,
+                library,
                 budget_sec=job.profile_cap_sec,
+                board=Board(**job.board),
                 seed=job.settings.seed,
-                profiles_dir=job.profiles_dir,
                 on_progress=job.on_progress,
-                **job.board,
             )
             save_table(table, kept_table_path(job, table.form))
             if table.origin == "measured":
@@ -98,9 +103,9 @@ def _further_forms(job: Job, first: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _found(job: Job, runtime: str, precision: str) -> LatencyTable | None:
-    identity = identity_of(job.target, runtime, job.space, precision=precision)
+    identity = identity_of(job.target, Form(runtime, precision), job.space)
     machine = str(job.device(runtime).conditions()["fingerprint"]) if job.is_remote else None
-    return find_table(job.target, identity, job.profiles_dir, machine=machine, is_remote=job.is_remote)
+    return find_table(job.target, identity, TableLibrary(job.profiles_dir), board=Board(**job.board), machine=machine)
 
 
 def sibling_table(job: Job, known: LatencyTable, runtime: str, precision: str = "fp32") -> LatencyTable:
@@ -111,19 +116,12 @@ def sibling_table(job: Job, known: LatencyTable, runtime: str, precision: str = 
         MeasurementError: nothing could be measured.
     """
     form = Form(runtime, precision).name
-    prior = sibling_prior_table(
-        [known],
-        cost=job.space.cost,
-        target=known.target,
-        runtime=runtime,
-        num_threads=known.num_threads,
-        batch=known.batch,
-        precision=precision,
-    )
+    identity = replace(known.identity, runtime=runtime, precision=precision)
+    prior = sibling_prior_table([known], identity, cost=job.space.cost)
     candidates = [job.space.sample(np.random.default_rng(job.settings.seed + i)) for i in range(64)]
     layers = [job.space.layers(a) for a in candidates]
     chosen = [candidates[i] for i in choose_to_measure(prior, layers, SIBLING_NETWORKS)]
-    records = records_path(job.target, job.profiles_dir)
+    records = TableLibrary(job.profiles_dir).records_path(job.target.name)
     builders = probe_builders(job.space, job.target, runtime, records, precision=precision)
     paths: dict[Architecture, Path] = {}
     for index, architecture in enumerate(chosen):
@@ -158,9 +156,8 @@ def _speed_of(job: Job, table: LatencyTable) -> float:
     then = table.conditions.get("reference_median_ms")
     if not isinstance(then, float):
         return 1.0
-    builders = probe_builders(
-        job.space, job.target, table.runtime, records_path(job.target, job.profiles_dir), precision=table.precision
-    )
+    records = TableLibrary(job.profiles_dir).records_path(job.target.name)
+    builders = probe_builders(job.space, job.target, table.runtime, records, precision=table.precision)
     path = job.folder / "probes" / f"reference.{table.form}"
     now = job.device(table.runtime).measure([builders.network(reference_architecture(job.space), path)])[0]
     if not isinstance(now, Measurement):

@@ -35,7 +35,7 @@ from hwautoml.pipeline.stages.shipping import (
     measurement_to_json,
     most_accurate,
 )
-from hwautoml.pipeline.tables.finding import records_path
+from hwautoml.store.table_library import TableLibrary
 
 MAX_FORMS = 3
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
@@ -210,7 +210,7 @@ def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | No
             folder / "int8",
             tvm_target=job.target.tvm,
             num_threads=job.target.num_threads,
-            records_path=records_path(job.target, job.profiles_dir),
+            records_path=TableLibrary(job.profiles_dir).records_path(job.target.name),
         )
     except CompileError as error:
         _log.warning("TVM cannot compile the int8 form: %s", error.message)

@@ -24,10 +24,10 @@ from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.utilisation import lowest_utilisation, utilisation
 from hwautoml.pipeline.stages.profiling import kept_table_path
 from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS, fastest_forms, promise, trained_enough
-from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.profilers.reference import reference_architecture
 from hwautoml.searchers.surrogate import smoothed
+from hwautoml.store.table_library import TableLibrary
 
 SCREEN_SIZE = 8
 MAX_SCREENS = 3
@@ -158,7 +158,7 @@ def _screen(
 
 def _screen_in(job: Job, form: str, architectures: Sequence[Architecture]) -> dict[Architecture, Measurement]:
     folder, table = job.folder / "probes", job.tables[form]
-    records = records_path(job.target, job.profiles_dir)
+    records = TableLibrary(job.profiles_dir).records_path(job.target.name)
     builders = probe_builders(job.space, job.target, table.runtime, records, precision=table.precision)
     paths: dict[Architecture, Path] = {}
     for architecture in architectures:

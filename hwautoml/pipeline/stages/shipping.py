@@ -20,8 +20,8 @@ from hwautoml.errors import CompileError, LimitNotMetError, MeasurementError
 from hwautoml.exporters import check_parity, export_onnx, require_parity
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.stages.specialising import candidate_rows, load_network
-from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.store.files import write_json
+from hwautoml.store.table_library import TableLibrary
 from hwautoml.supernets.scoring import accuracy
 
 PARITY_TOLERANCE = {"onnxruntime": 1e-4, "tvm": 1e-4}
@@ -123,7 +123,7 @@ def compile_stage(job: Job) -> None:
                     tvm_target=job.target.tvm,
                     num_threads=job.target.num_threads,
                     tune_budget_sec=tune,
-                    records_path=records_path(job.target, job.profiles_dir),
+                    records_path=TableLibrary(job.profiles_dir).records_path(job.target.name),
                     on_progress=listen,
                     seed=job.settings.seed,
                 )

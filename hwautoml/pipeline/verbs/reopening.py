@@ -10,6 +10,7 @@ import numpy as np
 
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
+from hwautoml.core.form import Form
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.plan import Plan
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -24,6 +25,7 @@ from hwautoml.pipeline.stages.profiling import profile_stage
 from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
+from hwautoml.store.table_library import TableLibrary
 
 SEARCH_SEC = 7.0
 TABLE_SEC = 60.0
@@ -111,11 +113,10 @@ def _tables(
             return fitting
     table = ensure_table(
         target,
-        choose_runtime(target, runtime),
+        Form(choose_runtime(target, runtime), "fp32" if precision == "auto" else precision),
         job.space,
-        precision="fp32" if precision == "auto" else precision,
+        TableLibrary(profiles_dir),
         budget_sec=TABLE_SEC,
-        profiles_dir=profiles_dir,
         on_progress=job.on_progress,
     )
     return {table.form: table}
