@@ -85,6 +85,7 @@ def wanted_table(
     found = found if threads is None else replace(found, num_threads=threads)
     if board is not None:
         require_reachable(found, device=board.device, tracker=board.tracker, key=board.key)
+    found.require_precision(precision)
     form = Form(_choose_runtime(found, runtime, board), precision)
     loaded = load_profiled_space(space, image_size=image_size, channels=channels)
     identity = identity_of(found, form, loaded, batch)

@@ -154,7 +154,7 @@ def test_a_measured_table_is_not_replaced_by_less(tmp_path: Path, table: Latency
 def test_networks_that_do_not_fit_into_the_budget_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = profile("cpu", measurements=12, budget_sec=0.05, profiles_dir=tmp_path, **SMALL)
     assert 1 <= made.num_networks < 12
-    assert f"{made['num_networks']} of 12 networks were measured; the same command with a larger" in caplog.text
+    assert f"{made.num_networks} of 12 networks were measured; the same command with a larger" in caplog.text
 
 
 def test_a_table_of_other_conditions_is_kept_when_a_new_one_is_made(
