@@ -72,7 +72,7 @@ class Show:
         self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
 
     def result(self, found: Found, summary: Callable[[Console, Found], None]) -> None:
-        """``found``: what the verb returned, a noun that has a JSON form, or plain data."""
+        """A verb's result: its JSON form on stdout with ``--json``, else its summary for people."""
         self.bars.stop()
         if self.as_json:
             data = found if isinstance(found, Mapping) else found.to_json()
