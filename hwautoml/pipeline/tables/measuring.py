@@ -59,7 +59,7 @@ def measure_table(
     machine = str(conditions["fingerprint"])
     if prior is not None:
         require_no_less(path, prior)
-    _keep_other(path, identity, version, machine)
+    _set_other_aside(path, identity, version, machine)
     setting = ProfileSetting(identity, version, machine)
     options = ProfileOptions.within(budget_sec, seed=seed)
     if prior is not None:
@@ -102,7 +102,7 @@ def _num_measured(table: LatencyTable) -> int:
     return sum(entry.origin == "measured" for entry in table.entries.values())
 
 
-def _keep_other(path: Path, identity: TableIdentity, version: str, machine: str) -> None:
+def _set_other_aside(path: Path, identity: TableIdentity, version: str, machine: str) -> None:
     """A table of another kind, runtime version or machine is set aside; a damaged one is an error, and stays."""
     if not path.is_file():
         return

@@ -94,7 +94,7 @@ def wanted_table(
     )
 
 
-def saved(table: LatencyTable, path: Path) -> TableFacts:
+def save_and_describe(table: LatencyTable, path: Path) -> TableFacts:
     """A damaged file at ``path`` is an error and stays; a table with measurements is not replaced by less."""
     require_no_less(path, table)
     save_table(table, path)

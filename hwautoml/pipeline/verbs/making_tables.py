@@ -8,7 +8,7 @@ from pathlib import Path
 from hwautoml.core.table_facts import TableFacts
 from hwautoml.errors import InvalidValueError
 from hwautoml.pipeline.tables.by_hand import NetworksToTime, table_from_csv, write_networks
-from hwautoml.pipeline.tables.wanted import saved, wanted_table
+from hwautoml.pipeline.tables.wanted import save_and_describe, wanted_table
 
 
 def estimate_table(
@@ -48,7 +48,7 @@ def estimate_table(
         targets_dir=targets_dir,
         profiles_dir=profiles_dir,
     )
-    return saved(wanted.prior(like), wanted.few_shot_path if like else wanted.estimated_path)
+    return save_and_describe(wanted.prior(like), wanted.few_shot_path if like else wanted.estimated_path)
 
 
 def export_networks(
@@ -134,4 +134,4 @@ def import_table(
         profiles_dir=profiles_dir,
     )
     table = table_from_csv(wanted.prior(like), wanted.space, wanted.identity, Path(csv))
-    return saved(table, wanted.few_shot_path)
+    return save_and_describe(table, wanted.few_shot_path)

@@ -76,7 +76,7 @@ def inspect_records(
     Raises:
         RunFolderError: the file does not exist or is damaged.
     """
-    path = records_file(target, records, targets_dir, profiles_dir)
+    path = completed_records(target, records, targets_dir, profiles_dir)
     if not path.is_file():
         raise RunFolderError(f"{path} does not exist: nothing is tuned yet", fix=f"hwautoml tune --target {target}")
     return RecordsFacts(path, _devices(Records.load(path)))
@@ -98,7 +98,7 @@ def merge_records(
         RunFolderError: a file is damaged or does not exist.
         StorageError: the file of records cannot be written.
     """
-    path = records_file(target, records, targets_dir, profiles_dir)
+    path = completed_records(target, records, targets_dir, profiles_dir)
     merged = Records.load(path)
     before = sum(map(len, merged.by_target.values()))
     for file in map(Path, files):
@@ -109,7 +109,7 @@ def merge_records(
     return RecordsFacts(path, _devices(merged), tuple(map(Path, files)), before)
 
 
-def records_file(target: str, records: Path | None, targets_dir: Path | None, profiles_dir: Path | None) -> Path:
+def completed_records(target: str, records: Path | None, targets_dir: Path | None, profiles_dir: Path | None) -> Path:
     """``records`` where it is given, else the target's own, after it took over those that ship."""
     found = load_target(target, target_folders(targets_dir))
     return records if records is not None else take_over_shipped_records(found.name, TableLibrary(profiles_dir))

@@ -23,7 +23,7 @@ from hwautoml.errors import InvalidValueError
 from hwautoml.pipeline.connecting import board_route, require_reachable
 from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
-from hwautoml.pipeline.verbs.records import records_file
+from hwautoml.pipeline.verbs.records import completed_records
 from hwautoml.spaces import load_space
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def tune(
     """
     require_duration(budget_sec, "budget_sec")
     found = load_target(target, target_folders(targets_dir))
-    path = records_file(target, records, targets_dir, profiles_dir)
+    path = completed_records(target, records, targets_dir, profiles_dir)
     if found.is_cuda:
         raise InvalidValueError(
             f"target {found.name} is a GPU, and what is tuned are our schedules for processors",

@@ -117,9 +117,9 @@ def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir:
         targets_dir=targets_dir,
         profiles_dir=tmp_path / "profiles",
     )
-    assert result["runtime"] == "tvm" and set(result["latency_ms"]["by_runtime"]) == {"tvm"}
-    assert result["latency_ms"]["measured_interval"][1] <= 5.0
-    manifest = json.loads((Path(result["bundle"]) / "manifest.json").read_text())
+    assert result.runtime == "tvm" and set(result.latency_ms.by_runtime) == {"tvm"}
+    assert result.latency_ms.measured_interval[1] <= 5.0
+    manifest = json.loads((Path(result.bundle) / "manifest.json").read_text())
     assert manifest["default_runtime"] == "tvm"
     text = json.dumps(manifest["conditions"])
     assert '"connection": "rpc"' in text and board.address in text and KEY not in text
@@ -155,11 +155,11 @@ def test_onnx_files_are_benched_in_the_boards_onnx_runtime(board: Service, targe
             stdout=subprocess.PIPE,
             check=True,
         )
-        rows[runtimes] = {row.runtime: row for row in json.loads(done.stdout)["rows"]}
+        rows[runtimes] = {row["runtime"]: row for row in json.loads(done.stdout)["rows"]}
         assert ",".join(sorted(rows[runtimes])) == runtimes
         for name, row in rows[runtimes].items():
-            assert row.median_ms > 0 and row.conditions["runtime"] == name
-            assert row.conditions["address"] == board.address
+            assert row["median_ms"] > 0 and row["conditions"]["runtime"] == name
+            assert row["conditions"]["address"] == board.address
     with pytest.raises(InvalidValueError, match="it runs tvm and onnxruntime"):
         pipeline.bench(
             [network], target="board", targets_dir=targets_dir, runtime="torch", device=board.address, key=KEY
