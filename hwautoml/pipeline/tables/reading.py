@@ -31,13 +31,13 @@ def profile_command(identity: TableIdentity) -> str:
 
 
 def identity_flags(identity: TableIdentity) -> str:
-    """As every command takes them that makes a table; those that say what is the default anyway are left out."""
+    """As every command takes them that makes a table; those with a default of their own are left out."""
     name, _, size = identity.space.partition("/")[0], *identity.space.rpartition("/")[1:]
     side, _, channels = size.partition("x")[0], *size.rpartition("x")[1:]
     flags = {
         "--target": identity.target,
-        "--space": name if name != "mobile" else "",
-        "--image-size": side if (name, side) != ("mobile", "32") else "",
+        "--space": name,
+        "--image-size": side,
         "--channels": "grey" if channels == "1" else "",
         "--runtime": identity.runtime,
         "--threads": str(identity.num_threads),

@@ -19,12 +19,12 @@ from hwautoml.pipeline.tables.reading import load_table, profile_command
     [
         (
             TableIdentity("cpu", "tvm", 2, 1, "fp32", "mobile/v1/32x32x3"),
-            "hwautoml profile --target cpu --runtime tvm --threads 2",
+            "hwautoml profile --target cpu --space mobile --image-size 32 --runtime tvm --threads 2",
         ),
         (
             TableIdentity("my-board", "onnxruntime", 1, 8, "int8", "mobile/v1/8x8x1"),
-            "hwautoml profile --target my-board --image-size 8 --channels grey --runtime onnxruntime --threads 1 "
-            "--batch 8 --precision int8",
+            "hwautoml profile --target my-board --space mobile --image-size 8 --channels grey --runtime onnxruntime "
+            "--threads 1 --batch 8 --precision int8",
         ),
         (
             TableIdentity("cpu", "torch", 1, 1, "fp32", "ofa-mobilenetv3/v1/w1.2/224x224x3"),
@@ -32,7 +32,7 @@ from hwautoml.pipeline.tables.reading import load_table, profile_command
         ),
     ],
 )
-def test_the_command_says_all_that_is_not_the_default(identity: TableIdentity, command: str) -> None:
+def test_the_command_makes_such_a_table(identity: TableIdentity, command: str) -> None:
     assert profile_command(identity) == command
 
 
@@ -45,9 +45,9 @@ def test_a_whole_table_is_read(tmp_path: Path, table: LatencyTable) -> None:
 @pytest.mark.parametrize(
     ("changes", "command"),
     [
-        ({"schema": "latency-table/v9"}, "hwautoml profile --target cpu --image-size 8 --channels grey"),
+        ({"schema": "latency-table/v9"}, "hwautoml profile --target cpu --space mobile --image-size 8 --channels grey"),
         ({"schema": "v9", "space": 3}, "hwautoml profile --target T"),
-        ({"entries": 3}, "hwautoml profile --target cpu --image-size 8 --channels grey"),
+        ({"entries": 3}, "hwautoml profile --target cpu --space mobile --image-size 8 --channels grey"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_how_to_replace_it(
