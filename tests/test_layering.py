@@ -27,6 +27,7 @@ ROOMS = (
     "devices",
     "errors",
     "exporters",
+    "objectives",
     "pipeline",
     "profilers",
     "reports",

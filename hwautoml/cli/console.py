@@ -68,7 +68,7 @@ class Show:
             return
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self.bars.add_task(event.stage, total=1.0, text="")
-        fields = {"text": event.text} if event.text else {}
+        fields: dict[str, Any] = {"text": event.text} if event.text else {}
         self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
 
     def result(self, found: Found, summary: Callable[[Console, Found], None]) -> None:

@@ -44,6 +44,13 @@ Precision = Annotated[str, typer.Option(help="fp32 or int8; on GPUs also fp16 or
 Like = Annotated[str | None, typer.Option(help="Targets or table files to start from, a,b,c.")]
 TableOut = Annotated[Path | None, typer.Option(help="File for the table. \\[default: in --profiles-dir]")]
 Records = Annotated[Path | None, typer.Option(help="File of records. \\[default: beside the target's latency tables]")]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(help="A further objective, such as parameters or macs; repeatable.", metavar="NAME"),
+]
+Limits = Annotated[
+    list[str] | None, typer.Option(help="'NAME<=VALUE' of any objective; repeatable.", metavar="NAME<=VALUE")
+]
 TrainedRun = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
 Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]
