@@ -48,6 +48,9 @@ def run(
     searcher: Annotated[
         str | None, typer.Option(help="surrogate, nsga2, random or a package's. \\[default: surrogate]")
     ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="mobile, or an elastic space that a package brings. \\[default: mobile]")
+    ] = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -78,6 +81,7 @@ def run(
             runtime=runtime,
             precision=precision,
             searcher=searcher,
+            space=space,
             device=device,
             tracker=tracker,
             key=key,

@@ -9,13 +9,29 @@ from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
 
 FULL = RunSettings(
-    "photos", "gpu", 0.5, 90.0, 48, 1, "tvm", "random", 7, "fp32", ("num_kernels",), ("parameters<=20000", "macs<=1e9")
+    "photos",
+    "gpu",
+    0.5,
+    90.0,
+    48,
+    1,
+    "tvm",
+    "random",
+    7,
+    "fp32",
+    objectives=("num_kernels",),
+    limits=("parameters<=20000", "macs<=1e9"),
 )
 
 
 @pytest.mark.parametrize("settings", [FULL, RunSettings("digits", "cpu", 1.0)])
 def test_settings_survive_json(settings: RunSettings) -> None:
     assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_runs_of_before_spaces_had_names_go_on_with_theirs() -> None:
+    stored = {name: value for name, value in FULL.to_json().items() if name != "space"}
+    assert RunSettings.from_json(stored) == FULL and FULL.space == "mobile"
 
 
 def test_settings_of_another_version_are_refused_by_name() -> None:
