@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hwautoml.core import json_form
@@ -11,6 +11,7 @@ MAX_DEFAULT_SEC = 7200.0
 MIN_SUPERNET_SHARE, MAX_SUPERNET_SHARE = 0.05, 0.6
 AMPLE_EPOCHS = 60.0  # of the supernet
 RANKED_EPOCHS = 20.0
+PROBE_SHARE, MAX_PROBE_SEC = 0.3, 240.0
 NEEDED_EPOCHS, MAX_NEEDED_IMAGES = 6.0, 1e6
 
 
@@ -42,6 +43,11 @@ def default_budget_sec(num_images: int, image_size: int) -> float:
     return min(95.0 + 0.035 * num_images * (image_size / 32) ** 2, MAX_DEFAULT_SEC)
 
 
+def default_pretrained_budget_sec(num_images: int) -> float:
+    """Five minutes for six hundred photographs, an hour at most."""
+    return min(120.0 + 0.3 * num_images, MAX_DEFAULT_SEC / 2)
+
+
 def profile_cap_sec(total: float) -> float:
     return min(max(0.12 * total, 10.0), 240.0)
 
@@ -61,6 +67,15 @@ def make_plan(total: float, elapsed: float, has_tvm: bool, supernet_epochs_per_s
     specialise = max(rest - search - train, 0.0)
     evaluations = 40 if total < 180 else 200
     return Plan(total, train, search, ship, tune, finalists, evaluations, specialise)
+
+
+def make_pretrained_plan(total: float, elapsed: float, has_tvm: bool) -> Plan:
+    """As ``make_plan``, where nothing has to be trained before members can be told apart: a part of the time goes into
+    probing them, the rest into training the finalists."""
+    plan = make_plan(total, elapsed, has_tvm, supernet_epochs_per_sec=AMPLE_EPOCHS)
+    rest = plan.train + plan.search + plan.specialise
+    search = min(PROBE_SHARE * rest, MAX_PROBE_SEC)
+    return replace(plan, train=0.0, search=search, specialise=rest - search)
 
 
 def supernet_share(epochs: float) -> float:

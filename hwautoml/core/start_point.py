@@ -38,6 +38,9 @@ class StartPoint:
         return self.package is not None
 
 
+SCRATCH = StartPoint("scratch", "mobile", "random weights, in the space of the run; for images of any size")
+
+
 class Start(Protocol):
     """What a file of the room ``starts`` provides, and packages through the entry points ``hwautoml.starts``."""
 

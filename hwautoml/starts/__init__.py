@@ -14,7 +14,7 @@ STARTS = Plugins(
     "starting point",
     "hwautoml.starts",
     {
-        "scratch": "hwautoml.starts.scratch:SCRATCH",
+        "scratch": "hwautoml.starts.scratch:START",
         "efficientnet-lite0": "hwautoml.starts.efficientnet_lite:LITE0",
         "efficientnet-lite1": "hwautoml.starts.efficientnet_lite:LITE1",
         "efficientnet-lite2": "hwautoml.starts.efficientnet_lite:LITE2",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hwautoml.core.elastic_space import ElasticSpace
-from hwautoml.core.start_point import SharedWeights, StartPoint
+from hwautoml.core.start_point import SCRATCH, SharedWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Scratch:
-    point = StartPoint("scratch", "mobile", "random weights, in the space of the run; for images of any size")
+    point = SCRATCH
 
     def unavailable_reason(self) -> str | None:
         return None
@@ -21,4 +21,4 @@ class Scratch:
         return {}
 
 
-SCRATCH = Scratch()
+START = Scratch()

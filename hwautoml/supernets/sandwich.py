@@ -7,11 +7,11 @@ the largest *within reach*: shrunk at random until it is, differently in each st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.space import Architecture, SearchSpace, Value
 
 MAX_DRAWS = 8
 
@@ -27,6 +27,15 @@ class Sandwich:
         """What is not ordered (kinds of blocks) is drawn anew, so that every kind is trained at full size."""
         return self._shrunk(self._with_random_kinds(self.space.num_options - 1, rng), rng)
 
+    def largest_with(self, values: Mapping[str, Value], rng: np.random.Generator) -> Architecture:
+        """With these options as they are; the rest shrunk at random, as of ``largest``."""
+        names = [choice.name for choice in self.space.choices]
+        indices, kept = self.space.num_options - 1, np.zeros(len(names), dtype=bool)
+        for name, value in values.items():
+            position = names.index(name)
+            indices[position], kept[position] = self.space.choices[position].options.index(value), True
+        return self._shrunk(indices, rng, kept)
+
     def smallest(self, rng: np.random.Generator) -> Architecture:
         return self.space.decode(self._with_random_kinds(np.zeros_like(self.space.num_options), rng))
 
@@ -40,12 +49,14 @@ class Sandwich:
     def _with_random_kinds(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.where(self._kinds, rng.integers(0, self.space.num_options), indices)
 
-    def _shrunk(self, indices: np.ndarray, rng: np.random.Generator) -> Architecture:
-        """One random choice a step smaller at a time, until within reach or nothing is left to shrink."""
+    def _shrunk(
+        self, indices: np.ndarray, rng: np.random.Generator, kept: np.ndarray | bool = False
+    ) -> Architecture:
+        """One random choice a step smaller at a time, until within reach or nothing is left to shrink; not ``kept``."""
         indices = indices.copy()
         architecture = self.space.decode(indices)
         while not self.is_within_reach(architecture):
-            larger = np.flatnonzero((indices > 0) & ~self._kinds)
+            larger = np.flatnonzero((indices > 0) & ~self._kinds & ~np.asarray(kept))
             if not len(larger):
                 break
             indices[rng.choice(larger)] -= 1

@@ -45,6 +45,10 @@ class TrainSettings:
     seed: int = 0
 
 
+#: For weights that are good already and few images: small steps, which spoil little.
+PRETRAINED = TrainSettings(batch_size=32, peak_learning_rate=0.01, weight_decay=1e-4, warmup_share=0.1)
+
+
 @dataclass(frozen=True)
 class TrainProgress:
     """``share`` of the time budget that has passed, 0..1."""
@@ -162,10 +166,16 @@ def supernet_step(
     return step
 
 
-def network_step(network: nn.Module, *, task: Task, dtype: torch.dtype | None, device: str) -> StepLoss:
-    """The task's loss, plainly."""
+def network_step(
+    network: nn.Module, *, task: Task, dtype: torch.dtype | None, device: str, keep_statistics: bool = False
+) -> StepLoss:
+    """The task's loss, plainly. ``keep_statistics``: BatchNorm uses those it has, which large batches of other images
+    made, instead of those of small batches."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)] if keep_statistics else []
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
+        for norm in norms:
+            norm.eval()
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             logits = network(images).float()
         loss = task.loss(logits, labels)

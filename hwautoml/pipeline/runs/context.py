@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from hwautoml.core.board import Board
 from hwautoml.core.closing import Closing
 from hwautoml.core.progress import OnProgress, Progress
+from hwautoml.core.start_point import SCRATCH, StartPoint
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.pipeline.connecting import device_for, require_real
@@ -77,6 +78,7 @@ class RunContext:
     space: ElasticSpace
     devices: Devices
     on_progress: OnProgress
+    start: StartPoint = SCRATCH
     profiles_dir: Path | None = None
 
     @property

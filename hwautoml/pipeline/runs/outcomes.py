@@ -55,12 +55,13 @@ class Profiled(_Json):
 
 @dataclass(frozen=True)
 class Trained(_Json):
-    """The supernet; ``epochs`` says how far its scores can be trusted."""
+    """The supernet; ``epochs`` says how far its scores can be trusted, unless its weights are a starting point's."""
 
     stage: ClassVar[str] = "train"
     images: float = 0
     steps: int = 0
     epochs: float = 0.0
+    is_pretrained: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ PRECISIONS = ("auto", "fp32", "int8")
 class RunSettings:
     """``None`` means: decided from the data, and written down once decided.
 
-    ``objectives`` are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
+    ``start``: the name of a starting point, or ``auto``, which a run resolves once it knows its images. ``objectives`` are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
     """
 
     source: str
@@ -36,6 +36,7 @@ class RunSettings:
     space: str = "mobile"
     objectives: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    start: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms < float("inf"):
@@ -72,7 +73,8 @@ class RunSettings:
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
             raise RunFolderError(f"the run was made by another version: it has settings {sorted(unknown)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        return cls(**{"start": "scratch", **known})  # before there were starting points, all runs were from scratch
 
 
 def require_same(stored: RunSettings, given: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from hwautoml.pipeline.runs.outcomes import Trained
 
 def trust_of(run: RunContext) -> float:
     """0..1: how far the supernet's scores may choose between small and large members; 0 while it is not trained."""
-    return trust_in_ranking((run.journal.outcome(Trained) or Trained()).epochs)
+    trained = run.journal.outcome(Trained) or Trained()
+    return 1.0 if trained.is_pretrained else trust_in_ranking(trained.epochs)
 
 
 def promise(

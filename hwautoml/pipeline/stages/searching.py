@@ -32,8 +32,10 @@ from hwautoml.store.run_store import Evaluation
 if TYPE_CHECKING:
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.supernets.evaluator import Evaluator
+    from hwautoml.supernets.pretrained import PretrainedMembers
 
 FOCUS_SHARE = 0.6  # of the search time, at most, for members that are worth training
+PROBE_REACH, PROBE_DRAWS = 0.95, 12
 FOCUS_DRAWS, FOCUS_BATCH, MIN_FOCUSED = 128, 8, 8
 
 
@@ -44,6 +46,8 @@ def search_stage(run: RunContext, resources: Resources, plan: Plan) -> Searched:
 
 
 def _search(run: RunContext, resources: Resources, plan: Plan) -> Searched:
+    if run.start.is_pretrained:
+        return _probe(run, resources, plan)
     trust = trust_of(run)
     budget_sec = max(plan.search - run.journal.stage_sec(Searched.stage), 0.0)  # less that of an interrupted session
     focus_sec = FOCUS_SHARE * (1 - trust) * budget_sec
@@ -51,6 +55,25 @@ def _search(run: RunContext, resources: Resources, plan: Plan) -> Searched:
     problem = run_search(run, resources.tables, judged, plan.max_evaluations, budget_sec - focus_sec)
     if trust < 1:
         _score_where_it_counts(resources, problem, focus_sec, trust)
+    return Searched(len(problem.evaluated))
+
+
+def _probe(run: RunContext, resources: Resources, plan: Plan) -> Searched:
+    """Each score costs a pass over the images, so there are few: at every resolution the largest member within the
+    limit, then the most promising of those that are smaller at some place, until the time is over."""
+    ends = time.monotonic() + max(plan.search - run.journal.stage_sec(Searched.stage), 0.0)
+    problem = run_search(run, resources.tables, run.settings.definitions, 0, 0.0)
+    sandwich, total = resources.sandwich(reach=PROBE_REACH), plan.max_evaluations
+    resolutions = next(choice for choice in run.space.choices if choice.name == "resolution").options
+    for number in range(total):
+        side = resolutions[-1 - number % len(resolutions)]
+        drawn = [sandwich.largest_with({"resolution": side}, problem.rng) for _ in range(PROBE_DRAWS)]
+        fresh = [a for a in dict.fromkeys(drawn) if not problem.is_evaluated(a) and resources.is_within_reach(a, 1.0)]
+        if fresh:
+            run.report("search", number / total, f"{len(problem.evaluated)} members probed")
+            problem.evaluate_once(max(fresh, key=lambda a: run.space.total_cost(a).macs))
+        if time.monotonic() > ends and number + 1 >= len(resolutions):
+            break
     return Searched(len(problem.evaluated))
 
 
@@ -124,7 +147,7 @@ class SharedScorer:
 
     def __init__(self, run: RunContext) -> None:
         self.run = run
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Evaluator | PretrainedMembers | None = None
 
     def __call__(self, architecture: Architecture) -> Scored:
         started = time.monotonic()
@@ -136,11 +159,14 @@ class SharedScorer:
         return Scored(self.run.dataset.task, outcome)
 
 
-def shared_evaluator(run: RunContext) -> Evaluator:
+def shared_evaluator(run: RunContext) -> Evaluator | PretrainedMembers:
     """Of the run's trained supernet. Raises RunFolderError where that is missing or damaged."""
     from hwautoml.supernets.evaluator import Evaluator
+    from hwautoml.supernets.pretrained import PretrainedMembers
     from hwautoml.supernets.training import default_device
 
+    if run.start.is_pretrained:
+        return PretrainedMembers(load_supernet(run), run.dataset, device=default_device())
     return Evaluator(load_supernet(run), run.dataset, trust=trust_of(run), device=default_device())
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hwautoml.supernets.evaluator import Evaluator
+    from hwautoml.supernets.pretrained import PretrainedMembers
     from hwautoml.supernets.training import StepLoss
 
 _log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class _FineTuner:
 
     def __init__(self, run: RunContext) -> None:
         self.run, self.trust = run, trust_of(run)
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Evaluator | PretrainedMembers | None = None
 
     def train(self, architecture: Architecture, phase: str, seconds: float) -> None:
         journal = self.run.journal
@@ -139,6 +140,7 @@ class _FineTuner:
 
         from hwautoml.supernets.scoring import Normalised
         from hwautoml.supernets.training import (
+            PRETRAINED,
             TrainSettings,
             default_device,
             fastest_setup,
@@ -152,16 +154,17 @@ class _FineTuner:
         network = self._starting_point(architecture)
         state = restore(path, network)
         model = Normalised(network, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
-        size = batch_size(dataset.train.num_images)
-        settings = TrainSettings(batch_size=size, seed=run.settings.seed + 1)
+        is_pretrained = run.start.is_pretrained
+        size = PRETRAINED.batch_size if is_pretrained else batch_size(dataset.train.num_images)
+        settings = PRETRAINED if is_pretrained else TrainSettings(batch_size=size)
         # Half the supernet's rate for weights that are already good.
-        peak = settings.peak_learning_rate * (1 - 0.5 * self.trust)
-        settings = replace(settings, peak_learning_rate=peak)
+        peak = settings.peak_learning_rate * (1.0 if is_pretrained else 1 - 0.5 * self.trust)
+        settings = replace(settings, peak_learning_rate=peak, seed=run.settings.seed + 1)
         batches = training_batches(dataset, size, device, run.space.resolution(architecture))
         images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
 
         def make_step(dtype: torch.dtype | None) -> StepLoss:
-            return network_step(model, task=dataset.task, dtype=dtype, device=device)
+            return network_step(model, task=dataset.task, dtype=dtype, device=device, keep_statistics=is_pretrained)
 
         setup = fastest_setup(network, make_step, images, labels)
         small_share = 0.5 * (1 - self.trust)  # good weights were trained at full size already

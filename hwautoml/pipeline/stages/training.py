@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hwautoml.supernets.supernet import Supernet
     from hwautoml.supernets.training import StepLoss, TrainProgress, TrainState
 
+IMPORTANCE_IMAGES, IMPORTANCE_SIDE = 64, 128  # by which channels are ranked
 CHECKPOINT = "checkpoints/supernet.safetensors"
 
 
@@ -43,7 +44,28 @@ def train_supernet(run: RunContext, resources: Resources, budget_sec: float) -> 
     trained = run.journal.outcome(Trained)
     if trained is not None and run.journal.outcome(Specialised) is not None:
         return trained
-    return run.once(Trained, lambda: _train(run, resources, budget_sec), lambda _: [run.folder / CHECKPOINT])
+    work = _take_pretrained if run.start.is_pretrained else _train
+    return run.once(Trained, lambda: work(run, resources, budget_sec), lambda _: [run.folder / CHECKPOINT])
+
+
+def _take_pretrained(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
+    """Nothing is trained: the supernet's weights are the starting point's, those that matter for these images first."""
+    import torch
+
+    from hwautoml.starts import load_start
+    from hwautoml.supernets.pretrained import load_shared
+    from hwautoml.supernets.supernet import Supernet
+    from hwautoml.supernets.training import TrainState
+
+    run.report("train", 0.1, f"weights of {run.start.name}")
+    side = min(IMPORTANCE_SIDE, run.dataset.image_size)
+    generator = torch.Generator().manual_seed(run.settings.seed)
+    batches = run.dataset.train.batches(IMPORTANCE_IMAGES, shuffle=True, generator=generator, resolution=side)
+    images, _ = next(iter(batches))
+    supernet = Supernet(run.space)
+    load_shared(supernet, load_start(run.start.name).weights(run.space, images.float()))
+    checkpoint(run, run.folder / CHECKPOINT, supernet, TrainState())
+    return Trained(is_pretrained=True)
 
 
 def _train(run: RunContext, resources: Resources, budget_sec: float) -> Trained:

@@ -134,13 +134,20 @@ def run(
 def _run_stages(run: RunContext) -> RunResult:
     """What a stage finds out is handed to the next; a stage that was finished before is read from the journal."""
     train = run.dataset.train
-    budget_sec = run.settings.budget_sec or default_budget_sec(train.num_images, run.dataset.image_size)
+    is_pretrained = run.start.is_pretrained
+    default_sec = default_budget_sec(train.num_images, run.dataset.image_size)
+    if is_pretrained:
+        default_sec = default_pretrained_budget_sec(train.num_images)
+    budget_sec = run.settings.budget_sec or default_sec
     resources = resources_of(run, profile_stage(run, profile_cap_sec(budget_sec)))
     if run.journal.plan is None:  # later, measurements decide
         require_feasible(run, resources.tables, run.settings.definitions)
-    cost = time_training(run, resources, min(0.01 * budget_sec, MAX_TIMING_SEC))
-    plan = _plan(run, replace(resources, training_cost=cost), budget_sec)
-    resources = resources_of(run, resources.tables)
+    if is_pretrained:
+        plan = _pretrained_plan(run, budget_sec)
+    else:
+        cost = time_training(run, resources, min(0.01 * budget_sec, MAX_TIMING_SEC))
+        plan = _plan(run, replace(resources, training_cost=cost), budget_sec)
+        resources = resources_of(run, resources.tables)
     train_supernet(run, resources, plan.train)
     search_stage(run, resources, plan)
     specialised = specialise_stage(run, resources, plan)
