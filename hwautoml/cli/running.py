@@ -51,6 +51,10 @@ def run(
     task: Annotated[
         str | None, typer.Option(help="What is predicted; packages bring further ones. \\[default: classification]")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Where weights come from: auto, scratch or a name of `hwautoml starts`. \\[default: auto]"),
+    ] = None,
     space: Annotated[
         str | None, typer.Option(help="mobile, or an elastic space that a package brings. \\[default: mobile]")
     ] = None,
@@ -86,6 +90,7 @@ def run(
             searcher=searcher,
             task=task,
             space=space,
+            start=start,
             device=device,
             tracker=tracker,
             key=key,

@@ -30,6 +30,7 @@ def run_summary(out: Console, result: RunResult) -> None:
             result.task.metric.replace("_", " "),
             f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation",
         ),
+        *([] if result.start is None else [("start", f"{result.start.name}: {result.start.reason}")]),
         ("network", f"{result.architecture.id}, one of {len(result.front)} on the front"),
         ("parity", _parity_text(result.parity, result.task.decision)),
         ("precision", result.quantization.reason),

@@ -167,6 +167,14 @@ class FinalistRow:
 
 
 @dataclass(frozen=True)
+class StartChoice:
+    """The starting point of a run, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunResult:
     """``seconds`` by stage and in ``total``; ``tvm`` is what its compiler said, by architecture."""
 
@@ -191,6 +199,7 @@ class RunResult:
     conditions: Mapping[str, Any]
     seed: int
     task: TaskFacts = field(default_factory=TaskFacts)  # results of before there were tasks have none
+    start: StartChoice | None = None  # nor of before there were starting points
 
     def to_json(self) -> dict[str, Any]:
         return {**json_form.to_json(self), "quantization": self.quantization.to_json()}

@@ -37,6 +37,7 @@ MAX_IMAGE_SIZE = 4096
 class _Request:
     task: type[Task]
     image_size: int | None
+    photo_size: int | None
     channels: int | None
     seed: int
     val_fraction: float
@@ -51,6 +52,7 @@ def load_dataset(
     *,
     task: str = DEFAULT,
     image_size: int | None = None,
+    photo_size: int | None = None,
     channels: int | None = None,
     seed: int = 0,
     val_fraction: float = 0.15,
@@ -66,7 +68,8 @@ def load_dataset(
     A folder holds one sub-folder of images per class, at its top or inside ``train/`` (and ``val/``, ``test/``);
     one wrapping folder is allowed. Missing splits are drawn from the training images, stratified, by ``seed``.
     Images become squares of ``image_size`` pixels: the centre is cropped, then resized. By default that is the
-    native size when all are square, equal and at most 64; else 32 when the median short side is below 64, else 64.
+    native size when all are square, equal and at most 64; else 32 when the median short side is below 64, else 64, or
+    ``photo_size`` for photographs, of 128 pixels and more.
     ``channels`` (1 grey, 3 RGB) converts; by default it is what the images have. Sets of more than
     ``in_memory_limit_bytes`` of pixels are decoded batch by batch; the others are kept in ``cache_dir``, when
     given, for the next run. ``on_progress(done, total)`` counts decoded images.
@@ -84,6 +87,7 @@ def load_dataset(
     request = _Request(
         load_task(task),
         image_size,
+        photo_size,
         channels,
         seed,
         val_fraction,
@@ -117,7 +121,7 @@ def require_source(source: str | Path) -> Path | None:
 
 
 def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
-    image_size = request.image_size or default_image_size(native_sizes(array.images))
+    image_size = request.image_size or default_image_size(native_sizes(array.images), request.photo_size)
     channels = request.channels or array.images.shape[-1]
     pixels = fit_images(array.images, image_size, channels)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
@@ -181,6 +185,7 @@ def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) ->
     if request.cache_dir is not None:
         settings = {
             "image_size": request.image_size,
+            **({} if request.photo_size is None else {"photo_size": request.photo_size}),
             "channels": request.channels,
             "in_memory_limit_bytes": request.in_memory_limit_bytes,
         }
@@ -188,7 +193,7 @@ def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) ->
         scan = load_scan(cached)
         if scan is not None:
             return scan
-    probe = probe_files(source, layout.files, request.image_size, request.channels)
+    probe = probe_files(source, layout.files, request.image_size, request.channels, request.photo_size)
     num_bytes = len(layout.files) * probe.image_size**2 * probe.channels
     scan = scan_files(
         source,

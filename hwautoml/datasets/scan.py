@@ -21,6 +21,7 @@ from hwautoml.datasets.layout import LabelledFile
 from hwautoml.datasets.sources import READ_ERRORS, FileSource
 from hwautoml.errors import DatasetError
 
+MIN_PHOTO_SIZE = 128
 NUM_PROBED = 512
 MAX_SKIPPED_FRACTION = 0.1
 CHANNELS_FIX = "convert the files, or choose with channels=3 or channels=1 (--channels rgb or --channels grey)"
@@ -53,12 +54,16 @@ class Probe:
 
 
 def probe_files(
-    source: FileSource, files: Sequence[LabelledFile], image_size: int | None, channels: int | None
+    source: FileSource,
+    files: Sequence[LabelledFile],
+    image_size: int | None,
+    channels: int | None,
+    photo_size: int | None = None,
 ) -> Probe:
     """Fill in what was not asked for, from up to 512 evenly spaced files.
 
     Size: the native one when all are square, equal and at most 64; else 32 when the median short side is
-    below 64, else 64.
+    below 64, else 64, or ``photo_size`` where it is 128 or more.
 
     Raises:
         DatasetError: grey and colour files are mixed.
@@ -82,17 +87,20 @@ def probe_files(
     if channels is None:
         _check_not_mixed(source, first_of)
         channels = next(iter(first_of), 3)
-    return Probe(image_size or default_image_size(sizes), channels)
+    return Probe(image_size or default_image_size(sizes, photo_size), channels)
 
 
-def default_image_size(sizes: Sequence[tuple[int, int]]) -> int:
-    """``sizes`` are (width, height) in pixels."""
+def default_image_size(sizes: Sequence[tuple[int, int]], photo_size: int | None = None) -> int:
+    """``sizes`` are (width, height) in pixels; ``photo_size`` is for photographs, of 128 pixels and more."""
     if not sizes:
         return 32
     (width, height) = sizes[0]
     if width == height <= 64 and len(set(sizes)) == 1:
         return width
-    return 32 if float(np.median([min(size) for size in sizes])) < 64 else 64
+    median = float(np.median([min(size) for size in sizes]))
+    if photo_size is not None and median >= MIN_PHOTO_SIZE:
+        return photo_size
+    return 32 if median < 64 else 64
 
 
 def scan_files(

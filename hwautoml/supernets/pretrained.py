@@ -48,7 +48,7 @@ def fit_head(features: Tensor, labels: Tensor, task: Task, penalty: float = PENA
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = task.loss(standard @ weight.T + bias, labels) + penalty / len(features) * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call] # torch's own
+        loss.backward()
         return loss
 
     optimizer.step(closure)

@@ -49,9 +49,7 @@ class Sandwich:
     def _with_random_kinds(self, indices: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.where(self._kinds, rng.integers(0, self.space.num_options), indices)
 
-    def _shrunk(
-        self, indices: np.ndarray, rng: np.random.Generator, kept: np.ndarray | bool = False
-    ) -> Architecture:
+    def _shrunk(self, indices: np.ndarray, rng: np.random.Generator, kept: np.ndarray | bool = False) -> Architecture:
         """One random choice a step smaller at a time, until within reach or nothing is left to shrink; not ``kept``."""
         indices = indices.copy()
         architecture = self.space.decode(indices)

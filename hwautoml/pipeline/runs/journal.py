@@ -13,7 +13,7 @@ from hwautoml.core.closing import Closing
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.plan import Plan
-from hwautoml.core.run_result import Prediction, TrainingFigures
+from hwautoml.core.run_result import Prediction, StartChoice, TrainingFigures
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.training_cost import TrainingCost
 from hwautoml.pipeline.runs.outcomes import IN_ORDER, Outcome, Trained
@@ -83,6 +83,15 @@ class Journal(Closing):
         return str(self._kept("dataset_fingerprint", now))
 
     # What was decided.
+
+    @property
+    def start_choice(self) -> StartChoice | None:
+        """What ``auto`` became; None before the images were seen, and where a starting point was asked for."""
+        stored = self.store.setting("start_choice")
+        return None if stored is None else json_form.from_json(StartChoice, stored, "the journal's start_choice")
+
+    def choose_start(self, choice: StartChoice) -> None:
+        self.store.set_setting("start_choice", json_form.to_json(choice))
 
     @property
     def plan(self) -> Plan | None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwautoml.core.board import HERE, Board
 from hwautoml.core.progress import OnProgress, Progress
 from hwautoml.core.resources import target_folders
+from hwautoml.core.start_point import StartPoint
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.runs.context import Devices, RunContext
 from hwautoml.pipeline.runs.journal import Journal
 from hwautoml.pipeline.runs.outcomes import Loaded, Trained
 from hwautoml.pipeline.runs.settings import RunSettings
+from hwautoml.pipeline.runs.starting import chosen_start, judge_start
+from hwautoml.starts import load_start
 from hwautoml.store.run_store import RunStore
 
 if TYPE_CHECKING:
@@ -61,7 +65,13 @@ def opened(
     """
     from hwautoml.spaces import load_elastic_space
 
-    dataset = _load(journal, settings, on_progress)
+    start = chosen_start(journal, settings)
+    dataset = _load(journal, settings, start, on_progress)
+    if settings.start == "auto" and journal.start_choice is None:
+        journal.choose_start(judged := judge_start(start, dataset))
+        if judged.name != start.name:
+            start = load_start(judged.name).point
+            dataset = _load(journal, settings, start, on_progress)
     if journal.dataset_fingerprint(dataset.fingerprint) != dataset.fingerprint:
         raise RunFolderError(
             f"the images in {settings.source} changed since this run was started", fix="start a new run: another --out"
@@ -70,13 +80,18 @@ def opened(
         counts = {split: getattr(dataset, split).num_images for split in ("train", "val", "test")}
         journal.finish(Loaded(counts, len(dataset.skipped)), journal.elapsed_sec)
     space = load_elastic_space(
-        settings.space, image_size=dataset.image_size, channels=dataset.channels, num_outputs=dataset.task.num_outputs
+        start.space if start.is_pretrained else settings.space,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        num_outputs=dataset.task.num_outputs,
     )
+    if start.mean is not None and start.std is not None:
+        dataset = replace(dataset, mean=start.mean, std=start.std)
     with Devices(target, board) as devices:
-        yield RunContext(journal, settings, target, dataset, space, devices, on_progress, profiles_dir)
+        yield RunContext(journal, settings, target, dataset, space, devices, on_progress, start, profiles_dir)
 
 
-def _load(journal: Journal, settings: RunSettings, on_progress: OnProgress) -> ImageDataset:
+def _load(journal: Journal, settings: RunSettings, start: StartPoint, on_progress: OnProgress) -> ImageDataset:
     from hwautoml.datasets import load_dataset
 
     def listen(done: int, total: int, *_: object) -> None:
@@ -87,7 +102,8 @@ def _load(journal: Journal, settings: RunSettings, on_progress: OnProgress) -> I
         settings.source,
         task=settings.task,
         image_size=settings.image_size,
-        channels=settings.channels,
+        photo_size=start.native_resolution,
+        channels=3 if start.is_pretrained else settings.channels,
         seed=settings.seed,
         cache_dir=journal.folder / "cache",
         on_progress=listen,

@@ -19,7 +19,8 @@ PRECISIONS = ("auto", "fp32", "int8")
 class RunSettings:
     """``None`` means: decided from the data, and written down once decided.
 
-    ``start``: the name of a starting point, or ``auto``, which a run resolves once it knows its images. ``objectives`` are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
+    ``start`` is a starting point's name, or ``auto``, which a run resolves once it has seen its images. ``objectives``
+    are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
     """
 
     source: str

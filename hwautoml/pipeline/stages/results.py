@@ -27,6 +27,7 @@ from hwautoml.core.run_result import (
     Quantization,
     RunResult,
     ShippedArchitecture,
+    StartChoice,
     TaskFacts,
 )
 from hwautoml.core.space import Architecture
@@ -96,6 +97,7 @@ def summarise(run: RunContext, finished: Finished) -> RunResult:
         tvm=finished.compiled.to_json(),
         conditions=_conditions(winner.best),
         seed=run.settings.seed,
+        start=run.journal.start_choice or StartChoice(run.start.name, "as was asked for"),
         task=_task_facts(run, finished.checked),
     )
 

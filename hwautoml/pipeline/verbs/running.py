@@ -12,21 +12,30 @@ from typing import Any
 from hwautoml.compilers._toolchains import architecture_of, require_compiler
 from hwautoml.core.board import Board
 from hwautoml.core.objective import Limit
-from hwautoml.core.plan import Plan, default_budget_sec, make_plan, profile_cap_sec
+from hwautoml.core.plan import (
+    Plan,
+    default_budget_sec,
+    default_pretrained_budget_sec,
+    make_plan,
+    make_pretrained_plan,
+    profile_cap_sec,
+)
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import target_folders
-from hwautoml.core.run_result import RunResult
+from hwautoml.core.run_result import RunResult, StartChoice
+from hwautoml.core.start_point import SCRATCH
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.errors import InfeasibleLimitError, InvalidValueError, RunFolderError
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
 from hwautoml.pipeline.runs.candidates import measured_finalists
 from hwautoml.pipeline.runs.context import BOARD_RUNTIME, SHIPPED_RUNTIMES, RunContext
 from hwautoml.pipeline.runs.journal import Journal
 from hwautoml.pipeline.runs.judging import LATENCY, latency_limit
 from hwautoml.pipeline.runs.opening import opened
-from hwautoml.pipeline.runs.outcomes import Shipped
+from hwautoml.pipeline.runs.outcomes import Loaded, Shipped
 from hwautoml.pipeline.runs.resources import MAX_TIMING_SEC, Resources, resources_of, time_training
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
+from hwautoml.pipeline.runs.starting import AUTO, require_start
 from hwautoml.pipeline.stages.building import compile_stage, export_stage, measure_stage
 from hwautoml.pipeline.stages.checking import check_stage
 from hwautoml.pipeline.stages.profiling import kept_tables, profile_stage
@@ -59,6 +68,7 @@ def run(
     searcher: str | None = None,
     task: str | None = None,
     space: str | None = None,
+    start: str | None = None,
     device: str | None = None,
     tracker: str | None = None,
     key: str | None = None,
@@ -78,7 +88,9 @@ def run(
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
     ``task`` says what labels are and what is predicted: ``classification``, or one that an installed package brings.
-    ``space`` names an ``ElasticSpace``, of this package (``mobile``) or of another one.
+    ``start`` names where weights come from (``hwautoml starts`` lists them): by default, ``auto``, photographs begin
+    with a pretrained network and other images from scratch. ``space`` names an ``ElasticSpace``, of this package
+    (``mobile``) or of another one.
     ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
     here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
@@ -104,6 +116,7 @@ def run(
         "searcher": searcher,
         "task": task,
         "space": space,
+        "start": start,
         "seed": seed,
     }
     board = Board(device, tracker, key)
@@ -125,8 +138,12 @@ def run(
         found = _checked_target(settings, targets_dir, board)
         _require_same_place(journal, board)
         try:
-            with opened(journal, settings, found, board, on_progress, profiles_dir) as context:
-                return _run_stages(context)
+            while True:
+                with opened(journal, settings, found, board, on_progress, profiles_dir) as context:
+                    try:
+                        return _run_stages(context)
+                    except InfeasibleLimitError as error:
+                        _from_scratch_instead(context, error)  # raises where there is no other way
         finally:
             journal.save_elapsed()
 
@@ -163,6 +180,27 @@ def _run_stages(run: RunContext) -> RunResult:
     return ship_stage(run, Finished(plan, tables, finalists, int8, winner, quantization, checked, compiled))
 
 
+def _from_scratch_instead(run: RunContext, error: InfeasibleLimitError) -> None:
+    """For a limit that no part of the pretrained network meets, where the run chose the network. Else raises."""
+    if run.settings.start != AUTO or not run.start.is_pretrained:
+        raise error
+    reason = f"no member of {run.start.space} is predicted to run within {run.limit_ms:g} ms on {run.target.name}"
+    _log.warning("%s: the network is trained from scratch", reason)
+    run.journal.choose_start(StartChoice(SCRATCH.name, reason))
+    run.journal.forget_from(Loaded)
+
+
+def _pretrained_plan(run: RunContext, budget_sec: float) -> Plan:
+    """Made once; a resumed run keeps it."""
+    stored = run.journal.plan
+    if stored is not None:
+        return stored
+    plan = make_pretrained_plan(budget_sec, run.journal.elapsed_sec, "tvm" in run.runtimes)
+    plan = replace(plan, ship=plan.ship + reserve_sec(budget_sec, run.settings.precision, run.target))
+    run.journal.set_plan(plan)
+    return plan
+
+
 def _plan(run: RunContext, resources: Resources, budget_sec: float) -> Plan:
     """Made once; a resumed run keeps it."""
     stored = run.journal.plan
@@ -184,6 +222,7 @@ def _check_images(settings: RunSettings) -> None:
     require_source(settings.source)
     load_task(settings.task)
     require_elastic(settings.space)
+    require_start(settings)
     if settings.image_size is not None:
         load_elastic_space(
             settings.space, image_size=settings.image_size, channels=settings.channels or 3, num_outputs=2
