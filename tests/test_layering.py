@@ -34,6 +34,7 @@ ROOMS = (
     "spaces",
     "store",
     "supernets",
+    "testing",
 )
 EVERYWHERE = frozenset({"core", "errors"})
 
@@ -112,7 +113,7 @@ def _is_type_checking(node: ast.AST) -> bool:
 
 
 def allowed_rooms(room: str) -> set[str]:
-    if room == "pipeline":
+    if room in ("pipeline", "testing"):  # a conformance suite looks at parts as whoever wires them does
         return {*ROOMS, "hwautoml"} - {"cli"}
     allowed = {*EVERYWHERE, room, "hwautoml", *(to for start, to in EXCEPTIONS if start == room)}
     return allowed | {"pipeline"} if room in ("cli", "hwautoml") else allowed

@@ -54,6 +54,12 @@ class Bundle:
         return self.path / ONNX_FILE
 
     @property
+    def files(self) -> dict[str, Path]:
+        """By runtime: what each opens. Runtimes whose file the bundle lacks are left out."""
+        names = {runtime: name for runtime, name in RUNTIME_FILES.items() if name in self.manifest["files"]}
+        return {runtime: self.path / name for runtime, name in names.items()}
+
+    @property
     def tvm_library(self) -> Path | None:
         return self.path / TVM_FILE if TVM_FILE in self.manifest["files"] else None
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.compilers import board_runtimes, reference_runtime
 from hwautoml.core.space import Architecture
-from hwautoml.devices.machine import has_int8_dot_product
+from hwautoml.devices.machine import is_int8_exact, machine_conditions
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
 from hwautoml.exporters.quantization import layer_sensitivity
@@ -35,13 +36,27 @@ def keeps_accuracy(job: Job, architecture: Architecture) -> bool:
         scorer = Scorer(job, source, resolution, job.settings.latency_ms)
         wanted = scorer.base_accuracy - MAX_LOSS
         try:
-            accuracy, _ = quantize_until_accurate(source, Path(folder) / "int8.onnx", images, scorer.accuracy, wanted)
+            accuracy, _ = quantize_until_accurate(
+                source, Path(folder) / "int8.onnx", images, scorer.accuracy, wanted, is_exact=int8_is_exact(job)
+            )
         except (CompileError, InvalidValueError) as error:
             _log.warning("%s cannot be quantised: %s", architecture.id, error.message)
             return False
     if accuracy < wanted:
         _log.info("%s loses %.2f points in int8", architecture.id, 100 * (scorer.base_accuracy - accuracy))
     return accuracy >= wanted
+
+
+def int8_is_exact(job: Job) -> bool:
+    """Of the device the run measures on, which decides the form of its files: this machine's, or its board's."""
+    if not job.is_remote:
+        return is_int8_exact(machine_conditions())
+    runtime = board_runtimes()[0]
+    is_held = runtime in job.devices
+    conditions = job.device(runtime).conditions()
+    if not is_held:  # others want the board, too
+        job.devices.pop(runtime).close()
+    return is_int8_exact(conditions)
 
 
 def calibration_images(job: Job, resolution: int) -> np.ndarray:
@@ -57,14 +72,15 @@ def quantize_until_accurate(
     accuracy_of: Callable[[Path], float],
     wanted_accuracy: float,
     *,
+    is_exact: bool,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[float, tuple[str, ...]]:
     """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
 
     All layers are quantised, or else the most sensitive 1, 2, 4, ... up to ``MAX_FP32_SHARE`` stay in float32, until
-    ``wanted_accuracy`` (0..1) is there.
+    ``wanted_accuracy`` (0..1) is there. ``is_exact``: the device's sums of products don't saturate (`int8_is_exact`).
     """
-    saturates = not has_int8_dot_product()
+    saturates = not is_exact
     quantize_onnx(source, path, images, reduce_range=saturates)
     accuracy, kept, number = accuracy_of(path), (), 1
     if accuracy >= wanted_accuracy:
@@ -91,5 +107,5 @@ class Scorer:
 
     def accuracy(self, path: Path) -> float:
         self._job.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        probabilities = self._job.device("onnxruntime").run_model(path, self._images)
+        probabilities = self._job.device(reference_runtime()).run_model(path, self._images)
         return float((probabilities.argmax(axis=1) == self._labels).mean())

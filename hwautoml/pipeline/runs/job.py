@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.compilers import board_runtimes, shipping_runtimes
+from hwautoml.core.board import HERE, Board
 from hwautoml.core.progress import OnProgress, Progress
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
@@ -20,14 +22,9 @@ if TYPE_CHECKING:
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.core.plan import Plan
     from hwautoml.datasets import ImageDataset
-    from hwautoml.devices.board_pool import BoardPool
-    from hwautoml.devices.rpc import RpcDevice
+    from hwautoml.devices.base import Device
     from hwautoml.spaces.mobile import MobileSpace
     from hwautoml.supernets.training_cost import TrainingCost
-
-BOARD_RUNTIME = "tvm"  # what boards over the network run
-#: What bundles have files for; tables can be made of other runtimes, too.
-SHIPPED_RUNTIMES = ("onnxruntime", "tvm")
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Job:
     target: Target
     on_progress: OnProgress
     profiles_dir: Path | None = None
-    board: Mapping[str, str | None] = field(default_factory=dict)  # device, tracker and key, as of ``device_for``
+    board: Board = HERE
     dataset: ImageDataset = field(init=False)
     space: MobileSpace = field(init=False)
     tables: dict[str, LatencyTable] = field(default_factory=dict)
@@ -48,7 +45,7 @@ class Job:
     affordable_sec_per_image: float = float("inf")  # of training the winner alone, once there is a plan
     profile_cap_sec: float = field(init=False)
     started: float = field(default_factory=time.monotonic)
-    devices: dict[str, LocalDevice | RpcDevice | BoardPool] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -59,9 +56,9 @@ class Job:
         from hwautoml.pipeline.tables.finding import usable_runtimes
 
         if self.is_remote:
-            return (BOARD_RUNTIME,)
+            return board_runtimes()[:1]
         wanted = self.settings.runtime
-        usable = (name for name in usable_runtimes(self.target) if name in SHIPPED_RUNTIMES)
+        usable = (name for name in usable_runtimes(self.target) if name in shipping_runtimes())
         return tuple(usable) if wanted == "auto" else (wanted,)
 
     @property
@@ -88,16 +85,16 @@ class Job:
     @property
     def is_remote(self) -> bool:
         """Whether networks are measured on a board over the network."""
-        return any(self.board.values())
+        return self.board.is_remote
 
-    def device(self, runtime: str) -> LocalDevice | RpcDevice | BoardPool:
+    def device(self, runtime: str) -> Device:
         """The target through ``runtime``; stays open for the later stages, because TVM takes seconds to start.
 
         A board is let go of after each stage, for others to use. What boards don't run, this machine does.
         """
         if runtime not in self.devices:
-            if self.is_remote and runtime == BOARD_RUNTIME:
-                self.devices[runtime] = device_for(self.target, runtime, all_boards=True, **self.board)
+            if self.is_remote and runtime == board_runtimes()[0]:
+                self.devices[runtime] = device_for(self.target, runtime, self.board, all_boards=True)
                 require_real(self.devices[runtime].conditions())
             else:
                 num_threads = 1 if self.is_remote else self.target.num_threads  # a board may have more cores

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.compilers import traits_of
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
@@ -20,7 +21,7 @@ from hwautoml.core.space import Architecture
 from hwautoml.errors import CompileError, MeasurementError
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table, find_table, identity_of, records_path
-from hwautoml.pipeline.tables.probes import INT8_RUNTIMES, probe_builders
+from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.profilers.reference import reference_architecture
 
 SIBLING_NETWORKS = 8
@@ -44,7 +45,7 @@ def profile_stage(job: Job) -> None:
                 seed=job.settings.seed,
                 profiles_dir=job.profiles_dir,
                 on_progress=job.on_progress,
-                **job.board,
+                board=job.board,
             )
             save_table(table, kept_table_path(job, table.form))
             if table.origin == "measured":
@@ -90,7 +91,7 @@ def _further_forms(job: Job, first: str) -> Iterator[tuple[str, str, bool]]:
     yield from ((runtime, "fp32", cap_sec >= MIN_SIBLING_CAP_SEC) for runtime in others)
     if wanted == "fp32" or "int8" not in job.target.precisions:
         return
-    for runtime in [r for r in (first, *others) if r in INT8_RUNTIMES]:
+    for runtime in [r for r in (first, *others) if traits_of(r).runs("int8", job.target)]:
         is_asked_for = wanted == "int8" and runtime == first
         yield runtime, "int8", is_asked_for or cap_sec >= MIN_INT8_CAP_SEC
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import board_runtimes, load_backend, reference_runtime, shipping_runtimes, traits_of
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
@@ -25,8 +25,14 @@ from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import check_parity, require_parity
 from hwautoml.exporters.quantization import weighted_layers
-from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
-from hwautoml.pipeline.runs.job import BOARD_RUNTIME, Job
+from hwautoml.pipeline.runs.int8_accuracy import (
+    MAX_LOSS,
+    Scorer,
+    calibration_images,
+    int8_is_exact,
+    quantize_until_accurate,
+)
+from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.stages.shipping import (
     FINAL_PROTOCOL,
     Finalist,
@@ -35,7 +41,7 @@ from hwautoml.pipeline.stages.shipping import (
     measurement_to_json,
     most_accurate,
 )
-from hwautoml.pipeline.tables.finding import records_path
+from hwautoml.pipeline.tables.finding import tuning_for
 
 MAX_FORMS = 3
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
@@ -183,7 +189,13 @@ def _make(job: Job, base: Finalist) -> dict[str, Any]:
         job.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
 
     accuracy, fp32_layers = quantize_until_accurate(
-        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
+        source,
+        path,
+        images,
+        scorer.accuracy,
+        scorer.base_accuracy - MAX_LOSS,
+        is_exact=int8_is_exact(job),
+        on_layer=listen,
     )
     facts: dict[str, Any] = {
         "accuracy": accuracy,
@@ -205,13 +217,8 @@ def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | No
         return None, "not compiled: the budget was used up"
     job.report("quantize", 0.6, "TVM: compiling")
     try:
-        compiled = load_backend("tvm").compile_model(
-            path,
-            folder / "int8",
-            tvm_target=job.target.tvm,
-            num_threads=job.target.num_threads,
-            records_path=records_path(job.target, job.profiles_dir),
-        )
+        tuning = tuning_for(job.target, "tvm", job.profiles_dir)
+        compiled = load_backend("tvm").compile(path, folder / "int8", job.target, tuning)
     except CompileError as error:
         _log.warning("TVM cannot compile the int8 form: %s", error.message)
         return None, error.message
@@ -226,7 +233,7 @@ def _measured(job: Job, base: Finalist, files: dict[str, Path]) -> dict[str, Any
     protocol = replace(FINAL_PROTOCOL, max_total_sec=min(FINAL_PROTOCOL.max_total_sec, 0.04 * job.plan.total + 2.0))
     if job.is_remote:  # boards have one runtime
         paths = [path for _, _, path in entries]
-        results = job.device(BOARD_RUNTIME).measure(paths, paths[0], protocol)
+        results = job.device(board_runtimes()[0]).measure(paths, paths[0], protocol)
     else:
         results = _side_by_side(job, base, entries, protocol)
     found: dict[str, Any] = {"fp32": {}, "int8": {}}
@@ -249,14 +256,14 @@ def _side_by_side(
             job.device(runtime) if precision == "fp32" else stack.enter_context(device)
             for device, (precision, runtime, _) in zip(own, entries, strict=True)
         ]
-        timer = stack.enter_context(LocalDevice("onnxruntime", num_threads=threads))
+        timer = stack.enter_context(LocalDevice(reference_runtime(), num_threads=threads))
         pairs = [(device, path) for device, (_, _, path) in zip(devices, entries, strict=True)]
         return measure_side_by_side(pairs, (timer, base.files["onnxruntime"]), protocol)  # type: ignore[arg-type]
 
 
 def _form(job: Job, base: Finalist, facts: dict[str, Any]) -> Int8Form:
     folder = candidate_folder(job, base.architecture)
-    files = {"onnxruntime": folder / "model_int8.onnx", "tvm": folder / "int8" / "model.so"}
+    files = {r: folder / traits_of(r).artifact_name("int8") for r in shipping_runtimes()}
     measured = {p: {r: _measurement(m) for r, m in facts[p].items()} for p in ("fp32", "int8")}
     accuracy = base.accuracy_val - (facts["base_accuracy"] - facts["accuracy"])
     finalist = Finalist(base.architecture, accuracy, files, measured["int8"], "int8")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hwautoml.bundles import BundleSample, write_bundle
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import load_backend, shipping_runtimes, traits_of
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
@@ -20,11 +20,10 @@ from hwautoml.errors import CompileError, LimitNotMetError, MeasurementError
 from hwautoml.exporters import check_parity, export_onnx, require_parity
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.stages.specialising import candidate_rows, load_network
-from hwautoml.pipeline.tables.finding import records_path
+from hwautoml.pipeline.tables.finding import tuning_for
 from hwautoml.store.files import write_json
 from hwautoml.supernets.scoring import accuracy
 
-PARITY_TOLERANCE = {"onnxruntime": 1e-4, "tvm": 1e-4}
 PARITY_IMAGES = 1000
 NUM_SAMPLES = 4  # test images that travel in the bundle
 
@@ -117,15 +116,9 @@ def compile_stage(job: Job) -> None:
                 job.report("compile", before + span * done / max(total, 1) * 0.99, f"TVM: {text}")
 
             try:
-                model = load_backend("tvm").compile_model(
-                    folder / "model.onnx",
-                    folder,
-                    tvm_target=job.target.tvm,
-                    num_threads=job.target.num_threads,
-                    tune_budget_sec=tune,
-                    records_path=records_path(job.target, job.profiles_dir),
-                    on_progress=listen,
-                    seed=job.settings.seed,
+                tuning = tuning_for(job.target, "tvm", job.profiles_dir, budget_sec=tune, seed=job.settings.seed)
+                model = load_backend("tvm").compile(
+                    folder / "model.onnx", folder, job.target, tuning, on_progress=listen
                 )
             except CompileError as error:
                 _log.warning("TVM could not compile %s: %s", architecture.id, error)
@@ -147,11 +140,11 @@ def measure_stage(job: Job) -> None:
     with job.timed_stage("measure") as payload:
         payload["failures"] = {}
         rows = candidate_rows(job)
-        by_runtime = {"onnxruntime": "model.onnx", "tvm": "model.so"}
-        runtimes = [r for r in job.runtimes if r in by_runtime]
+        runtimes = [r for r in job.runtimes if r in shipping_runtimes()]
         for index, runtime in enumerate(runtimes):
             job.report("measure", index / len(runtimes), f"{runtime} on {job.target.name}")
-            files = {key: candidate_folder(job, row["architecture"]) / by_runtime[runtime] for key, row in rows.items()}
+            name = traits_of(runtime).artifact_name()
+            files = {key: candidate_folder(job, row["architecture"]) / name for key, row in rows.items()}
             files = {key: path for key, path in files.items() if path.is_file()}
             if not files:
                 continue
@@ -192,7 +185,7 @@ def finalists(job: Job) -> list[Finalist]:
     for key, row in candidate_rows(job).items():
         folder = candidate_folder(job, row["architecture"])
         if key in measured:
-            files = {"onnxruntime": folder / "model.onnx", "tvm": folder / "model.so"}
+            files = {r: folder / traits_of(r).artifact_name() for r in shipping_runtimes()}
             found.append(Finalist(row["architecture"], row["accuracy_val"], files, measured[key]))
     if not found:
         failures = (job.store.stage("measure") or {}).get("failures", {})
@@ -249,7 +242,7 @@ def check_stage(job: Job, winner: Finalist) -> dict[str, Any]:
         for runtime, path in files.items():
             job.report("check", 0.0, f"parity of {runtime} with torch")
             got = job.device(runtime).run_model(path, few)
-            report = check_parity(reference, got, tolerance=PARITY_TOLERANCE[runtime])
+            report = check_parity(reference, got, tolerance=traits_of(runtime).parity_tolerance)
             require_parity(report, artifact=str(path))
             payload[runtime] = {
                 "max_abs": report.max_abs,

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import all_traits, backend_names, load_backend
+from hwautoml.compilers.base import BoardRoute, Tuning
+from hwautoml.core.board import HERE, Board
 from hwautoml.core.latency_file import check_matches
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
@@ -51,26 +53,15 @@ def ensure_table(
     budget_sec: float,
     batch: int = 1,
     precision: str = "fp32",
-    device: str | None = None,
-    tracker: str | None = None,
-    key: str | None = None,
+    board: Board = HERE,
     seed: int = 0,
     profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
 ) -> LatencyTable:
-    """A valid table from a file; else measured here; else, with no access to the device, estimated.
-
-    ``device``, ``tracker`` and ``key`` are those of ``device_for``.
-    """
-    reason = unavailable_reason(target, device=device, tracker=tracker)
-    is_remote = device is not None or tracker is not None
+    """A valid table from a file; else measured here or on the ``board``; else, with no access to it, estimated."""
+    reason, is_remote = unavailable_reason(target, board), board.is_remote
     identity = identity_of(target, runtime, space, batch, precision)
-    way = (
-        device_for(target, runtime, device=device, tracker=tracker, key=key, all_boards=True)
-        if reason is None
-        else nullcontext()
-    )
-    with way as opened:
+    with device_for(target, runtime, board, all_boards=True) if reason is None else nullcontext() as opened:
         machine = None if opened is None or not is_remote else str(opened.conditions()["fingerprint"])
         table = find_table(target, identity, profiles_dir, machine=machine, is_remote=is_remote)
         if table is not None and not (opened is not None and _is_worth_more_time(table, budget_sec)):
@@ -110,20 +101,25 @@ def _is_worth_more_time(table: LatencyTable, budget_sec: float) -> bool:
 
 def usable_runtimes(target: Target) -> tuple[str, ...]:
     """The target's runtimes that are installed here and that we have a backend for, in its order of preference."""
-    from hwautoml.compilers import backend_names
-
     return tuple(r for r in target.runtimes if r in backend_names() and load_backend(r).unavailable_reason() is None)
 
 
+def runtimes_of(target: Target) -> tuple[str, ...]:
+    """What may be named for a target: its own, in its order, and on this machine whatever else runs on its device."""
+    others = all_traits().items() if target.connection == "local" else ()
+    return tuple(dict.fromkeys([*target.runtimes, *(name for name, traits in others if traits.runs_on(target))]))
+
+
 def choose_runtime(target: Target, wanted: str) -> str:
-    """``auto`` is the target's first usable one.
+    """``auto`` is the target's first usable one; another one by name, if it is among `runtimes_of` the target.
 
     Raises:
+        UnknownNameError: the target has no such runtime.
         MissingDependencyError: it is not installed.
     """
     usable = usable_runtimes(target)
-    if wanted != "auto" and wanted not in target.runtimes:
-        raise UnknownNameError(f"runtime of target {target.name}", wanted, target.runtimes)
+    if wanted != "auto" and wanted not in runtimes_of(target):
+        raise UnknownNameError(f"runtime of target {target.name}", wanted, runtimes_of(target))
     if wanted == "auto":
         if not usable and target.connection == "local":
             raise MissingDependencyError(
@@ -180,6 +176,21 @@ def records_path(target: Target, profiles_dir: Path | None) -> Path:
         if records.by_target != before:
             records.save()
     return path
+
+
+def tuning_for(
+    target: Target,
+    runtime: str,
+    profiles_dir: Path | None,
+    *,
+    budget_sec: float = 0.0,
+    seed: int = 0,
+    board: BoardRoute | None = None,
+) -> Tuning | None:
+    """With the target's records; None where the runtime has nothing to tune for it."""
+    if not load_backend(runtime).TRAITS.is_tunable(target):
+        return None
+    return Tuning(records_path(target, profiles_dir), budget_sec, seed, board)
 
 
 def identity_of(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from hwautoml.core.board import Board
 from hwautoml.devices.address import Address
 from hwautoml.devices.agent import DEFAULT_PORT, serve_agent
 from hwautoml.devices.rpc import RpcDevice
@@ -53,17 +54,17 @@ def devices(*, device: str | None = None, tracker: str | None = None, key: str |
             "name one board or one tracker to ask, got " + ("neither" if device is None else "both"),
             fix="hwautoml devices --device host:port --key KEY, or: hwautoml devices --tracker host:port",
         )
-    if device is not None:
-        return [_ask_board(device, key or "")]
-    assert tracker is not None
-    return [_ask_kind(tracker, boards) for boards in list_devices(tracker) if key in (None, boards.key)]
+    board = Board(device, tracker, key)
+    if board.device is not None:
+        return [_ask_board(board)]
+    return [_ask_kind(board.address, kind) for kind in list_devices(board.address) if board.key in (None, kind.key)]
 
 
-def _ask_board(address: str, key: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"address": address, "key": None, "reports": [], "reason": None}
-    with RpcDevice(address, key=key, connect_timeout_sec=ANSWER_SEC) as board:
+def _ask_board(board: Board) -> dict[str, Any]:
+    row: dict[str, Any] = {"address": board.address, "key": None, "reports": [], "reason": None}
+    with RpcDevice(board.address, key=board.key or "", connect_timeout_sec=ANSWER_SEC) as opened:
         try:
-            return row | {"state": "free", "reports": [board.conditions()]}
+            return row | {"state": "free", "reports": [opened.conditions()]}
         except TargetUnavailableError as error:
             state = "busy" if BUSY in error.message else "unreachable"
             return row | {"state": state, "reason": str(error)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hwautoml.compilers import backend_names, load_backend
+from hwautoml.compilers import board_runtimes
+from hwautoml.core.board import Board
 from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_table import LatencyTable
@@ -17,7 +18,7 @@ from hwautoml.core.resources import target_folders
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
+from hwautoml.errors import InvalidValueError, UnknownNameError
 from hwautoml.pipeline.connecting import device_for, require_reachable
 from hwautoml.pipeline.tables import by_hand
 from hwautoml.pipeline.tables import tools as table_tools
@@ -27,6 +28,7 @@ from hwautoml.pipeline.tables.finding import (
     few_shot_path,
     identity_of,
     records_path,
+    runtimes_of,
     table_path,
 )
 from hwautoml.pipeline.tables.measuring import measure_table, require_no_less
@@ -34,8 +36,6 @@ from hwautoml.pipeline.tables.siblings import prior_table
 from hwautoml.spaces import load_profiled_space
 
 DEFAULT_MEASUREMENTS = 10
-#: Runtimes of this machine that a table can be made for, whether or not a target ships networks on them.
-LOCAL_RUNTIMES = ("torch", "torch-inductor")
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class _Wanted:
     space: SearchSpace
     identity: TableIdentity
     out: Path | None
-    board: Mapping[str, str | None]  # device, tracker and key, as of ``device_for``
+    board: Board
     budget_sec: float
     seed: int
     targets_dir: Path | None
@@ -66,7 +66,7 @@ class _Wanted:
             self.profiles_dir,
             batch=self.identity.batch,
             precision=self.identity.precision,
-            is_remote=_is_remote(self.board),
+            is_remote=self.board.is_remote,
         )
 
     @property
@@ -136,7 +136,7 @@ def profile(
         "--compare": compare,
         "--merge": merge,
     }
-    board = {"device": device, "tracker": tracker, "key": key}
+    board = Board(device, tracker, key)
     few_shot = {"--like": like or None, "--measurements": measurements}
     _require_consistent(ways, few_shot, board, out, picture)
     require_duration(budget_sec, "budget_sec")
@@ -151,7 +151,7 @@ def profile(
     found = found if threads is None else replace(found, num_threads=threads)
     is_measuring = not (export_to or from_csv or estimate or measurements == 0)
     if is_measuring:
-        require_reachable(found, **board)
+        require_reachable(found, board)
     chosen = _choose_runtime(found, runtime, board, is_measuring)
     loaded = load_profiled_space(space, image_size=image_size, channels=channels)
     wanted = _Wanted(
@@ -197,15 +197,7 @@ def _few_shot(
 
 def _measured(wanted: _Wanted, path: Path, prior: LatencyTable | None = None, num_networks: int = 0) -> dict[str, Any]:
     """Measures every layer, or with a ``prior`` so many networks."""
-    board = wanted.board
-    with device_for(
-        wanted.target,
-        wanted.identity.runtime,
-        device=board["device"],
-        tracker=board["tracker"],
-        key=board["key"],
-        all_boards=True,
-    ) as device:
+    with device_for(wanted.target, wanted.identity.runtime, wanted.board, all_boards=True) as device:
         table = measure_table(
             wanted.space,
             wanted.target,
@@ -239,7 +231,7 @@ def _saved(table: LatencyTable, path: Path) -> dict[str, Any]:
 def _require_consistent(
     ways: Mapping[str, object],
     few_shot: Mapping[str, object],
-    board: Mapping[str, str | None],
+    board: Board,
     out: Path | None,
     picture: Path | None,
 ) -> None:
@@ -251,7 +243,7 @@ def _require_consistent(
     for flag, value in few_shot.items():
         if value is not None and way in ("--estimate", "--inspect", "--compare", "--merge"):
             raise InvalidValueError(f"{flag} has no meaning with {way}", fix=f"leave {flag} out")
-    for name, value in board.items():
+    for name, value in asdict(board).items():
         if value is not None and way is not None:
             raise InvalidValueError(f"--{name} has no meaning with {way}, which measures nothing", fix="leave it out")
     number = few_shot["--measurements"]
@@ -265,20 +257,12 @@ def _require_consistent(
         raise InvalidValueError("--picture draws what --inspect or --compare found", fix="give one of them as well")
 
 
-def _choose_runtime(target: Target, wanted: str, board: Mapping[str, str | None], is_measuring: bool) -> str:
-    """``auto`` is the target's first usable one, on a board TVM; what is not measured here need not be installed."""
-    if _is_remote(board):
-        return "tvm" if wanted == "auto" else wanted  # device_for refuses what boards don't run
-    known = tuple(dict.fromkeys([*target.runtimes, *(LOCAL_RUNTIMES if target.connection == "local" else ())]))
-    if wanted != "auto" and wanted not in known:
-        raise UnknownNameError(f"runtime of target {target.name}", wanted, known)
-    if wanted == "auto" or (is_measuring and wanted in target.runtimes):
+def _choose_runtime(target: Target, wanted: str, board: Board, is_measuring: bool) -> str:
+    """``auto`` is the target's first usable one, on a board its server's; what isn't measured need not be installed."""
+    if board.is_remote:
+        return board_runtimes()[0] if wanted == "auto" else wanted  # device_for refuses what boards don't run
+    if wanted == "auto" or is_measuring:
         return choose_runtime(target, wanted)
-    reason = load_backend(wanted).unavailable_reason() if is_measuring and wanted in backend_names() else None
-    if reason is not None:
-        raise MissingDependencyError(f"runtime {wanted!r} is not usable: {reason}")
+    if wanted not in runtimes_of(target):
+        raise UnknownNameError(f"runtime of target {target.name}", wanted, runtimes_of(target))
     return wanted
-
-
-def _is_remote(board: Mapping[str, str | None]) -> bool:
-    return board["device"] is not None or board["tracker"] is not None

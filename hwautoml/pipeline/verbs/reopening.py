@@ -17,7 +17,7 @@ from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
-from hwautoml.pipeline.connecting import onnxruntime_outputs
+from hwautoml.pipeline.connecting import reference_outputs
 from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.settings import PRECISIONS, RunSettings
 from hwautoml.pipeline.stages.profiling import profile_stage
@@ -180,7 +180,7 @@ def _exported_parity(job: Job, architecture: Architecture, network: Any, path: P
     from hwautoml.pipeline.stages.shipping import spread
 
     images = job.dataset.val.raw(spread(job.dataset.val.num_images, 200), job.space.resolution(architecture))
-    report = check_parity(_probabilities(job, network, images), onnxruntime_outputs(path, images), tolerance=1e-4)
+    report = check_parity(_probabilities(job, network, images), reference_outputs(path, images), tolerance=1e-4)
     require_parity(report, artifact=str(path))
     return {
         "max_abs": report.max_abs,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.compilers import board_runtimes, shipping_runtimes, traits_of
 from hwautoml.compilers._toolchains import architecture_of, require_compiler
+from hwautoml.core.board import Board
 from hwautoml.core.plan import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
-from hwautoml.pipeline.runs.job import BOARD_RUNTIME, SHIPPED_RUNTIMES, Job
+from hwautoml.pipeline.runs.job import Job
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
 from hwautoml.pipeline.stages import results
 from hwautoml.pipeline.stages.profiling import profile_stage
@@ -79,7 +80,7 @@ def run(
         "searcher": searcher,
         "seed": seed,
     }
-    board = {"device": device, "tracker": tracker, "key": key}
+    board = Board(device, tracker, key)
     folder = _run_folder(out, source)
     if source is not None and source != "digits":
         given["source"] = str(Path(source).expanduser().resolve())  # resuming works from any folder
@@ -111,9 +112,9 @@ def _check_images(settings: RunSettings) -> None:
         MobileSpace(settings.image_size, settings.channels or 3, num_classes=2)
 
 
-def _require_same_place(store: RunStore, board: Mapping[str, str | None]) -> None:
+def _require_same_place(store: RunStore, board: Board) -> None:
     """A run measures on a board or on this machine; in one that changes, the two would be mixed up."""
-    place = "a board" if any(board.values()) else "this machine"
+    place = "a board" if board.is_remote else "this machine"
     before = store.setting("place", place)
     if before != place:
         fix = "name its --device or --tracker" if before == "a board" else "leave out --device or --tracker"
@@ -121,27 +122,28 @@ def _require_same_place(store: RunStore, board: Mapping[str, str | None]) -> Non
     store.set_setting("place", place)
 
 
-def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Mapping[str, str | None]) -> Target:
+def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Board) -> Target:
     """The run's target; refuses what would only fail after an hour of training."""
     load_searcher(settings.searcher)
     found = load_target(settings.target, target_folders(targets_dir))
     if settings.precision == "int8":
         found.require_precision("int8")
-    require_reachable(found, **board)
-    if not any(board.values()):
+    require_reachable(found, board)
+    if not board.is_remote:
         chosen = choose_runtime(found, settings.runtime)
-        if chosen not in SHIPPED_RUNTIMES:
+        if chosen not in shipping_runtimes():
             raise InvalidValueError(
-                f"a run ships networks on {' and '.join(SHIPPED_RUNTIMES)}, not on {chosen}",
+                f"a run ships networks on {' and '.join(shipping_runtimes())}, not on {chosen}",
                 fix=f"--runtime tvm; a table of {chosen}: hwautoml profile --target {found.name} --runtime {chosen}",
             )
         return found
-    if settings.runtime not in ("auto", BOARD_RUNTIME):
+    runtime = board_runtimes()[0]
+    if settings.runtime not in ("auto", runtime):
         raise InvalidValueError(
-            f"boards over the network run {BOARD_RUNTIME}, and runtime {settings.runtime} was asked for",
-            fix=f"--runtime {BOARD_RUNTIME}",
+            f"boards over the network run {runtime}, and runtime {settings.runtime} was asked for",
+            fix=f"--runtime {runtime}",
         )
-    with device_for(found, BOARD_RUNTIME, **board) as there:
+    with device_for(found, runtime, board) as there:
         host = found.tvm.get("host", found.tvm)  # a GPU's
         require_compiler(architecture_of(str(host["mtriple"]) if "mtriple" in host else None))
         require_real(there.conditions())
@@ -251,10 +253,14 @@ def _plan(job: Job, budget: float) -> Plan:
     stored = job.store.setting("plan")
     if stored is not None:
         return Plan(**stored)
-    plan = make_plan(budget, job.elapsed_sec, "tvm" in job.runtimes, supernet_epochs_per_sec(job))
+    plan = make_plan(budget, job.elapsed_sec, _compiles(job), supernet_epochs_per_sec(job))
     plan = replace(plan, ship=plan.ship + reserve_sec(budget, job.settings.precision, job.target))
     job.store.set_setting("plan", plan.to_json())
     return plan
+
+
+def _compiles(job: Job) -> bool:
+    return any(not traits_of(runtime).opens_source(job.target) for runtime in job.runtimes)
 
 
 def _require_feasible(job: Job, latencies: Any) -> None:
