@@ -210,8 +210,10 @@ class Traits:
 
     What ships:
 
-    - ``ships_as``: the file's name in a bundle; None where networks are measured on it, and not shipped. The bundle's
-      runner opens ``model.onnx`` and ``model_tvm.so``; another kind of file needs a function there.
+    - ``ships_as``: the file's name in a bundle; None where networks are measured on it, and not shipped.
+    - ``opener``: a stand-alone Python program that goes into bundles with it, and imports nothing of this package: its
+      ``open_model(path, num_threads)`` returns a function from uint8 (1, H, W, C) to probabilities (1, num_classes).
+      None for runtimes that the bundle's runner knows itself.
     - ``parity_tolerance``: by how much probabilities may differ from the trained network's, absolutely.
 
     What its latencies are made of:
@@ -245,6 +247,7 @@ class Traits:
     cuda_precisions: tuple[str, ...] = ()
     on_boards: str | None = None
     ships_as: str | None = None
+    opener: Path | None = None
     parity_tolerance: float = 1e-4
     reads_weights: bool = False
     channels_last_in: tuple[str, ...] = ()

@@ -13,12 +13,15 @@ subclass writes a source of its own (`RuntimeTests.source`) and says what it com
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pytest
 
+from hwautoml.bundles.bundle import RUNTIME_FILES
 from hwautoml.compilers import all_traits, load_backend
 from hwautoml.compilers.base import Backend, Traits, Tuning
 from hwautoml.core.measurement import Measurement
@@ -33,6 +36,14 @@ if TYPE_CHECKING:
 
 _INPUT = (1, 8, 8, 3)
 _NUM_CLASSES = 5
+_OPENED_ALONE = """
+import runpy, sys
+import numpy
+opener, artifact, given, result = sys.argv[1:]
+classify = runpy.run_path(opener)["open_model"](artifact, 1)
+numpy.save(result, classify(numpy.load(given)))
+assert "hwautoml" not in sys.modules, "an opener imports nothing of hwautoml"
+"""
 _QUICK = MeasureProtocol(warmup_ms=1, min_rounds=3, max_rounds=3, min_sample_ms=0.1)
 
 
@@ -193,6 +204,21 @@ class RuntimeTests:
             pytest.skip(f"{self.runtime} can be tuned")
         with pytest.raises(InvalidValueError, match=f"{self.runtime} has nothing to tune"):
             backend.compile(self.source(tmp_path), tmp_path / "out", target, Tuning(budget_sec=1.0))
+
+    def test_what_ships_runs_in_bundles(self, backend: Backend, artifact: Path, tmp_path: Path) -> None:
+        """Where this package is not installed."""
+        traits = backend.TRAITS
+        if traits.ships_as is None:
+            pytest.skip(f"{self.runtime} does not ship")
+        if traits.opener is None:
+            assert RUNTIME_FILES.get(traits.name) == traits.ships_as, "the bundle's runner needs an opener for it"
+            return
+        model = backend.open_model(artifact)
+        x = sample_input(model.input_shape, model.input_dtype, 0)
+        np.save(tmp_path / "x.npy", x)
+        program = (traits.opener, artifact, tmp_path / "x.npy", tmp_path / "y.npy")
+        subprocess.run([sys.executable, "-c", _OPENED_ALONE, *map(str, program)], check=True)
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), model(x), atol=self.tolerance)
 
     def test_a_process_of_its_own_finds_it_and_measures(self, backend: Backend, artifact: Path) -> None:
         """As every measurement does: the worker knows the runtime by its name alone."""

@@ -130,7 +130,8 @@ def _of_file(
     traits = all_traits()
     known = {suffix for each in traits.values() for suffix in (each.source_suffix, *each.own_suffixes)}
     if artifact.suffix not in known or not artifact.is_file():
-        reason = "does not exist" if not artifact.exists() else f"is no {', '.join(sorted(known))} file"
+        *first, last = sorted(known)
+        reason = "does not exist" if not artifact.exists() else f"is no {', '.join(first)} or {last} file"
         raise InvalidValueError(f"{artifact} {reason}", fix=_FIX)
     found, skipped = [], []
     for runtime in runtimes or ((own[artifact.suffix],) if artifact.suffix in own else ()):
