@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwautoml.core import json_form
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.form import Form
 from hwautoml.core.storage import write_atomically
@@ -35,23 +35,21 @@ class CompiledFile:
     precision: str
     num_threads: int
 
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name:
+            raise InvalidValueError(f"{self.name!r} is no name of a file in the folder")
+
     @property
     def form(self) -> Form:
         return Form(self.runtime, self.precision)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return json_form.to_json(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> CompiledFile:
-        """Raises TypeError for missing and unknown fields, InvalidValueError for wrong values."""
-        found = cls(**data)
-        texts = [value for name, value in asdict(found).items() if name != "num_threads"]
-        if not all(isinstance(text, str) for text in texts) or type(found.num_threads) is not int:
-            raise InvalidValueError(f"a compiled file is described by texts and a number of threads, got {data}")
-        if Path(found.name).name != found.name:
-            raise InvalidValueError(f"{found.name!r} is no name of a file in the folder")
-        return found
+    def from_json(cls, data: object, where: str) -> CompiledFile:
+        """Raises InvalidValueError for missing fields and wrong values; ``where`` is what it calls the data."""
+        return json_form.from_json(cls, data, where)
 
 
 def add_compiled(folder: Path, compiled: CompiledFile) -> Path:
@@ -74,7 +72,7 @@ def read_compiled(folder: Path) -> tuple[CompiledFile, ...]:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise RunFolderError(f"{path} has schema {data['schema']!r}, this version reads {SCHEMA!r}", fix=fix)
-        return tuple(CompiledFile.from_json(file) for file in data["files"])
+        return tuple(CompiledFile.from_json(file, str(path)) for file in data["files"])
     except FileNotFoundError as error:
         raise RunFolderError(f"{folder} holds no {COMPILED_FILE}", fix=fix) from error
     except (OSError, ValueError, TypeError, KeyError, InvalidValueError) as error:

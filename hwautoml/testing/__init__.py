@@ -1,1 +1,1 @@
-"""Conformance suites for parts that other packages bring: pytest classes to subclass, one file per kind of part."""
+"""Suites of tests for authors of spaces and other parts; they need pytest, which hwautoml itself does not."""

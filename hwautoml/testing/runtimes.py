@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pytest
 
 from hwautoml.bundles.bundle import RUNTIME_FILES
 from hwautoml.compilers import all_traits, load_backend
@@ -30,6 +29,7 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import CompileError, InvalidValueError
+from hwautoml.testing._pytest import pytest
 
 if TYPE_CHECKING:
     import onnx

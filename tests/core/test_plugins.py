@@ -56,3 +56,19 @@ def test_a_package_that_cannot_be_loaded_is_named(site: Path, source: str) -> No
     install(site, name, f"bad = {name}:PART", source)
     with pytest.raises(MissingDependencyError, match=f"part 'bad' of package '{name}'"):
         parts().load("bad")
+
+
+def test_a_package_of_data_files_is_found_without_being_imported(site: Path) -> None:
+    folder = site / "data_package" / "boards"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").touch()
+    (folder / "__init__.py").write_text("raise AssertionError('imported')")
+    install(site, "data_one", "boards = data_package.boards")
+    assert parts().folders("boards") == (folder,)
+
+
+@pytest.mark.parametrize("value", ["no_such_package", "no_such_package.boards", "data_two"])
+def test_a_part_that_is_no_folder_is_named(site: Path, value: str) -> None:
+    install(site, "data_two", f"boards = {value}")
+    with pytest.raises(MissingDependencyError, match=f"'boards' of package 'data_two' is to be a folder, and {value}"):
+        parts().folders("boards")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
-from hwautoml.compilers import load_backend, shipping_runtimes, traits_of
+from hwautoml.compilers import load_backend, reference_runtime, shipping_runtimes, traits_of
 from hwautoml.core.form import Form
 from hwautoml.core.plan import Plan
 from hwautoml.core.space import Architecture
@@ -27,7 +28,13 @@ _log = logging.getLogger(__name__)
 
 
 def export_stage(run: RunContext) -> Exported:
-    return run.once(Exported, lambda: _export(run))
+    return run.once(Exported, lambda: _export(run), lambda _: _files(run, reference_runtime()))
+
+
+def _files(run: RunContext, runtime: str) -> list[Path]:
+    name = traits_of(runtime).artifact_name()
+    paths = (candidate_folder(run, network.architecture) / name for network in trained_networks(run).values())
+    return [path for path in paths if path.is_file()]
 
 
 def _export(run: RunContext) -> Exported:
@@ -40,26 +47,41 @@ def _export(run: RunContext) -> Exported:
 
 def compile_stage(run: RunContext, plan: Plan, specialised: Specialised) -> Compiled:
     """Every finalist for every runtime that compiles; the leader first, with the tuning budget, so that the others find
-    its records."""
-    return run.once(Compiled, lambda: _compile(run, plan, specialised.leader))
+    its records.
+
+    What could not be compiled before an interruption is tried again: the reason may have gone.
+    """
+    before = run.journal.outcome(Compiled) or Compiled()
+    if before.errors:
+        run.journal.forget_from(Compiled)
+    return run.once(
+        Compiled,
+        lambda: _compile(run, plan, specialised.leader, before),
+        lambda _: [path for runtime in compiling_runtimes(run) for path in _files(run, runtime)],
+    )
 
 
-def _compile(run: RunContext, plan: Plan, leader: str) -> Compiled:
+def _compile(run: RunContext, plan: Plan, leader: str, before: Compiled) -> Compiled:
     networks = sorted(trained_networks(run).values(), key=lambda network: network.architecture.id != leader)
     jobs = [(runtime, network.architecture) for runtime in compiling_runtimes(run) for network in networks]
-    compiled: dict[str, CompiledNetwork] = {}
+    left = [job for job in jobs if not before.errors or _key(run, *job) in before.errors]
+    compiled: dict[str, CompiledNetwork] = dict(before.networks) if before.errors else {}
     errors: dict[str, str] = {}
-    for index, (runtime, architecture) in enumerate(jobs):
-        listen = _listener(run, runtime, index, len(jobs))
-        # Of the tunable compiler by architecture alone, as ever; of others by runtime, too.
-        key = architecture.id if traits_of(runtime).is_tunable(run.target) else f"{architecture.id} {runtime}"
-        tune_sec = plan.tune if architecture is networks[0].architecture else 0.0
+    for index, (runtime, architecture) in enumerate(left):
+        listen = _listener(run, runtime, index, len(left))
+        tune_sec = plan.tune if index == 0 or left[index - 1][0] != runtime else 0.0
+        key = _key(run, runtime, architecture)
         try:
             compiled[key] = _compiled(run, runtime, architecture, tune_sec, listen)
         except CompileError as error:
             _log.warning("%s could not compile %s: %s", runtime, architecture.id, error)
             errors[key] = error.message
     return Compiled(compiled, errors)
+
+
+def _key(run: RunContext, runtime: str, architecture: Architecture) -> str:
+    """Of the first that compiles by architecture alone, as when there was one; of others by runtime, too."""
+    return architecture.id if runtime == compiling_runtimes(run)[0] else f"{architecture.id} {runtime}"
 
 
 def compiling_runtimes(run: RunContext) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.core.elastic_space import ElasticSpace
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_table import LatencyTable, Observation
@@ -77,7 +78,7 @@ class _Screening:
             passed = self._passing(measured, 1.0)
             if passed:
                 ranked = sorted(self._passing(measured, HEADROOM) or passed, key=lambda a: -self.scores[a])
-                return self._with_one_in_fp32(diverse(ranked, number_wanted))
+                return self._with_one_in_fp32(diverse(self.run.space, ranked, number_wanted))
         raise _limit_not_met(self.run, measured)
 
     def next_to_screen(
@@ -99,7 +100,7 @@ class _Screening:
                 return [within[i] for i in np.argsort(used)[:SCREEN_SIZE]]
             trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
             large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
-            return diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
+            return diverse(self.run.space, sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
         _, means, _ = fastest_forms(self.run.space, tables, architectures)
         return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
 
@@ -181,10 +182,10 @@ def _scores(run: RunContext, trust: float) -> dict[Architecture, float]:
     return dict(zip(smooth, promise(run.space, np.array(list(smooth.values())), list(smooth), trust), strict=True))
 
 
-def diverse(architectures: list[Architecture], number: int) -> list[Architecture]:
+def diverse(space: ElasticSpace, architectures: list[Architecture], number: int) -> list[Architecture]:
     """Up to ``number`` of them in their order, those with kinds of blocks of their own first: scores of near twins
     differ by chance, and a wrong guess about a kind would be every twin's."""
-    kinds = {a: tuple(v for name, v in a.as_dict.items() if name.endswith(".kind")) for a in reversed(architectures)}
+    kinds = {a: space.kinds(a) for a in reversed(architectures)}
     firsts = {kind: a for a, kind in kinds.items()}
     chosen = [a for a in architectures if firsts[kinds[a]] is a][:number]
     chosen += [a for a in architectures if a not in chosen][: number - len(chosen)]

@@ -46,7 +46,7 @@ def read_baseline(path: Path) -> list[BenchRow]:
             f"{path} is no baseline: it needs rows with {', '.join(sorted(needed))}",
             fix=f"hwautoml bench ... --json > {path}",
         )
-    return [BenchRow.from_json(row) for row in rows]
+    return [BenchRow.from_json(row, str(path)) for row in rows]
 
 
 def compare(rows: Sequence[BenchRow], baseline: Sequence[BenchRow], fail_above: float) -> Comparison:

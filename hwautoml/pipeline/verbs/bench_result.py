@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
+from hwautoml.core import json_form
 from hwautoml.core.json_result import JsonResult
 from hwautoml.core.measurement import Measurement
 
@@ -87,17 +88,13 @@ class BenchRow:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> BenchRow:
+    def from_json(cls, data: object, where: str) -> BenchRow:
         """Figures that are derived, or that a later version added, are left alone.
 
         Raises:
-            KeyError: what identifies the row, its figures or conditions are missing.
+            InvalidValueError: something is missing or has another type; ``where`` is what it calls the data.
         """
-        known = {name: data[name] for name in (f.name for f in fields(cls)) if name in data}
-        low, high = data["interval_ms"]
-        for name in ("artifact", "runtime", "threads", "batch", "median_ms", "conditions"):
-            known[name] = data[name]
-        return cls(**{**known, "interval_ms": (low, high)})
+        return json_form.from_json(cls, data, where)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from hwautoml.searchers import load_searcher
 from hwautoml.searchers.problem import require_feasible
 from hwautoml.store.run_store import RunStore, clear_run
 
+_log = logging.getLogger(__name__)
+
 
 def run(
     source: str | None = None,
@@ -53,6 +56,7 @@ def run(
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
+    space: str | None = None,
     device: str | None = None,
     tracker: str | None = None,
     key: str | None = None,
@@ -69,6 +73,7 @@ def run(
     for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
+    ``space`` names an ``ElasticSpace``, of this package (``mobile``) or of another one.
     ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
     here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
@@ -89,6 +94,7 @@ def run(
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,
+        "space": space,
         "seed": seed,
     }
     board = Board(device, tracker, key)
@@ -101,7 +107,11 @@ def run(
         _checked_target(settings, targets_dir, board)
     with _open_journal(folder, given, resume=resume, overwrite=overwrite) as journal:
         if journal.outcome(Shipped) is not None:
-            return read_result(folder)
+            try:
+                return read_result(folder)
+            except (RunFolderError, InvalidValueError) as error:
+                _log.warning("%s; it is made again", error.message)
+                journal.forget(Shipped)
         settings = journal.settings or _new_settings(given)
         found = _checked_target(settings, targets_dir, board)
         _require_same_place(journal, board)
@@ -153,11 +163,14 @@ def _plan(run: RunContext, resources: Resources, budget_sec: float) -> Plan:
 def _check_images(settings: RunSettings) -> None:
     """Refuses what says without a look at the images that they cannot be used."""
     from hwautoml.datasets import require_source
-    from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.spaces import load_elastic_space, require_elastic
 
     require_source(settings.source)
+    require_elastic(settings.space)
     if settings.image_size is not None:
-        MobileSpace(settings.image_size, settings.channels or 3, num_classes=2)
+        load_elastic_space(
+            settings.space, image_size=settings.image_size, channels=settings.channels or 3, num_outputs=2
+        )
 
 
 def _require_same_place(journal: Journal, board: Board) -> None:
@@ -250,5 +263,4 @@ def _new_settings(given: dict[str, Any]) -> RunSettings:
         raise InvalidValueError("name the images: digits, a folder, a .zip or an .npz", fix="hwautoml run digits")
     if given["latency_ms"] is None:
         raise InvalidValueError("name the latency limit in ms", fix="--latency-ms 1")
-    defaults = {"target": "cpu", "runtime": "auto", "precision": "auto", "searcher": "surrogate", "seed": 0}
-    return RunSettings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
+    return RunSettings(**{"target": "cpu", **{name: value for name, value in given.items() if value is not None}})

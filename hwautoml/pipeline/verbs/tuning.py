@@ -25,7 +25,7 @@ from hwautoml.pipeline.connecting import board_route, require_reachable
 from hwautoml.pipeline.tables.finding import choose_runtime, records_path
 from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
 from hwautoml.schedules.records import Records
-from hwautoml.spaces import load_space
+from hwautoml.spaces import load_profiled_space
 
 #: Few, because the quantiser's time grows with the square of their number.
 LAYERS_PER_PROBE = 8
@@ -34,7 +34,6 @@ MAX_NETWORKS, NUM_DRAWN, NETWORKS_SHARE = 64, 1500, 0.1
 LONGEST_SEQUENCE = 5
 #: A candidate that runs (or compiles) longer than this hangs.
 SILENCE_SEC = 120.0
-NUM_CLASSES = 10
 
 
 def tune(
@@ -90,13 +89,8 @@ def tune(
         raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
     require_writable(path)
     tuning = Tuning(path, budget_sec, seed, board_route(found, board))
-    return _tune(found, _space(space, image_size, channels), batch, precision, tuning, on_progress)
-
-
-def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpace:
-    if name == "mobile":
-        return load_space(name, image_size=image_size or 32, channels=channels or 3, num_classes=NUM_CLASSES)
-    return load_space(name, image_size=image_size, channels=channels)
+    chosen = load_profiled_space(space, image_size=image_size, channels=channels)
+    return _tune(found, chosen, batch, precision, tuning, on_progress)
 
 
 def _tune(
