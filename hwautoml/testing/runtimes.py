@@ -2,13 +2,13 @@
 
 In the tests of the package that brings the runtime, which must be installed so that it is found by name::
 
-    from hwautoml.testing.runtimes import RuntimeTests
+    from hwautoml.testing.runtimes import RuntimeSuite
 
-    class TestMine(RuntimeTests):
+    class TestMine(RuntimeSuite):
         runtime = "mine"
 
 Where it compiles something else than ONNX files or programs of torch, or lacks an operator of the sample network, the
-subclass writes a source of its own (`RuntimeTests.source`) and says what it computes (`RuntimeTests.expected`).
+subclass writes a source of its own (`RuntimeSuite.source`) and says what it computes (`RuntimeSuite.expected`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def this_machine() -> Target:
     return load_target("cpu", [package_folder("targets")])
 
 
-class RuntimeTests:
+class RuntimeSuite:
     """``runtime`` is the name; ``tolerance`` what outputs, which are probabilities, may differ by."""
 
     runtime: ClassVar[str]

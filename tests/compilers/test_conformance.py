@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import pytest
 
-from hwautoml.testing.runtimes import RuntimeTests
+from hwautoml.testing.runtimes import RuntimeSuite
 
 
-class TestOnnxRuntime(RuntimeTests):
+class TestOnnxRuntime(RuntimeSuite):
     runtime = "onnxruntime"
 
 
-class TestOnnxRuntimeCuda(RuntimeTests):
+class TestOnnxRuntimeCuda(RuntimeSuite):
     runtime = "onnxruntime-cuda"
 
 
-class TestOnnxRuntimeTensorrt(RuntimeTests):
+class TestOnnxRuntimeTensorrt(RuntimeSuite):
     runtime = "onnxruntime-tensorrt"
 
 
-class TestTvm(RuntimeTests):
+class TestTvm(RuntimeSuite):
     runtime = "tvm"
 
 
-class TestTorch(RuntimeTests):
+class TestTorch(RuntimeSuite):
     runtime = "torch"
 
 
 @pytest.mark.slow
-class TestTorchInductor(RuntimeTests):
+class TestTorchInductor(RuntimeSuite):
     runtime = "torch-inductor"

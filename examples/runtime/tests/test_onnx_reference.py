@@ -16,10 +16,10 @@ from hwautoml.bundles import BundleSample, PackedRuntime, write_bundle
 from hwautoml.compilers import load_backend
 from hwautoml.errors import UnsupportedOperatorError
 from hwautoml.pipeline.verbs.checking import ModelParity
-from hwautoml.testing.runtimes import RuntimeTests, this_machine
+from hwautoml.testing.runtimes import RuntimeSuite, this_machine
 
 
-class TestOnnxReference(RuntimeTests):
+class TestOnnxReference(RuntimeSuite):
     runtime = "onnx-reference"
 
 
