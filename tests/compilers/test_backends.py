@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwautoml import compilers
 from hwautoml.compilers import (
     all_traits,
     backend_names,
@@ -25,11 +24,11 @@ from hwautoml.compilers import (
     traits_of,
 )
 from hwautoml.compilers.base import Traits
-from hwautoml.core.plugins import Plugins
 from hwautoml.core.target import PRECISIONS, Target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError, UnknownNameError
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.plugins import BROKEN, THEIRS, install_runtimes
 from tests.compilers.shared import CUDA, HOST, compile_of
 
 BACKENDS = ("onnxruntime", "tvm")  # those that compile ONNX and can be run anywhere
@@ -126,33 +125,10 @@ def test_traits_that_contradict_each_other_are_refused(changes: dict[str, Any], 
         Traits(**{**given, **changes})
 
 
-def install(site: Path, name: str, source: str) -> None:
-    """A package as pip leaves it, with a runtime of its own name."""
-    (site / f"{name}.py").write_text(source)
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[hwautoml.runtimes]\n{name} = {name}\n")
-
-
-OTHERS = """
-from dataclasses import replace
-from hwautoml.compilers.onnxruntime import *
-from hwautoml.compilers.onnxruntime import TRAITS as OWN
-TRAITS = replace(OWN, name="theirs", own_suffixes=(), on_boards=None)
-"""
-
-
 def test_runtimes_of_other_packages_are_found_here_and_in_processes(
     onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install(tmp_path, "theirs", OTHERS)
-    install(tmp_path, "broken", "import no_such_module")
-    install(tmp_path, "nameless", "TRAITS = None")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.syspath_prepend(tmp_path)
-    found = Plugins(compilers.RUNTIMES.noun, compilers.RUNTIMES.group, compilers.RUNTIMES.built_in)
-    monkeypatch.setattr(compilers, "RUNTIMES", found)
+    install_runtimes(tmp_path, monkeypatch, {"theirs": THEIRS, "broken": BROKEN, "nameless": "TRAITS = None"})
     assert backend_names()[-3:] == ("broken", "nameless", "theirs")
     assert "theirs" in shipping_runtimes() and "broken" not in all_traits()
     assert "runtime 'broken' of package 'broken' cannot be loaded" in caplog.text

@@ -6,6 +6,7 @@ import gc
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_workers_end_with_the_pool(folder: Path, tmp_path: Path) -> None:
 def test_numbers_are_checked() -> None:
     with pytest.raises(InvalidValueError, match="num_workers"):
         CompilerPool(num_workers=0)
+
+
+def test_another_number_of_threads_is_another_process(folder: Path, tmp_path: Path) -> None:
+    """TVM reads it once."""
+    with CompilerPool(command=COMMAND) as pool:
+        for threads in (1, 1, 2):
+            before = workers()
+            pool.compile(folder / "a.onnx", tmp_path / str(threads), replace(HOST, num_threads=threads))
+            assert len(workers()) == 1 and (not before or (workers() == before) is (threads == 1))
 
 
 def _is_worker(child: int) -> bool:

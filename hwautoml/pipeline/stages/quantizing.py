@@ -200,9 +200,8 @@ def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
     )
     files, errors = {reference_runtime(): path}, []
     for runtime in (r for r in base.measured if traits_of(r).runs("int8", run.target)):
-        file, error = path, None
-        if not traits_of(runtime).opens_source(run.target):
-            file, error = _compiled(run, plan, runtime, path, folder)
+        opens_it = traits_of(runtime).opens_source(run.target)
+        file, error = (path, None) if opens_it else _compiled(run, plan, runtime, path, folder)
         files |= {} if file is None else {runtime: file}
         errors += [] if error is None else [error]
     measured = _measured(run, plan, base, files)

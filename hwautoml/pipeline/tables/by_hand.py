@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hwautoml.compilers import traits_of
+from hwautoml.compilers import all_traits
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
 from hwautoml.core.measurement import Measurement
@@ -63,7 +63,8 @@ def export_networks(
     write_json(folder / LIST_FILE, {"schema": _SCHEMA, **asdict(identity), "architectures": architectures})
     write_atomically(csv_path, template(files))
     command = _command(identity, {**flags, "--from-csv": csv_path})
-    is_compiled = not traits_of(identity.runtime).opens_source(target)
+    traits = all_traits().get(identity.runtime)  # None: whoever measures knows how to run ONNX files on it
+    is_compiled = traits is not None and not traits.opens_source(target)
     write_atomically(folder / README_FILE, _readme(identity, space, chosen, command, is_compiled))
     return {
         "folder": str(folder),

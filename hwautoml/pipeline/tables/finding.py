@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from hwautoml.compilers import all_traits, backend_names, load_backend
+from hwautoml.compilers import all_traits, load_backend
 from hwautoml.compilers.base import BoardRoute, Tuning
 from hwautoml.core.board import HERE, Board
 from hwautoml.core.latency_file import check_matches
@@ -101,7 +101,8 @@ def _is_worth_more_time(table: LatencyTable, budget_sec: float) -> bool:
 
 def usable_runtimes(target: Target) -> tuple[str, ...]:
     """The target's runtimes that are installed here and that we have a backend for, in its order of preference."""
-    return tuple(r for r in target.runtimes if r in backend_names() and load_backend(r).unavailable_reason() is None)
+    known = all_traits()
+    return tuple(r for r in target.runtimes if r in known and load_backend(r).unavailable_reason() is None)
 
 
 def runtimes_of(target: Target) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from hwautoml.compilers import traits_of
+from hwautoml.compilers import all_traits
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -84,7 +84,8 @@ def measure_table(
 
 def with_code_version(runtime: str, runtime_version: str) -> str:
     """What a table says its runtime's version is: TVM and torch run code that is ours, and that has a version too."""
-    return runtime_version + traits_of(runtime).code_version
+    traits = all_traits().get(runtime)  # tables that were made elsewhere may be of a runtime that is not known here
+    return runtime_version + ("" if traits is None else traits.code_version)
 
 
 def require_no_less(path: Path, table: LatencyTable) -> None:

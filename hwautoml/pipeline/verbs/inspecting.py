@@ -18,7 +18,7 @@ from hwautoml.core.resources import target_folders, user_config_folder
 from hwautoml.core.storage import write_atomically
 from hwautoml.core.target import load_target, parse_target, target_names
 from hwautoml.devices.machine import cuda_device, machine_conditions
-from hwautoml.errors import InvalidValueError
+from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 
 def targets(
@@ -83,10 +83,7 @@ def doctor() -> dict[str, Any]:
         _check("torch on CUDA", torch.cuda.is_available(), f"torch {torch.__version__}"),
         _check("onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())),
     ]
-    for name in backend_names():
-        backend = load_backend(name)
-        reason = backend.unavailable_reason()
-        checks.append(_check(f"runtime {name}", reason is None, backend.version() if reason is None else reason))
+    checks += [_runtime(name) for name in backend_names()]
     if load_backend("tvm").unavailable_reason() is None:
         checks.append(_tvm_targets())
     for architecture in (known for known in ARCHITECTURES if not known.is_host):
@@ -96,6 +93,15 @@ def doctor() -> dict[str, Any]:
     checks.append(_check("CUDA machine code", nvcc is not None, nvcc or f"libraries will hold source; {NVCC_FIX}"))
     checks.append(_check("nni", importlib.util.find_spec("nni") is not None, _package_version("nni")))
     return {"hwautoml": __version__, "machine": machine_conditions(), "checks": checks}
+
+
+def _runtime(name: str) -> dict[str, Any]:
+    try:
+        backend = load_backend(name)
+    except MissingDependencyError as error:  # another package's, which cannot be imported
+        return _check(f"runtime {name}", False, str(error))
+    reason = backend.unavailable_reason()
+    return _check(f"runtime {name}", reason is None, backend.version() if reason is None else reason)
 
 
 def _check(name: str, is_ok: bool, text: str) -> dict[str, Any]:
