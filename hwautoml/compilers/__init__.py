@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from hwautoml.compilers.base import Backend, Traits
+from hwautoml.compilers.base import Backend, Traits, Tuning
 from hwautoml.core.plugins import Plugins
+from hwautoml.core.target import Target
 from hwautoml.errors import MissingDependencyError
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,11 @@ def board_runtimes() -> tuple[str, ...]:
 def owner_of(suffix: str) -> str | None:
     """The runtime of files of that suffix unless the user names another; None for others' files."""
     return next((name for name, traits in all_traits().items() if suffix in traits.own_suffixes), None)
+
+
+def tuning_for(runtime: str, target: Target, records: Path, *, budget_sec: float = 0.0, seed: int = 0) -> Tuning | None:
+    """None where the runtime has nothing to tune for the target."""
+    return Tuning(records, budget_sec, seed) if traits_of(runtime).is_tunable(target) else None
 
 
 def reference_runtime(source_suffix: str = ".onnx") -> str:

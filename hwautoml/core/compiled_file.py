@@ -15,7 +15,7 @@ from hwautoml.errors import InvalidValueError, RunFolderError
 
 COMPILED_FILE = "compiled.json"
 SCHEMA = "hwautoml-compiled/1"
-_FIX = "compile the model again: hwautoml compile MODEL --out {}"
+_FIX = "compile the model again into that folder"
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,22 @@ def read_compiled(folder: Path) -> tuple[CompiledFile, ...]:
         RunFolderError: there is no description, or it is damaged.
     """
     path = folder / COMPILED_FILE
-    fix = _FIX.format(folder)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
-            raise RunFolderError(f"{path} has schema {data['schema']!r}, this version reads {SCHEMA!r}", fix=fix)
+            raise RunFolderError(f"{path} has schema {data['schema']!r}, this version reads {SCHEMA!r}", fix=_FIX)
         return tuple(CompiledFile.from_json(file, str(path)) for file in data["files"])
     except FileNotFoundError as error:
-        raise RunFolderError(f"{folder} holds no {COMPILED_FILE}", fix=fix) from error
+        raise RunFolderError(f"{folder} holds no {COMPILED_FILE}", fix=_FIX) from error
     except (OSError, ValueError, TypeError, KeyError, InvalidValueError) as error:
-        raise RunFolderError(f"{path} is damaged: {error}", fix=fix) from error
+        raise RunFolderError(f"{path} is damaged: {error}", fix=_FIX) from error
 
 
 def require_unchanged(folder: Path, compiled: CompiledFile) -> Path:
     """The file; RunFolderError where it is missing or is not what was compiled."""
     path = folder / compiled.name
     if not path.is_file():
-        raise RunFolderError(f"{path} is missing", fix=_FIX.format(folder))
+        raise RunFolderError(f"{path} is missing", fix=_FIX)
     if sha256_file(path) != compiled.sha256:
-        raise RunFolderError(f"{path} is not the file that was compiled there", fix=_FIX.format(folder))
+        raise RunFolderError(f"{path} is not the file that was compiled there", fix=_FIX)
     return path

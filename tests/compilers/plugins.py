@@ -31,4 +31,5 @@ def install_runtimes(site: Path, monkeypatch: pytest.MonkeyPatch, sources: Mappi
     monkeypatch.setenv("PYTHONPATH", str(site))
     monkeypatch.syspath_prepend(site)
     found = Plugins(compilers.RUNTIMES.noun, compilers.RUNTIMES.group, compilers.RUNTIMES.built_in)
+    compilers._warn_once.cache_clear()
     monkeypatch.setattr(compilers, "RUNTIMES", found)  # which had looked already

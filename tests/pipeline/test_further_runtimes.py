@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from hwautoml.compilers import tuning_for
+from hwautoml.compilers.base import Tuning
 from hwautoml.core.target import Target
 from hwautoml.errors import MissingDependencyError, UnknownNameError
 from hwautoml.pipeline import doctor
-from hwautoml.pipeline.tables.finding import choose_runtime, runtimes_of, tuning_for, usable_runtimes
+from hwautoml.pipeline.tables.finding import choose_runtime, runtimes_of, usable_runtimes
 from hwautoml.pipeline.verbs.benchables import parse_runtimes
 from tests.compilers.plugins import BROKEN, THEIRS, install_runtimes
 
@@ -28,7 +30,8 @@ def test_a_local_target_takes_them_by_name_and_auto_does_not(cpu: Target, gpu: T
     with pytest.raises(UnknownNameError, match="runtime of target cpu 'theirs'"):
         choose_runtime(board, "theirs")
     assert parse_runtimes("theirs,tvm") == ("theirs", "tvm")
-    assert tuning_for(cpu, "theirs", None) is None
+    assert tuning_for("theirs", cpu, Path("records.json")) is None
+    assert tuning_for("tvm", cpu, Path("records.json"), seed=3) == Tuning(Path("records.json"), seed=3)
 
 
 def test_a_target_may_name_them(cpu: Target) -> None:
@@ -39,6 +42,6 @@ def test_a_target_may_name_them(cpu: Target) -> None:
 def test_a_broken_one_is_named_where_it_is_asked_for_and_nowhere_else(cpu: Target) -> None:
     with pytest.raises(MissingDependencyError, match="pip uninstall broken"):
         parse_runtimes("broken")
-    told = {check["name"]: check for check in doctor()["checks"]}
-    assert told["runtime theirs"]["ok"] and not told["runtime broken"]["ok"]
-    assert "no_such_module" in told["runtime broken"]["text"]
+    told = {check.name: check for check in doctor().checks}
+    assert told["runtime theirs"].ok and not told["runtime broken"].ok
+    assert "no_such_module" in told["runtime broken"].text

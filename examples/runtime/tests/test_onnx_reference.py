@@ -16,6 +16,7 @@ from hwautoml.bundles import BundleSample, PackedRuntime, write_bundle
 from hwautoml.compilers import load_backend
 from hwautoml.errors import UnsupportedOperatorError
 from hwautoml.pipeline.verbs.checking import ModelParity
+from hwautoml.tasks.classification import Classification
 from hwautoml.testing.runtimes import RuntimeSuite, this_machine
 
 
@@ -54,7 +55,7 @@ def test_a_bundle_runs_on_it_without_hwautoml(tmp_path: Path) -> None:
         onnx_path=source,
         further=[packed],
         default_runtime="onnx-reference",
-        classes=["a", "b", "c", "d", "e"],
+        task=Classification(("a", "b", "c", "d", "e")),
         resolution=8,
         channels=3,
         accuracy={},

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hwautoml.compilers import reference_runtime
 from hwautoml.core.space import Architecture
+from hwautoml.core.task import Task
 from hwautoml.devices.machine import is_int8_exact
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
@@ -38,10 +39,12 @@ def keeps_accuracy(run: RunContext, architecture: Architecture, budget_sec: floa
     with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
         source = export_architecture(run, architecture, Path(folder) / "model.onnx")
         scorer = Scorer(run, source, resolution, run.limit_ms, budget_sec)
-        wanted = scorer.base_accuracy - MAX_LOSS
+        wanted, path = scorer.base_accuracy - MAX_LOSS, Path(folder) / "int8.onnx"
         try:
             path, conditions = Path(folder) / "int8.onnx", run.devices.conditions()
-            accuracy, _ = quantize_until_accurate(source, path, images, scorer.accuracy, wanted, conditions=conditions)
+            accuracy, _ = quantize_until_accurate(
+                source, path, images, scorer.accuracy, wanted, task=run.dataset.task, conditions=conditions
+            )
         except (CompileError, InvalidValueError) as error:
             _log.warning("%s cannot be quantised: %s", architecture.id, error.message)
             return False
@@ -63,6 +66,7 @@ def quantize_until_accurate(
     accuracy_of: Callable[[Path], float],
     wanted_accuracy: float,
     *,
+    task: Task,
     conditions: Mapping[str, object],
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[float, tuple[str, ...]]:
@@ -79,7 +83,7 @@ def quantize_until_accurate(
     if accuracy >= wanted_accuracy:
         return accuracy, kept
     few = images[spread(len(images), SENSITIVITY_IMAGES)]
-    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=on_layer))
+    order = list(layer_sensitivity(source, few, divergence=task.divergence, reduce_range=saturates, on_layer=on_layer))
     while number <= max(1, round(MAX_FP32_SHARE * len(order))) and accuracy < wanted_accuracy:
         kept = tuple(order[:number])
         quantize_onnx(source, path, images, reduce_range=saturates, keep_fp32=kept)
@@ -88,7 +92,7 @@ def quantize_until_accurate(
 
 
 class Scorer:
-    """Validation accuracy through files: as many images as can be had in the time, the same for every file."""
+    """Validation accuracy (the task's score) through files: on as many images as the time allows, the same for all."""
 
     def __init__(self, run: RunContext, source: Path, resolution: int, median_ms: float, budget_sec: float) -> None:
         split = run.dataset.val
@@ -100,5 +104,6 @@ class Scorer:
 
     def accuracy(self, path: Path) -> float:
         self._run.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        probabilities = self._run.devices(reference_runtime()).run_model(path, self._images)
-        return float((probabilities.argmax(axis=1) == self._labels).mean())
+        outputs = self._run.devices(reference_runtime()).run_model(path, self._images)
+        task = self._run.dataset.task
+        return task.score(task.outcome(outputs, self._labels))

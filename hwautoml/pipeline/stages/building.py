@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from hwautoml.compilers import load_backend, reference_runtime, shipping_runtimes, traits_of
+from hwautoml.compilers import load_backend, reference_runtime, shipping_runtimes, traits_of, tuning_for
 from hwautoml.core.form import Form
 from hwautoml.core.plan import Plan
 from hwautoml.core.space import Architecture
@@ -22,7 +22,6 @@ from hwautoml.pipeline.runs.candidates import (
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import FINE_TUNED
 from hwautoml.pipeline.runs.outcomes import Compiled, CompiledNetwork, Exported, Measured, Specialised
-from hwautoml.pipeline.tables.finding import tuning_for
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def _compiled(
     run: RunContext, runtime: str, architecture: Architecture, tune_sec: float, listen: Callable[[int, int, str], None]
 ) -> CompiledNetwork:
     folder = candidate_folder(run, architecture)
-    tuning = tuning_for(run.target, runtime, run.profiles_dir, budget_sec=tune_sec, seed=run.settings.seed)
+    tuning = tuning_for(runtime, run.target, run.records_path, budget_sec=tune_sec, seed=run.settings.seed)
     backend = load_backend(runtime)
     model = backend.compile(folder / "model.onnx", folder, run.target, tuning, on_progress=listen)
     return CompiledNetwork(model.functions, model.tuned, model.fallbacks, model.compile_sec, model.tune_sec)

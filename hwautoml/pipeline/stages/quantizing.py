@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwautoml.compilers import board_runtimes, load_backend, reference_runtime, shipping_runtimes, traits_of
+from hwautoml.compilers import board_runtimes, load_backend, reference_runtime, shipping_runtimes, traits_of, tuning_for
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.plan import Plan
@@ -34,7 +34,6 @@ from hwautoml.pipeline.runs.candidates import (
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
 from hwautoml.pipeline.runs.outcomes import Quantized, QuantizedNetwork
-from hwautoml.pipeline.tables.finding import tuning_for
 
 MAX_FORMS = 3
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
@@ -195,6 +194,7 @@ def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
         images,
         scorer.accuracy,
         scorer.base_accuracy - MAX_LOSS,
+        task=run.dataset.task,
         conditions=run.devices.conditions(),
         on_layer=listen,
     )
@@ -224,7 +224,7 @@ def _compiled(run: RunContext, plan: Plan, runtime: str, path: Path, folder: Pat
     run.report("quantize", 0.6, f"{runtime}: compiling")
     out = (folder / traits_of(runtime).artifact_name("int8")).parent
     try:
-        tuning = tuning_for(run.target, runtime, run.profiles_dir)
+        tuning = tuning_for(runtime, run.target, run.records_path)
         compiled = load_backend(runtime).compile(path, out, run.target, tuning)
     except CompileError as error:
         _log.warning("%s cannot compile the int8 form: %s", runtime, error.message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -30,11 +29,6 @@ HALF = ("fp16", "bf16")
 _exporting = threading.Lock()  # torch's exporters keep their state in globals
 
 
-def layer_probe(space: SearchSpace, layer: Layer, path: Path) -> Path:
-    """One layer with random weights as ONNX; latency does not depend on the weights."""
-    return _layer(space, layer).write_onnx(path)
-
-
 def deployable_probe(
     space: SearchSpace, architecture: Architecture, path: Path, *, batch: int = 1, precision: str = "fp32"
 ) -> Path:
@@ -48,11 +42,6 @@ def functions_probe(
     """Many layers side by side in one network: compiled, it has the functions of the networks made of them, nearly all
     in int8."""
     return _functions(space, layers, batch, precision).write(path, ".onnx", precision)
-
-
-def overhead_probe(path: Path) -> Path:
-    """A network that does next to nothing: what calling the runtime costs."""
-    return _overhead(1).write_onnx(path)
 
 
 def probe_builders(
@@ -261,8 +250,3 @@ def _compiler(target: Target, runtime: str, records: Path) -> tuple[Callable[[Pa
     compile_model = backend.compile if traits.open_pool is None else traits.open_pool(num_parallel).compile
     tuning = Tuning(records) if traits.is_tunable(target) else None
     return (lambda source, folder: compile_model(source, folder, target, tuning).path), num_parallel
-
-
-def slug(text: str) -> str:
-    """``mobile/v1/32x32x3`` to ``mobile-v1-32x32x3``: fit for a file name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

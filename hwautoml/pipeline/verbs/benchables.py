@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from hwautoml.bundles import read_bundle
 from hwautoml.compilers import all_traits, backend_names, load_backend, traits_of
+from hwautoml.compilers.base import Tuning
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.compiled_file import COMPILED_FILE, CompiledFile, read_compiled, require_unchanged
 from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
-from hwautoml.pipeline.tables.finding import tuning_for, usable_runtimes
+from hwautoml.pipeline.tables.finding import usable_runtimes
+from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
+from hwautoml.store.table_library import TableLibrary
 
 if TYPE_CHECKING:
     from hwautoml.core.target import Target
@@ -178,4 +181,6 @@ def prepare(item: Benchable, target: Target, batch: int, folder: Path, profiles_
     backend = load_backend(item.runtime)
     if backend.TRAITS.opens_source(target):
         return source
-    return backend.compile(source, folder, target, tuning_for(target, item.runtime, profiles_dir)).path
+    is_tunable = backend.TRAITS.is_tunable(target)
+    tuning = Tuning(take_over_shipped_records(target.name, TableLibrary(profiles_dir))) if is_tunable else None
+    return backend.compile(source, folder, target, tuning).path

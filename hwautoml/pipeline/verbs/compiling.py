@@ -22,9 +22,11 @@ from hwautoml.core.resources import target_folders
 from hwautoml.core.storage import folder_beside, named_storage_errors
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.pipeline.connecting import board_route, device_for, require_reachable
-from hwautoml.pipeline.tables.finding import choose_runtime, tuning_for, unavailable_reason
+from hwautoml.pipeline.connecting import board_route, device_for, require_reachable, unavailable_reason
+from hwautoml.pipeline.tables.finding import choose_runtime
+from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
 from hwautoml.pipeline.verbs.checking import PROGRAM_SUFFIX, ModelParity, as_written, check_parity, given_inputs
+from hwautoml.store.table_library import TableLibrary
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,11 @@ def compile(
     _require_precision(found, path, precision)
     folder = Path(out) if out is not None else path.with_suffix("").with_name(f"{path.stem}-{found.name}-{chosen}")
     given = None if inputs is None else given_inputs(path, Path(inputs))
-    # Before minutes of work: the board may not answer.
-    route = board_route(found, board, to_tune=tune_sec > 0) if traits.is_tunable(found) else None
-    tuning = tuning_for(found, chosen, profiles_dir, budget_sec=tune_sec, seed=seed, board=route)
+    tuning = None
+    if traits.is_tunable(found):
+        route = board_route(found, board, to_tune=tune_sec > 0)  # before minutes of work: the board may not answer
+        records = take_over_shipped_records(found.name, TableLibrary(profiles_dir))
+        tuning = Tuning(records, tune_sec, seed, route)
     with _made(folder), folder_beside(folder / path.name) as temporary:  # which may be a disk of its own
         source, half = path, None
         if precision == "fp16":
