@@ -214,7 +214,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     began = time.monotonic()
     profiles = Path(arguments.profiles_dir) if arguments.profiles_dir else None
     made = profile("cpu", image_size=32, runtime="onnxruntime", budget_sec=120.0, profiles_dir=profiles)
-    table = load_table(Path(made["path"]))
+    table = load_table(made.path)
     profiled = time.monotonic() - began
     space, generator = MobileSpace(32, 3, 10), np.random.default_rng(12345)
     seen = {observation.architecture_id for observation in table.observations}

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hwautoml.core.run_result import ParityFigures, RunResult
-    from hwautoml.pipeline.verbs.reopening import ExportResult, SearchResult
+    from hwautoml.pipeline.verbs.inspecting import Diagnosis
+    from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
 
 
 def run_summary(out: Console, result: RunResult) -> None:
@@ -82,25 +83,6 @@ def _form(runtime: str, precision: str) -> str:
 def export_summary(out: Console, result: ExportResult) -> None:
     parity = f"{_exponent(result.parity.max_abs)} over {result.parity.num_images} images"
     _print_pairs(out, [("file", result.path), ("weights", result.weights), ("parity", parity)])
-
-
-def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
-    if "devices" not in result:
-        done = f"{result['num_recorded']} of {result['num_functions']} recorded (measured)"
-        trials = f"{result['num_trials']} in {format_duration(result['seconds'])}, {result['num_candidates_left']} left"
-        rows = [("space", f"{result['space']}, {result['num_layers']} layers"), ("functions", done)]
-        again = "TVM tables measured before keep the times of before (docs/schedules.md says how to measure them anew)"
-        _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"]), ("next", again)])
-        return
-    out.print(result["records"])
-    for device in result["devices"]:
-        out.print(f"\n{escape_markup(device['device'])}")
-        counts = [f"{device[f'num_{what}']} {what}" for what in ("functions", "trials", "crashed")]
-        out.print(", ".join(counts))
-        table = _table("slowest functions", "us (measured)", "trials")
-        for row in device["slowest"]:
-            table.add_row(row["function"], f"{row['time_us']:.1f}", str(row["num_tried"]))
-        out.print(table)
 
 
 def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -199,7 +181,7 @@ def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
         out.print(f"  {mark} {check['name']}: {escape_markup(check['detail'])}", soft_wrap=True)
 
 
-def report_summary(out: Console, result: Mapping[str, Any]) -> None:
+def report_summary(out: Console, result: ReportResult) -> None:
     _print_pairs(out, list(result.to_json().items()))
 
 
@@ -214,12 +196,11 @@ def targets_summary(out: Console, result: Mapping[str, Any]) -> None:
     out.print(table)
 
 
-def doctor_summary(out: Console, result: Mapping[str, Any]) -> None:
-    machine = result["machine"]
-    out.print(f"hwautoml {result['hwautoml']} on {machine['cpu']}, {machine['num_allowed_cores']} cores")
-    for check in result["checks"]:
-        mark = "[green]ok[/green]     " if check["ok"] else "[yellow]missing[/yellow]"
-        out.print(f"  {mark} {check['name']}: {escape_markup(check['text'])}")
+def doctor_summary(out: Console, found: Diagnosis) -> None:
+    out.print(f"hwautoml {found.hwautoml} on {found.machine['cpu']}, {found.machine['num_allowed_cores']} cores")
+    for check in found.checks:
+        mark = "[green]ok[/green]     " if check.ok else "[yellow]missing[/yellow]"
+        out.print(f"  {mark} {check.name}: {escape_markup(check.text)}")
 
 
 def _print_pairs(out: Console, rows: list[tuple[str, str]]) -> None:

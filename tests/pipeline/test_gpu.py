@@ -101,7 +101,7 @@ def test_a_few_networks_make_a_table(runtime: str, precision: str, gpu: Target, 
         budget_sec=60.0,
         profiles_dir=tmp_path,
     )
-    assert precision in Path(result["path"]).name
+    assert precision in result.path.name
 
 
 def test_what_is_captured_as_a_graph_is_replayed() -> None:

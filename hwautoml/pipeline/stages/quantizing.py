@@ -34,7 +34,6 @@ from hwautoml.pipeline.runs.candidates import (
 from hwautoml.pipeline.runs.context import BOARD_RUNTIME, RunContext
 from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
 from hwautoml.pipeline.runs.outcomes import Quantized, QuantizedNetwork
-from hwautoml.pipeline.tables.finding import records_path
 
 MAX_FORMS = 3
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
@@ -220,7 +219,7 @@ def _compiled(run: RunContext, plan: Plan, path: Path, folder: Path) -> tuple[Pa
             folder / "int8",
             tvm_target=run.target.tvm,
             num_threads=run.target.num_threads,
-            records_path=records_path(run.target, run.profiles_dir),
+            records_path=run.records_path,
         )
     except CompileError as error:
         _log.warning("TVM cannot compile the int8 form: %s", error.message)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hwautoml.core import json_form
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
+from hwautoml.core.form import Form
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.objective import Limit, Objective
 from hwautoml.core.parity import check_parity, require_parity
@@ -42,6 +43,7 @@ from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table
 from hwautoml.searchers.problem import SearchProblem
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
+from hwautoml.store.table_library import TableLibrary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -217,11 +219,10 @@ def _tables(
             return fitting
     table = ensure_table(
         target,
-        choose_runtime(target, runtime),
+        Form(choose_runtime(target, runtime), "fp32" if precision == "auto" else precision),
         run.space,
-        precision="fp32" if precision == "auto" else precision,
+        TableLibrary(profiles_dir),
         budget_sec=TABLE_SEC,
-        profiles_dir=profiles_dir,
         on_progress=run.on_progress,
     )
     return {table.form: table}
