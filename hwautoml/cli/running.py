@@ -45,7 +45,9 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
     ] = None,
-    searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. \\[default: surrogate]")] = None,
+    searcher: Annotated[
+        str | None, typer.Option(help="surrogate, nsga2, random or a package's. \\[default: surrogate]")
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="What is predicted; packages bring further ones. \\[default: classification]")
     ] = None,
