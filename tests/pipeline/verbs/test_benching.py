@@ -216,9 +216,7 @@ def test_what_compile_wrote_is_benched_by_its_folder(runtime: str, small: Path, 
     with pytest.raises(InvalidValueError, match="was compiled for target cpu, not for rpi4\n  fix: --target cpu"):
         benchables(out, None, 1, load_target("rpi4", target_folders()))
     item.path.write_bytes(b"another")
-    with pytest.raises(
-        RunFolderError, match=r"is not the file that was compiled there\n  fix: compile"
-    ):
+    with pytest.raises(RunFolderError, match=r"is not the file that was compiled there\n  fix: compile"):
         bench([out])
 
 
