@@ -1,9 +1,9 @@
 """Tests that every task has to pass. Subclass, give it a task and examples, and let pytest collect the class::
 
-    from hwautoml.testing.tasks import TaskTests
+    from hwautoml.testing.tasks import TaskSuite
     from my_package import Tags
 
-    class TestTags(TaskTests):
+    class TestTags(TaskSuite):
         task_class = Tags
         given = numpy.array(...)            # labels as a data set brings them, of 24 images or more
 
@@ -39,7 +39,7 @@ MIN_IMAGES = 24
 NUM_FEATURES = 16
 
 
-class TaskTests:
+class TaskSuite:
     """``given`` are labels as a data set brings them: (num_images, ...), 24 or more, of every kind there is."""
 
     task_class: ClassVar[type[Task]]

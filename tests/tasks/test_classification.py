@@ -6,13 +6,13 @@ import pytest
 from hwautoml.core.task import Labels, Outputs, Task
 from hwautoml.errors import DatasetError
 from hwautoml.tasks.classification import Classification
-from hwautoml.testing.tasks import TaskTests
+from hwautoml.testing.tasks import TaskSuite
 
 CONFUSION = np.array([[8, 2, 0], [1, 9, 0], [0, 5, 5]])
 TASK = Classification(("bird", "cat", "dog"))
 
 
-class TestClassification(TaskTests):
+class TestClassification(TaskSuite):
     task_class = Classification
     given = np.array(["cat", "dog", "eel"])[np.random.default_rng(0).permutation(np.arange(30) % 3)]
     refused = (

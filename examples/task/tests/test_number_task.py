@@ -10,10 +10,10 @@ import pytest
 from number_task import Regression
 
 from hwautoml.core.task import Labels, Outputs, Task
-from hwautoml.testing.tasks import TaskTests
+from hwautoml.testing.tasks import TaskSuite
 
 
-class TestRegression(TaskTests):
+class TestRegression(TaskSuite):
     task_class = Regression
     given = np.random.default_rng(0).uniform(-40, 120, 60)
     refused = (
