@@ -31,6 +31,7 @@ GROUPED = {
     "inspect_table": "tables inspect",
     "merge_records": "records merge",
     "merge_tables": "tables merge",
+    "starting_points": "starts",
 }
 GROUPS = ("records", "tables")
 # Flags whose name or type differs from the verb's argument: what a person types, and what a program does.

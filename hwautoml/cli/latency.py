@@ -51,6 +51,15 @@ def targets_new(
     _show_targets(name, targets_dir or before.get("targets_dir"), json or bool(before.get("json")), like)
 
 
+@app.command(epilog="Example: hwautoml run photos/ --latency-ms 10 --start efficientnet-lite0")
+def starts(json: Json = False) -> None:
+    """Where weights can come from: pretrained networks, what they were trained on, whether they are at hand."""
+    with console.session(json) as show:
+        from hwautoml.pipeline import starting_points as verb
+
+        show.result(verb(), summaries.starts_summary)
+
+
 @app.command(epilog="Example: hwautoml doctor --json")
 def doctor(json: Json = False) -> None:
     """What this machine has: torch, CUDA, ONNX Runtime providers, TVM targets, cross-compilers."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hwautoml.core.run_result import ParityFigures, RunResult
-    from hwautoml.pipeline.verbs.inspecting import Diagnosis
+    from hwautoml.pipeline.verbs.inspecting import Diagnosis, KnownStarts
     from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
     from hwautoml.pipeline.verbs.runner_building import BuildResult
 
@@ -195,6 +195,17 @@ def targets_summary(out: Console, result: Mapping[str, Any]) -> None:
     for row in result["targets"]:
         works = "yes: " + ", ".join(row["usable_runtimes"]) if row["works_here"] else f"no: {row['reason']}"
         table.add_row(row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+    out.print(table)
+
+
+def starts_summary(out: Console, found: KnownStarts) -> None:
+    table = _table("start", "at hand", "trained on", "pixels", "licence", "description")
+    for start in found.starts:
+        point = start.point
+        at_hand = "yes" if start.reason is None else f"no: {start.reason}"
+        pixels = "any" if point.native_resolution is None else str(point.native_resolution)
+        words = (at_hand, point.trained_on or "-", pixels, point.licence or "-", point.description)
+        table.add_row(point.name, *map(escape_markup, words))
     out.print(table)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwautoml.pipeline.verbs.benching import bench
     from hwautoml.pipeline.verbs.compiling import compile
-    from hwautoml.pipeline.verbs.inspecting import doctor, targets
+    from hwautoml.pipeline.verbs.inspecting import doctor, starting_points, targets
     from hwautoml.pipeline.verbs.lending import agent, boards
     from hwautoml.pipeline.verbs.making_tables import estimate_table, export_networks, import_table
     from hwautoml.pipeline.verbs.profiling import profile
@@ -43,6 +43,7 @@ __all__ = [
     "report",
     "run",
     "search",
+    "starting_points",
     "targets",
     "tune",
     "verify",
@@ -68,6 +69,7 @@ _MODULE_OF = {
     "report": "reopening",
     "run": "running",
     "search": "reopening",
+    "starting_points": "inspecting",
     "targets": "inspecting",
     "tune": "tuning",
     "verify": "verifying",

@@ -1,4 +1,4 @@
-"""Verbs ``targets`` and ``doctor``: what is known, and what this machine can do."""
+"""Verbs ``targets``, ``starting_points`` and ``doctor``: what is known, and what this machine can do."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from hwautoml.compilers import backend_names, load_backend
 from hwautoml.compilers._toolchains import ARCHITECTURES, NVCC_FIX, compiler_name
 from hwautoml.core import json_form
 from hwautoml.core.resources import target_folders, user_config_folder
+from hwautoml.core.start_point import StartPoint
 from hwautoml.core.storage import write_atomically
 from hwautoml.core.target import Target, load_target, parse_target, target_names
 from hwautoml.devices.machine import cuda_device, machine_conditions
 from hwautoml.errors import InvalidValueError, MissingDependencyError
+from hwautoml.starts import STARTS, load_start, start_names
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,37 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         return json_form.to_json(self)
+
+
+@dataclass(frozen=True)
+class KnownStart:
+    """A starting point, the package that brings its ``start`` (``hwautoml`` or another's), and why it cannot be used
+    here (None: it can)."""
+
+    point: StartPoint
+    origin: str
+    reason: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        here = {"origin": self.origin, "at_hand": self.reason is None, "reason": self.reason}
+        return {**json_form.to_json(self.point), **here}
+
+
+@dataclass(frozen=True)
+class KnownStarts:
+    starts: tuple[KnownStart, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"starts": [start.to_json() for start in self.starts]}
+
+
+def starting_points() -> KnownStarts:
+    """Where ``run --start`` can take weights from, whether they are at hand offline, and what brings the rest."""
+    found = []
+    for name in start_names():
+        start = load_start(name)
+        found.append(KnownStart(start.point, STARTS.origin(name), start.unavailable_reason()))
+    return KnownStarts(tuple(found))
 
 
 def targets(
