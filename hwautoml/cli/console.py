@@ -62,8 +62,10 @@ class Show:
             return
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self.bars.add_task(event.stage, total=1.0, text="")
-        fields = {"text": event.text} if event.text else {}
-        self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
+        task = self._tasks[event.stage]
+        self.bars.update(task, completed=event.share)
+        if event.text:
+            self.bars.update(task, text=event.text)
 
     def result(self, data: Mapping[str, Any], summary: Summary) -> None:
         self.bars.stop()

@@ -10,7 +10,7 @@ from torch import nn
 from hwautoml.errors import InvalidValueError
 
 
-class Deployable(nn.Module):  # type: ignore[misc]  # mypy skips torch
+class Deployable(nn.Module):
     """uint8 images (N, H, W, C) to probabilities (N, num_classes), float32.
 
     ``network`` maps normalised float images (N, C, H, W) to logits. ``mean`` and ``std`` are per channel, in

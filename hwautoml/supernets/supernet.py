@@ -8,8 +8,9 @@ are the same code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Supernet(nn.Module):
         super().__init__()
         if not hasattr(space, "shared_layers"):
             raise InvalidValueError(f"space {space.name} does not say how its members share weights (shared_layers)")
-        self.space: ElasticSpace = space  # type: ignore[assignment]
+        self.space = cast(ElasticSpace, space)
         self.shared = nn.ModuleDict(
             {
                 position: nn.ModuleDict({kind: self.space.layer_module(layer) for kind, layer in kinds.items()})
@@ -79,7 +80,7 @@ class Supernet(nn.Module):
         kind = self.space.weights_kind(layer)
         found = self._tensors.get((position, kind))
         if found is None:
-            block = self.shared[position][kind]  # type: ignore[index]
+            block = cast(nn.ModuleDict, self.shared[position])[kind]
             found = dict(block.named_parameters()) | dict(block.named_buffers())
             self._tensors[position, kind] = found
         return found
@@ -92,9 +93,9 @@ class Supernet(nn.Module):
         state = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
         return skeleton, {name: _slices(tensor.shape, shared[name].shape) for name, tensor in state.items()}
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._tensors.clear()  # .to(device) may replace the tensors that are cached
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own gap
 
 
 def initialise(network: nn.Module) -> None:
