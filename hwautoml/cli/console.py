@@ -67,9 +67,11 @@ class Show:
         if event.text:
             self.bars.update(task, text=event.text)
 
-    def result(self, data: Mapping[str, Any], summary: Summary) -> None:
+    def result(self, data: Any, summary: Summary) -> None:
+        """A verb's result: its JSON form on stdout with ``--json``, else its summary for people."""
         self.bars.stop()
         if self.as_json:
+            data = data if isinstance(data, Mapping) else data.to_json()
             sys.stdout.write(json_module.dumps(data, indent=1, default=str) + "\n")
             sys.stdout.flush()
             return

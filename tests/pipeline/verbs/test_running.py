@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwautoml.core.plan import make_plan
 from hwautoml.errors import (
     DatasetError,
     InfeasibleLimitError,
@@ -25,7 +26,8 @@ from hwautoml.pipeline.verbs.running import _run_folder
 from hwautoml.store.run_store import RunStore
 
 IMPOSSIBLE_MS = 1e-6
-ROOT = Path(__file__).resolve().parents[2]
+PLAN = make_plan(60.0, 1.0, False, 1.0)
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def started(folder: Path, **changes: Any) -> Path:
     settings = RunSettings(**{"source": "digits", "target": "cpu", "latency_ms": 1.0, **changes})
     with RunStore(folder, create=True) as store:
         store.set_setting("settings", settings.to_json())
-        store.set_setting("plan", {})
+        store.set_setting("plan", PLAN.to_json())
     return folder
 
 
@@ -67,6 +69,13 @@ def started(folder: Path, **changes: Any) -> Path:
         ({"source": "digits", "latency_ms": 1.0, "target": "cpuu"}, UnknownTargetError, "target 'cpuu'; known: cpu"),
         ({"source": "digits", "latency_ms": 1.0, "searcher": "tpe"}, UnknownNameError, "unknown searcher 'tpe'"),
         ({"source": "digits", "latency_ms": 1.0, "runtime": "tnn"}, UnknownNameError, "'tnn'"),
+        (
+            {"source": "digits", "latency_ms": 1.0, "objective": ["flops"]},
+            UnknownNameError,
+            "objective 'flops'; known: ",
+        ),
+        ({"source": "digits", "limit": ["macs=5"], "latency_ms": 1.0}, InvalidValueError, "a limit is NAME<=VALUE"),
+        ({"source": "digits", "limit": ["macs<=5"]}, InvalidValueError, "name the latency limit in ms"),
         ({"source": "digits", "latency_ms": 1.0, "budget_sec": 5.0}, InvalidValueError, "30 s or more, got 5 s"),
     ],
 )
@@ -89,7 +98,7 @@ def test_a_board_out_of_reach_is_refused_with_what_works(tmp_path: Path) -> None
 
 
 def test_an_infeasible_limit_is_found_before_training(tmp_path: Path, refused: Callable[..., None]) -> None:
-    with pytest.raises(InfeasibleLimitError, match=r"within 1e-06 ms; the fastest \(\w{12}\) takes .* ms"):
+    with pytest.raises(InfeasibleLimitError, match=r"latency_ms<=1e-06; the lowest .* ms \(predicted, network"):
         refused()
     with RunStore(tmp_path / "run") as store:
         assert store.stage("profile") is not None
@@ -97,9 +106,19 @@ def test_an_infeasible_limit_is_found_before_training(tmp_path: Path, refused: C
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_limit_of_another_objective_is_kept_and_refused_like_that_of_the_latency(
+    tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    with pytest.raises(InfeasibleLimitError, match=r"meets parameters<=10; the lowest parameters is [\d,]+ \(network"):
+        refused(latency_ms=None, limit=["latency_ms<=1000", "parameters<=10"], objective=["macs"])
+    with RunStore(tmp_path / "run") as store:
+        settings = RunSettings.from_json(store.setting("settings"))
+    assert (settings.latency_ms, settings.objectives, settings.limits) == (1000.0, ("macs",), ("parameters<=10",))
+
+
 def test_after_an_infeasible_limit_another_can_be_named(refused: Callable[..., None]) -> None:
     for limit in (IMPOSSIBLE_MS, 2 * IMPOSSIBLE_MS):
-        with pytest.raises(InfeasibleLimitError, match=f"within {limit:g} ms"):
+        with pytest.raises(InfeasibleLimitError, match=f"meets latency_ms<={limit:g}; "):
             refused(latency_ms=limit)
 
 
@@ -121,7 +140,7 @@ def test_images_that_changed_are_not_resumed(tmp_path: Path, images: Path, refus
 def test_resuming_needs_the_folder_alone(tmp_path: Path, profiles_dir: Path, refused: Callable[..., None]) -> None:
     with pytest.raises(InfeasibleLimitError):
         refused()
-    with pytest.raises(InfeasibleLimitError, match="within 1e-06 ms"):
+    with pytest.raises(InfeasibleLimitError, match="meets latency_ms<=1e-06"):
         run(out=tmp_path / "run", resume=True, profiles_dir=profiles_dir)
 
 
@@ -145,7 +164,7 @@ def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Pa
         run(**given, out=folder)
     assert "--resume" in (caught.value.fix or "") and "--overwrite" in (caught.value.fix or "")
     with RunStore(folder) as store:
-        assert store.setting("plan") == {}
+        assert store.setting("plan") == PLAN.to_json()
 
 
 def test_overwriting_starts_anew(tmp_path: Path, refused: Callable[..., None]) -> None:
@@ -169,7 +188,7 @@ def test_a_wrong_argument_does_not_cost_the_run_that_was_to_be_overwritten(
     with pytest.raises((InvalidValueError, DatasetError)):
         refused(overwrite=True, **wrong)
     with RunStore(folder) as store:
-        assert store.setting("plan") == {}
+        assert store.setting("plan") == PLAN.to_json()
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])
