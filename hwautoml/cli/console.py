@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 LOG_EVERY_SEC = 20.0
 WIDTH_OF_LOGS = 160
-Summary = Callable[["Console", Mapping[str, Any]], None]
+#: Shows a verb's result, of whatever type that is.
+Summary = Callable[["Console", Any], None]
 
 
 class Show:

@@ -196,7 +196,7 @@ def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
         out.print(f"  {mark} {check['name']}: {escape_markup(check['detail'])}", soft_wrap=True)
 
 
-def report_summary(out: Console, result: Mapping[str, Any]) -> None:
+def report_summary(out: Console, result: Any) -> None:
     _print_pairs(out, list(result.to_json().items()))
 
 

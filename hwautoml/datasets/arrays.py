@@ -42,7 +42,7 @@ def load_digits_array() -> LabelledArray:
         MissingDependencyError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDependencyError(
             "the built-in data set digits comes with scikit-learn, which is not installed",

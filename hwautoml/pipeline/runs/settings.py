@@ -71,7 +71,8 @@ class RunSettings:
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
             raise RunFolderError(f"the run was made by another version: it has settings {sorted(unknown)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
 
 
 def require_same(stored: RunSettings, given: Mapping[str, Any]) -> None:
