@@ -83,7 +83,7 @@ def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise DatasetError(
             f"x in {path} has shape {images.shape}; expected (N, H, W) or (N, H, W, 1 or 3){hint}", fix=NPZ_FIX
         )
-    return images  # type: ignore[return-value]
+    return images  # type: ignore[return-value]  # checked above
 
 
 def _check_labels(

@@ -66,7 +66,7 @@ class SearchSpaceSuite:
         assert load_family(space.family).family == space.family
 
     def test_its_sizes_make_it_again(self, space: SearchSpace) -> None:
-        again = type(space)(space.image_size, space.channels, space.num_outputs)  # type: ignore[call-arg]
+        again = type(space)(space.image_size, space.channels, space.num_outputs)  # type: ignore[call-arg]  # a class's own
         assert (again.choices, again.channels, again.num_outputs) == (space.choices, space.channels, space.num_outputs)
         assert again in space.variants() or again.family in {variant.family for variant in space.variants()}
 

@@ -117,7 +117,10 @@ def _listed(path: Path, space: SearchSpace, identity: TableIdentity) -> dict[str
     found = read_json(path)
     try:
         if found["schema"] != _SCHEMA:
-            raise RunFolderError(f"{path} has schema {found['schema']!r}, this version reads {_SCHEMA!r}")
+            raise RunFolderError(
+                f"{path} has schema {found['schema']!r}, this version reads {_SCHEMA!r}",
+                fix="export the networks again: hwautoml profile --export-to FOLDER",
+            )
         exported = TableIdentity(**{name: found[name] for name in asdict(identity)})
         architectures = {str(name): space.architecture(values) for name, values in found["architectures"].items()}
     except (InvalidValueError, KeyError, TypeError, AttributeError) as error:
