@@ -121,7 +121,9 @@ def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
 
             name, path = source.parent.name, Path(folder) / f"{source.parent.name}.onnx"
             before = accuracy_of(source)
-            after, fp32_layers = quantize_until_accurate(source, path, calibration, accuracy_of, before - MAX_LOSS)
+            after, fp32_layers = quantize_until_accurate(
+                source, path, calibration, accuracy_of, before - MAX_LOSS, task=data.task
+            )
             expected, found = device.run_model(source, images).argmax(1), device.run_model(path, images).argmax(1)
             bench = [sys.executable, "-m", "hwautoml.cli", "bench", str(source), str(path), "--json"]
             measured = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)["rows"]

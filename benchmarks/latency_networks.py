@@ -71,6 +71,7 @@ def _make(paths: Sequence[Path], makers: Sequence[Callable[[Path], object]], wha
 
 def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
     from hwautoml.exporters import export_onnx
+    from hwautoml.tasks.classification import Classification
 
     export_onnx(
         space.module(architecture),
@@ -79,7 +80,7 @@ def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
         channels=space.channels,
         mean=MEAN,
         std=STD,
-        classes=[str(i) for i in range(space.num_outputs)],
+        task=Classification(tuple(str(i) for i in range(space.num_outputs))),
         architecture=architecture,
     )
 
