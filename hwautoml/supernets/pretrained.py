@@ -23,6 +23,10 @@ PROBE_BATCH = 32
 MAX_PROBE_IMAGES = 3000  # of the training split, and a third as many of the validation split
 PENALTY = 50.0  # of the squared weights on standardised features, over the number of images
 MAX_ITERATIONS = 100
+FOLDS = 4
+
+Head = tuple[Tensor, Tensor]
+"""Weights (num_outputs, num_features) and bias (num_outputs,)."""
 
 
 def load_shared(supernet: Supernet, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -33,7 +37,7 @@ def load_shared(supernet: Supernet, weights: Mapping[str, Mapping[str, Tensor]])
         supernet.get_submodule(f"shared.{position}.{kind}").load_state_dict(dict(tensors))
 
 
-def fit_head(features: Tensor, labels: Tensor, task: Task, penalty: float = PENALTY) -> tuple[Tensor, Tensor]:
+def fit_head(features: Tensor, labels: Tensor, task: Task, penalty: float = PENALTY) -> Head:
     """Weights (num_outputs, num_features) and bias (num_outputs,) of a linear head on ``features`` (n, num_features).
 
     The task's own loss with an L2 penalty on standardised features, minimised by L-BFGS: for classes that is
@@ -64,12 +68,17 @@ class PretrainedMembers:
         self._recalibration: dict[int, Batches] = {}
 
     def __call__(self, architecture: Architecture) -> Outcome:
-        """Of the member with its head from the training images, on the validation images."""
-        network = self.recalibrated(architecture)
-        features, labels = self._features(network, self.images.val, architecture, MAX_PROBE_IMAGES // 3)
-        with torch.no_grad():
-            outputs = self.images.task.activate(head_of(network)(features.to(self.device)))
-        return self.images.task.outcome(outputs.cpu().numpy(), labels.numpy())
+        """Of heads on the member's features, each on images that it was not fitted to: the validation images, and the
+        training images by cross-validation, because a small set has too few to validate on to tell members apart."""
+        network, task = self._backbone(architecture), self.images.task
+        features, labels = self._features(network, self.images.train, architecture, MAX_PROBE_IMAGES)
+        further, expected = self._features(network, self.images.val, architecture, MAX_PROBE_IMAGES // 3)
+        parts = [_outcome(task, fit_head(features, labels, task), further, expected)]
+        for fold in range(FOLDS):
+            held_out = torch.arange(len(labels)) % FOLDS == fold  # they are shuffled
+            head = fit_head(features[~held_out], labels[~held_out], task)
+            parts.append(_outcome(task, head, features[held_out], labels[held_out]))
+        return task.merge(parts)
 
     def recalibrated(self, architecture: Architecture) -> nn.Module:
         """The member with its pretrained weights and a head from its features; in evaluation mode."""
@@ -98,8 +107,8 @@ class PretrainedMembers:
         """(n, num_features) that the head is given, and labels (n, ...), of a fixed, shuffled part of the images."""
         kept: list[Tensor] = []
         hook = head_of(network).register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach().cpu()))
-        model = Normalised(network, self.images.mean, self.images.std)
-        model = model.to(self.device, memory_format=torch.channels_last).eval()
+        model = Normalised(network, self.images.mean, self.images.std).eval()
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
         labels: list[Tensor] = []
         batches = split.batches(
             PROBE_BATCH,
@@ -116,6 +125,12 @@ class PretrainedMembers:
                     break
         hook.remove()
         return torch.cat(kept), torch.cat(labels)
+
+
+def _outcome(task: Task, head: Head, features: Tensor, labels: Tensor) -> Outcome:
+    weight, bias = head
+    outputs = task.activate(features @ weight.T + bias)
+    return task.outcome(outputs.numpy(), labels.numpy())
 
 
 def head_of(network: nn.Module) -> nn.Linear:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hwautoml.supernets.pretrained import PretrainedMembers
 
 FOCUS_SHARE = 0.6  # of the search time, at most, for members that are worth training
-PROBE_REACH, PROBE_DRAWS = 0.95, 12
+PROBE_REACH, PROBE_DRAWS, MIN_PROBED = 0.95, 12, 2
 FOCUS_DRAWS, FOCUS_BATCH, MIN_FOCUSED = 128, 8, 8
 
 
@@ -59,20 +59,21 @@ def _search(run: RunContext, resources: Resources, plan: Plan) -> Searched:
 
 
 def _probe(run: RunContext, resources: Resources, plan: Plan) -> Searched:
-    """Each score costs a pass over the images, so there are few: at every resolution the largest member within the
-    limit, then the most promising of those that are smaller at some place, until the time is over."""
+    """Each score costs a pass over the images, so there are few: at every resolution in turn the largest of a few random
+    members that use what the limit allows, until the time is over; from the middle, where one most likely is best."""
     ends = time.monotonic() + max(plan.search - run.journal.stage_sec(Searched.stage), 0.0)
     problem = run_search(run, resources.tables, run.settings.definitions, 0, 0.0)
-    sandwich, total = resources.sandwich(reach=PROBE_REACH), plan.max_evaluations
-    resolutions = next(choice for choice in run.space.choices if choice.name == "resolution").options
-    for number in range(total):
-        side = resolutions[-1 - number % len(resolutions)]
-        drawn = [sandwich.largest_with({"resolution": side}, problem.rng) for _ in range(PROBE_DRAWS)]
+    sandwich = resources.sandwich(reach=PROBE_REACH)
+    sides = next(choice for choice in run.space.choices if choice.name == "resolution").options
+    order = sorted(range(len(sides)), key=lambda index: abs(index - 0.6 * (len(sides) - 1)))
+    for number in range(plan.max_evaluations):
+        fixed = {"resolution": sides[order[number % len(sides)]]}
+        drawn = [sandwich.largest_with(fixed, problem.rng) for _ in range(PROBE_DRAWS)]
         fresh = [a for a in dict.fromkeys(drawn) if not problem.is_evaluated(a) and resources.is_within_reach(a, 1.0)]
         if fresh:
-            run.report("search", number / total, f"{len(problem.evaluated)} members probed")
+            run.report("search", number / plan.max_evaluations, f"{len(problem.evaluated)} members probed")
             problem.evaluate_once(max(fresh, key=lambda a: run.space.total_cost(a).macs))
-        if time.monotonic() > ends and number + 1 >= len(resolutions):
+        if time.monotonic() > ends and len(problem.evaluated) >= MIN_PROBED:
             break
     return Searched(len(problem.evaluated))
 

@@ -153,7 +153,8 @@ class _FineTuner:
         dataset = run.dataset
         network = self._starting_point(architecture)
         state = restore(path, network)
-        model = Normalised(network, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
+        model = Normalised(network, dataset.mean, dataset.std).train()
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
         is_pretrained = run.start.is_pretrained
         size = PRETRAINED.batch_size if is_pretrained else batch_size(dataset.train.num_images)
         settings = PRETRAINED if is_pretrained else TrainSettings(batch_size=size)
