@@ -59,7 +59,7 @@ def _search(run: RunContext, resources: Resources, plan: Plan) -> Searched:
 
 
 def _probe(run: RunContext, resources: Resources, plan: Plan) -> Searched:
-    """Each score costs a pass over the images, so there are few: at every resolution in turn the largest of a few random
+    """Each score costs a pass over the images, so there are few: at every resolution in turn the largest of some random
     members that use what the limit allows, until the time is over; from the middle, where one most likely is best."""
     ends = time.monotonic() + max(plan.search - run.journal.stage_sec(Searched.stage), 0.0)
     problem = run_search(run, resources.tables, run.settings.definitions, 0, 0.0)

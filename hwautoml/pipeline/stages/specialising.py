@@ -122,18 +122,25 @@ class _FineTuner:
         if journal.is_fine_tuned(architecture, phase):
             return
         path = self.run.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
-        network, num_images = self._train(architecture, path, seconds)
-        outcome = self._outcome(network, architecture)
-        evaluation = Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", outcome, seconds)
-        before = trained_networks(self.run).get(architecture.id)
-        if before is None or self.run.dataset.task.score(outcome) >= before.accuracy_val:
-            written = write_tensors(weights_path(self.run, architecture), dict(network.state_dict()))
-            journal.keep_files(architecture.id, [written])
-            journal.add_evaluation(evaluation)
-        else:
-            _log.warning("%s was better before its %s round; those weights are kept", architecture.id, phase)
+        began = time.monotonic()
+        if self.run.start.is_pretrained and not weights_path(self.run, architecture).is_file():
+            self._keep_better(architecture, phase, self._starting_point(architecture), 0.0)  # as it was probed
+        network, num_images = self._train(architecture, path, seconds - (time.monotonic() - began))
+        self._keep_better(architecture, phase, network, seconds)
         journal.finish_fine_tuning(architecture, phase, seconds, num_images)
         path.unlink(missing_ok=True)
+
+    def _keep_better(self, architecture: Architecture, phase: str, network: nn.Module, seconds: float) -> None:
+        """Its weights and validation outcome, unless those that are kept are better."""
+        journal, task = self.run.journal, self.run.dataset.task
+        outcome = self._outcome(network, architecture)
+        before = trained_networks(self.run).get(architecture.id)
+        if before is not None and task.score(outcome) < before.accuracy_val:
+            _log.warning("%s was better before its %s round; those weights are kept", architecture.id, phase)
+            return
+        written = write_tensors(weights_path(self.run, architecture), dict(network.state_dict()))
+        journal.keep_files(architecture.id, [written])
+        journal.add_evaluation(Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", outcome, seconds))
 
     def _train(self, architecture: Architecture, path: Path, seconds: float) -> tuple[nn.Module, int]:
         import torch
