@@ -10,7 +10,10 @@ Exit codes: 0 done, 2 wrong usage, 3 an image could not be read, 7 --check found
 8 the runtime cannot run the model, 10 this folder is incomplete or damaged, 11 a package is missing.
 """
 
-from __future__ import annotations
+import sys
+
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", sys.flags.isolated):
+    del sys.path[0]  # this folder: whatever else may lie in it is not imported
 
 import argparse
 import contextlib
@@ -22,7 +25,6 @@ import io
 import json
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -258,18 +260,19 @@ def read_image(path: Path, manifest: dict[str, Any]) -> Any:
     return decode_image(data, str(path), manifest)
 
 
-def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
+def decode_image(data: bytes, name: str, manifest: dict[str, Any], max_pixels: int | None = None) -> Any:
     """uint8 (1, resolution, resolution, channels): upright, centre square, first to the training images' size.
 
-    ``data`` is an image file's content; ``name`` is for messages.
+    ``data`` is an image file's content; ``name`` is for messages; ``max_pixels`` by default what Pillow takes.
     """
     numpy, image_module, operations = need("numpy"), need("PIL.Image"), need("PIL.ImageOps")
     resolution, channels, image_size = (manifest["input"][key] for key in ("resolution", "channels", "image_size"))
     try:
         # Not by its path: Pillow then maps uncompressed TIFFs into memory, and leaves those unturned.
         with image_module.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > image_module.MAX_IMAGE_PIXELS:  # of which Pillow only warns
-                size = f"{image.width} x {image.height} pixels, at most {image_module.MAX_IMAGE_PIXELS} are taken"
+            limit = min(max_pixels or image_module.MAX_IMAGE_PIXELS, image_module.MAX_IMAGE_PIXELS)
+            if image.width * image.height > limit:  # of which Pillow only warns
+                size = f"{image.width} x {image.height} pixels, at most {limit} are taken"
                 raise BundleError(f"{name} is far too large: {size}", EXIT_BAD_IMAGE)
             image.draft(None, (2 * image_size, 2 * image_size))
             pixels = _square(operations.exif_transpose(image), image_size, channels)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from tests.pipeline.test_benching import classifier
+from tests.pipeline.verbs.test_benching import classifier
 
 from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.compilers import load_backend
