@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
-import hwautoml
 from hwautoml.compilers._tvm_request import CompileRequest, CrashedTrial
 from hwautoml.compilers.base import ProgressCallback
+from hwautoml.core.children import Lifeline, module_command
 from hwautoml.errors import (
     CompileError,
     HwAutoMLError,
@@ -58,7 +55,7 @@ class CompilerProcess:
 
     def __init__(self, num_threads: int, command: Sequence[str] | None = None) -> None:
         self._num_threads = num_threads
-        self._command = tuple(command or (sys.executable, "-m", "hwautoml.compilers._tvm_worker"))
+        self._command = tuple(command or module_command("hwautoml.compilers._tvm_worker"))
         self._process: subprocess.Popen[str] | None = None
         self._stderr: IO[str] | None = None
         self._finalizer: weakref.finalize[..., CompilerProcess] | None = None
@@ -120,10 +117,7 @@ class CompilerProcess:
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
-        environment = dict(os.environ, TVM_NUM_THREADS=str(self._num_threads))
-        package_root = str(Path(hwautoml.__file__).parent.parent)
-        search_path = [package_root, environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
+        lifeline = Lifeline()
         # Both live as long as the process.
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -132,9 +126,11 @@ class CompilerProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env=environment,
+            env=lifeline.environment(TVM_NUM_THREADS=str(self._num_threads)),
+            pass_fds=lifeline.pass_fds,
         )
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        lifeline.started()
+        self._finalizer = weakref.finalize(self, _end, self._process, lifeline)
 
 
 @dataclass
@@ -186,9 +182,10 @@ def _exit_text(code: int, silence_sec: float) -> str:
     return f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], lifeline: Lifeline) -> None:
     process.kill()
     process.wait()
+    lifeline.cut()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from hwautoml.compilers._files import read_onnx, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_request import CompileRequest
+from hwautoml.core.children import hold_lifeline
 from hwautoml.core.storage import replaced_atomically
 from hwautoml.errors import CompileError, HwAutoMLError
 
@@ -76,6 +77,7 @@ class _Warnings(logging.Handler):
 
 def main() -> int:
     """Serves the requests on stdin until it ends."""
+    hold_lifeline()
     # What TVM, LLVM or a linker print must not get between the events.
     events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)

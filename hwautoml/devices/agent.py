@@ -27,10 +27,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from hwautoml.core.children import die_with_parent
 from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
-from hwautoml.devices.worker import _random_input, _reset_peak_memory, _status_bytes, die_with_parent
+from hwautoml.devices.worker import _random_input, _reset_peak_memory, _status_bytes
 from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 AGENT_COMMAND = "python -m hwautoml.devices.agent"

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from hwautoml.core.children import die_with_parent
 from hwautoml.devices.board import Board, RemoteModel, RemoteOnnxModel, remote_reason
-from hwautoml.devices.worker import _random_input, batch_of, claim_stdout, die_with_parent
+from hwautoml.devices.worker import _random_input, batch_of, claim_stdout
 from hwautoml.errors import HwAutoMLError, MeasurementError, MissingDependencyError, TargetUnavailableError
 
 LOST_EXIT_CODE = 3

@@ -8,12 +8,10 @@ else ends the process, and the parent blames the model it was asked about.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
 import resource
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +23,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from hwautoml.compilers.base import CudaRun
+from hwautoml.core.children import die_with_parent
 from hwautoml.errors import HwAutoMLError, MissingDependencyError
 
-_PR_SET_PDEATHSIG = 1
 _RUN_BATCH = 64
 _SETTLED = 0.97  # a warm-up batch that is no faster than this share of the best so far is settled
 _NUM_SETTLED = 3
@@ -63,15 +61,6 @@ def claim_stdout() -> TextIO:
     protocol = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(protocol, "w", encoding="utf-8")
-
-
-def die_with_parent(parent: int) -> None:
-    """Not even a hung native call may outlive a parent that was killed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent ended before the worker started")
 
 
 def _send(answers: TextIO, answer: Mapping[str, Any]) -> None:
