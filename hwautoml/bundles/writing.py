@@ -15,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml import __version__
-from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, TVM_FILE
+from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, SEAL, TVM_FILE
 from hwautoml.bundles.model_card import class_metrics, model_card
 from hwautoml.bundles.readme import readme_text
+from hwautoml.bundles.runner.run import seal_text
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
 from hwautoml.core.storage import folder_beside
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 Json = object
-CPP_FILES = ("CMakeLists.txt", "hwautoml.cpp", "hwautoml.h", "image.cpp", "image.h", "runner.cpp")
+CPP_FILES = ("CMakeLists.txt", "hwautoml.cpp", "hwautoml.h", "image.cpp", "image.h", "runner.cpp", "sha256.h")
 # Differences between CPUs and versions of a runtime stay well below; a wrong preparation does not.
 # CPUs without exact int8 sums round more.
 SAMPLE_TOLERANCE = {"fp32": 0.01, "int8": 0.05}
@@ -85,6 +86,9 @@ def write_bundle(
     for path in filter(None, (onnx_path, tvm_library)):
         if not path.is_file():
             raise RunFolderError(f"{path} does not exist, so it cannot be bundled")
+    for name in classes:
+        if name != name.encode(errors="replace").decode():
+            raise InvalidValueError(f"class name {name!r} is no text that UTF-8 can hold")
     image_size = image_size or resolution
     _check_samples(samples, (image_size, image_size, channels), len(classes))
     metrics = None if confusion is None else class_metrics(classes, confusion)
@@ -150,6 +154,7 @@ def _fill(
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"the bundle's figures must be plain, finite JSON values: {error}") from error
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / SEAL).write_text(seal_text((folder / MANIFEST).read_bytes()), encoding="utf-8")
 
 
 def _copy_runner(folder: Path, *, with_cpp: bool) -> None:

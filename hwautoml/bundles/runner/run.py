@@ -4,7 +4,8 @@
     python run.py photo.jpg [more.png ...] [--top 3] [--runtime onnxruntime|tvm] [--json]
     python run.py --check          # run the packed samples and compare with the expected probabilities
 
-Needs numpy, Pillow and one runtime (see requirements.txt): neither torch nor hwautoml.
+Needs numpy, Pillow and one runtime (see requirements.txt): neither torch nor hwautoml. Files that are not those of
+manifest.json and manifest.sha256 are refused: damage is found so, and no forgery, which would change these two as well.
 
 Exit codes: 0 done, 2 wrong usage, 3 an image could not be read, 7 --check found a difference,
 8 the runtime cannot run the model, 10 this folder is incomplete or damaged, 11 a package is missing.
@@ -32,6 +33,7 @@ from types import ModuleType
 from typing import Any
 
 SCHEMA = "hwautoml-bundle/1"
+MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the second is as sha256sum writes and checks it
 MODEL_FILES = {"onnxruntime": "model.onnx", "tvm": "model_tvm.so"}
 PIP_NAMES = {
     "numpy": "numpy",
@@ -40,6 +42,10 @@ PIP_NAMES = {
     "tvm": "apache-tvm",
     "tvm_ffi": "apache-tvm-ffi",
 }
+# A damaged manifest must not ask for an image that fills the memory.
+MAX_SIDE = MAX_THREADS = 8192
+MAX_MANIFEST_BYTES = 64 << 20
+FIELDS = {"default_runtime": str, "num_threads": int, "classes": list, "input": dict, "samples": list, "files": dict}
 # The formats, and the steps in `read_image`, are those the training images went through.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # What Pillow's decoders, and its reader of EXIF, report damage by.
@@ -77,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         manifest = read_manifest(folder)
+        for name in manifest["files"] if options.check else ("run.py",):
+            verified_file(folder, manifest, name)
         runtime = options.runtime or manifest["default_runtime"]
         classify = open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
         if options.check:
@@ -104,17 +112,83 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
+    """What a runner relies on is there, of its type and within bounds."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{path} is missing: copy the whole folder", EXIT_BAD_BUNDLE)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(f"{path} is missing: copy the whole folder", EXIT_BAD_BUNDLE) from None
-    except (OSError, ValueError) as error:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        data = path.read_bytes()
+        _check_seal(folder / SEAL, data)
+        manifest = json.loads(data.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged ({error}): copy the folder again", EXIT_BAD_BUNDLE) from error
+    problem = manifest_problem(manifest)
+    if problem is not None:
+        raise BundleError(f"{path}{problem}", EXIT_BAD_BUNDLE)
+    return manifest
+
+
+def seal_text(manifest: bytes) -> str:
+    """The content of manifest.sha256."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
+
+
+def _check_seal(path: Path, manifest: bytes) -> None:
+    """Bundles of before have none."""
+    wanted = seal_text(manifest).encode()
+    if path.exists() and (not path.is_file() or path.stat().st_size != len(wanted) or path.read_bytes() != wanted):
+        raise BundleError(
+            f"{path.with_name(MANIFEST)} is not the one this bundle was made with: its sha256 is not in {SEAL}; copy "
+            f"the folder again (changed on purpose: sha256sum {MANIFEST} > {SEAL})",
+            EXIT_BAD_BUNDLE,
+        )
+
+
+def manifest_problem(manifest: Any) -> str | None:
+    """What is wrong with it, to be read after its path; None where a runner can rely on it."""
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise BundleError(f"{path} has schema {found!r}, this run.py reads {SCHEMA!r}", EXIT_BAD_BUNDLE)
-    return manifest
+        return f" has schema {found!r:.80}, this version reads {SCHEMA!r}"
+    for name, kind in FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            return f": {name!r} must be a {kind.__name__}, got {manifest.get(name)!r:.80}"
+    classes, shape, files = manifest["classes"], manifest["input"], manifest["files"]
+    if not classes or not all(isinstance(name, str) for name in classes):
+        return f": 'classes' must be names, got {classes!r:.80}"
+    for name, most in {"resolution": MAX_SIDE, "image_size": MAX_SIDE, "channels": 3}.items():
+        if not _is_whole(shape.get(name), most) or shape.get("channels") == 2:
+            return f": input needs {name!r}, a number from 1 to {most}, got {shape!r:.160}"
+    if not _is_whole(manifest["num_threads"], MAX_THREADS):
+        return f": 'num_threads' must be 1 to {MAX_THREADS}, got {manifest['num_threads']!r:.80}"
+    if manifest["default_runtime"] not in MODEL_FILES:
+        return f": unknown default_runtime {manifest['default_runtime']!r:.80}"
+    for name, facts in files.items():
+        if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str) or "size_bytes" not in facts:
+            return f": {name!r:.80} needs sha256 and size_bytes, got {facts!r:.80}"
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f" lists {name!r:.80}, which lies outside the bundle"
+    if not _is_number(manifest.get("sample_tolerance", 0.0)):
+        return f": 'sample_tolerance' must be a number, got {manifest['sample_tolerance']!r:.80}"
+    return next(filter(None, (_sample_problem(sample, files, len(classes)) for sample in manifest["samples"])), None)
+
+
+def _sample_problem(sample: Any, files: dict[str, Any], num_classes: int) -> str | None:
+    if not isinstance(sample, dict) or not isinstance(sample.get("file"), str) or sample["file"] not in files:
+        return f": a sample must name a file of the bundle, got {sample!r:.80}"
+    expected = sample.get("probabilities")
+    if not isinstance(expected, list) or len(expected) != num_classes or not all(map(_is_number, expected)):
+        return f": {sample['file']} needs {num_classes} probabilities, got {expected!r:.80}"
+    return None
+
+
+def _is_whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # neither NaN nor inf
 
 
 def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads: int) -> Classify:
@@ -126,23 +200,39 @@ def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads
     verified_file(folder, manifest, name)
     for module in ("numpy", "PIL"):  # else a runtime would fail to import them, with a message of its own
         need(module)
-    return _OPENERS[runtime](folder / name, num_threads)
+    opened, num_classes = _OPENERS[runtime](folder / name, num_threads), len(manifest["classes"])
+
+    def classify(images: Any) -> Any:
+        probabilities = opened(images)
+        if probabilities.shape != (len(images), num_classes):
+            raise BundleError(
+                f"{name} gives {probabilities.shape[-1]} numbers, and {MANIFEST} has {num_classes} classes: "
+                "copy the folder again",
+                EXIT_BAD_BUNDLE,
+            )
+        return probabilities
+
+    return classify
 
 
 def verified_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
-    """The file ``name``, when its SHA-256 is the one in the manifest."""
+    """The file ``name``, when its size and SHA-256 are those in the manifest."""
+    path, facts = folder / name, manifest["files"].get(name)
+    if facts is None or not path.is_file():
+        what = f"{folder / MANIFEST} lists no {name}" if facts is None else f"{path} is missing"
+        raise BundleError(f"{what}: copy the whole folder", EXIT_BAD_BUNDLE)
     try:
-        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        size_bytes = path.stat().st_size
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if size_bytes == facts["size_bytes"] else "of other size"
     except OSError as error:
-        raise BundleError(f"cannot read {folder / name}: {error.strerror}", EXIT_BAD_BUNDLE) from error
-    expected = manifest["files"][name]["sha256"]
-    if digest != expected:
+        raise BundleError(f"cannot read {path}: {error.strerror}", EXIT_BAD_BUNDLE) from error
+    if digest != facts["sha256"]:
         raise BundleError(
-            f"{folder / name} is not the file this bundle was made with (sha256 {digest[:12]}..., "
-            f"manifest.json says {expected[:12]}...): copy the folder again",
+            f"{path} is not the file this bundle was made with (sha256 {digest[:13]}, "
+            f"{MANIFEST} says {facts['sha256'][:13]}): copy the folder again",
             EXIT_BAD_BUNDLE,
         )
-    return folder / name
+    return path
 
 
 def _open_onnxruntime(path: Path, num_threads: int) -> Classify:
@@ -158,7 +248,14 @@ def _open_onnxruntime(path: Path, num_threads: int) -> Classify:
     except errors as error:
         raise BundleError(f"ONNX Runtime cannot load {path}: {error}", EXIT_BAD_MODEL) from error
     input_name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {input_name: images})[0]
+
+    def run(images: Any) -> Any:
+        try:
+            return session.run(None, {input_name: images})[0]
+        except errors as error:
+            raise BundleError(f"ONNX Runtime cannot run {path}: {error}", EXIT_BAD_MODEL) from error
+
+    return run
 
 
 def _open_tvm(path: Path, num_threads: int) -> Classify:
@@ -183,7 +280,10 @@ def _open_tvm(path: Path, num_threads: int) -> Classify:
         start = -aligned.ctypes.data % 64  # kernels use aligned loads
         tensor = aligned[start : start + images.nbytes].reshape(images.shape)
         tensor[...] = images
-        return numpy.from_dlpack(classify(tvm_ffi.from_dlpack(tensor))).copy()
+        try:
+            return numpy.from_dlpack(classify(tvm_ffi.from_dlpack(tensor))).copy()
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BundleError(f"TVM cannot run {path}: {error}", EXIT_BAD_MODEL) from error
 
     return run
 
@@ -337,7 +437,7 @@ def check_samples(folder: Path, manifest: dict[str, Any], runtime: str, classify
     samples = manifest["samples"]
     if not samples:
         raise BundleError("this bundle holds no samples to check with", EXIT_BAD_BUNDLE)
-    tolerance = manifest["sample_tolerance"]
+    tolerance = manifest.get("sample_tolerance", 0.0)
     largest = 0.0
     for sample in samples:
         path = verified_file(folder, manifest, sample["file"])

@@ -23,7 +23,6 @@ if __name__ == "__main__" and not getattr(sys.flags, "safe_path", sys.flags.isol
 import argparse
 import contextlib
 import email.errors
-import importlib.util
 import io
 import json
 import re
@@ -42,10 +41,10 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 def _beside(name: str) -> ModuleType:
     """The program beside this one, wherever it is started from."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).resolve().with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    path, module = Path(__file__).resolve().with_name(f"{name}.py"), ModuleType(name)
+    exec(
+        compile(path.read_bytes(), path, "exec"), vars(module)
+    )  # never a __pycache__ that lies there, and none is left
     return module
 
 
@@ -360,6 +359,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         manifest = run.read_manifest(folder)
+        for name in ("run.py", "serve.py"):
+            run.verified_file(folder, manifest, name)
         runtime = options.runtime or manifest["default_runtime"]
         classify = run.open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
         _warm_up(manifest, classify)
