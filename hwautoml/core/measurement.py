@@ -16,6 +16,15 @@ Json = object
 
 
 @dataclass(frozen=True)
+class LatencySummary:
+    """The figures that results and reports show of a measurement."""
+
+    median_ms: float
+    interval_ms: tuple[float, float]
+    p95_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Latencies of one artifact under fixed conditions.
 
@@ -96,6 +105,6 @@ class Measurement:
             tuple(data.get("single_ms", ())),
         )
 
-    def summary(self) -> dict[str, Any]:
-        """The figures that results and reports show of it."""
-        return {"median_ms": self.median_ms, "interval_ms": list(self.interval_ms), "p95_ms": self.p95_ms}
+    @property
+    def summary(self) -> LatencySummary:
+        return LatencySummary(self.median_ms, self.interval_ms, self.p95_ms)
