@@ -73,7 +73,7 @@ def _facts(report: Any) -> tuple[str, ...]:
     return (
         console.escape_markup(processor),
         str(report["num_allowed_cores"] or "unknown"),
-        str(report["runtime_version"]),
+        console.escape_markup(str(report["runtime_version"])),
         "yes" if report["agent"] else "no",
-        report.get("emulator") or "-",
+        console.escape_markup(report.get("emulator") or "-"),
     )

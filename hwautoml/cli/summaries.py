@@ -61,7 +61,7 @@ def search_summary(out: Console, result: SearchResult) -> None:
     best = result.best
     text = "nothing scored is predicted to meet it" if best is None else f"best {best.id}, {best.accuracy_val:.2%}"
     out.print(
-        f"{result.target}, limit {result.limit_ms:g} ms: {text}; "
+        f"{escape_markup(result.target)}, limit {result.limit_ms:g} ms: {text}; "
         f"{result.num_scored} scored, {result.num_new} of them new, {result.seconds:.1f} s"
     )
 
@@ -83,14 +83,14 @@ def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
         again = "TVM tables measured before keep the times of before (docs/schedules.md says how to measure them anew)"
         _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"]), ("next", again)])
         return
-    out.print(result["records"])
+    out.print(escape_markup(result["records"]))
     for device in result["devices"]:
         out.print(f"\n{escape_markup(device['device'])}")
         counts = [f"{device[f'num_{what}']} {what}" for what in ("functions", "trials", "crashed")]
         out.print(", ".join(counts))
         table = _table("slowest functions", "us (measured)", "trials")
         for row in device["slowest"]:
-            table.add_row(row["function"], f"{row['time_us']:.1f}", str(row["num_tried"]))
+            table.add_row(escape_markup(row["function"]), f"{row['time_us']:.1f}", str(row["num_tried"]))
         out.print(table)
 
 
@@ -141,8 +141,9 @@ def build_summary(out: Console, result: Mapping[str, Any]) -> None:
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
     batches = " and ".join(map(str, sorted({row["batch"] for row in result["rows"]})))
     origins = sorted({row["origin"] for row in result["rows"]})
+    threads = result["rows"][0]["threads"]
     out.print(
-        f"{result['target']}, {result['rows'][0]['threads']} thread(s), batch {batches}: medians in ms with their 95 % "
+        f"{escape_markup(result['target'])}, {threads} thread(s), batch {batches}: medians in ms with their 95 % "
         f"interval, all {' or '.join(origins)}; load in ms, memory and size in MB"
     )
     table = _table("artifact", "runtime", "median", "95 %", "p95", "images/s", "load", "peak", "size")
@@ -201,13 +202,14 @@ def targets_summary(out: Console, result: Mapping[str, Any]) -> None:
     table = _table("target", "kind", "runtimes", "works here", "description")
     for row in result["targets"]:
         works = "yes: " + ", ".join(row["usable_runtimes"]) if row["works_here"] else f"no: {row['reason']}"
-        table.add_row(row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+        cells = (row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+        table.add_row(*map(escape_markup, cells))
     out.print(table)
 
 
 def doctor_summary(out: Console, result: Mapping[str, Any]) -> None:
     machine = result["machine"]
-    out.print(f"hwautoml {result['hwautoml']} on {machine['cpu']}, {machine['num_allowed_cores']} cores")
+    out.print(f"hwautoml {result['hwautoml']} on {escape_markup(machine['cpu'])}, {machine['num_allowed_cores']} cores")
     for check in result["checks"]:
         mark = "[green]ok[/green]     " if check["ok"] else "[yellow]missing[/yellow]"
         out.print(f"  {mark} {check['name']}: {escape_markup(check['text'])}")

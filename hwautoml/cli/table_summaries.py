@@ -49,7 +49,8 @@ def inspection_summary(out: Console, result: Mapping[str, Any]) -> None:
         ("most expensive layers", result["most_ms"]),
         (f"largest shares of the time of {result['shares_over']}", result["most_share"]),
     ):
-        out.print(f"\n[bold]{title}[/bold] ({'inside a network, ' if result['num_networks'] else ''}by the table)")
+        where = "inside a network, " if result["num_networks"] else ""
+        out.print(f"\n[bold]{escape_markup(title)}[/bold] ({where}by the table)")
         table = _table("layer", "ms", "95 % +-", "share", "origin")
         for row in rows:
             table.add_row(
@@ -61,7 +62,7 @@ def inspection_summary(out: Console, result: Mapping[str, Any]) -> None:
             )
         out.print(table)
     if "picture" in result:
-        out.print(f"picture   {result['picture']}")
+        out.print(f"picture   {escape_markup(result['picture'])}")
 
 
 def comparison_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -99,7 +100,7 @@ def comparison_summary(out: Console, result: Mapping[str, Any]) -> None:
         )
     out.print(table)
     if "picture" in result:
-        out.print(f"picture {result['picture']}")
+        out.print(f"picture {escape_markup(result['picture'])}")
 
 
 def export_summary(out: Console, result: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hwautoml.datasets.decoding import fit_image, map_chunks
+from hwautoml.datasets.safety import class_names, read_arrays
 from hwautoml.errors import DatasetError, MissingDependencyError
 
 NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x uint8 (N, H, W) or (N, H, W, 1 or 3), y (N,)"
@@ -59,16 +59,9 @@ def load_npz(path: Path) -> LabelledArray:
     Raises:
         DatasetError: damaged, or any of the above does not hold.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("x", "y") if name not in arrays]
-            if missing:
-                raise DatasetError(f"{path} lacks {' and '.join(missing)}; it has {list(arrays)}", fix=NPZ_FIX)
-            images, labels = arrays["x"], arrays["y"]
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"cannot read {path} as an .npz: {error}", fix=NPZ_FIX) from error
-    images = _check_images(path, images)
-    names, numbers = _check_labels(path, labels, len(images))
+    arrays = read_arrays(path, ("x", "y"), NPZ_FIX)
+    images = _check_images(path, arrays["x"])
+    names, numbers = _check_labels(path, arrays["y"], len(images))
     return LabelledArray(path.stem, images, numbers, names)
 
 
@@ -96,7 +89,7 @@ def _check_labels(
     values, numbers = np.unique(labels, return_inverse=True)
     if len(values) < 2:
         raise DatasetError(f"{path} has one class only, {str(values[0])!r}", fix="add images of something else")
-    return tuple(str(value) for value in values), numbers.astype(np.int64)
+    return class_names(path, values), numbers.astype(np.int64)
 
 
 def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hwautoml.core.shown import shown
 from hwautoml.datasets.split import Split
 
 
@@ -13,6 +14,11 @@ class SkippedImage:
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        """A name that is no UTF-8 would end the run when it is written down, at its end."""
+        object.__setattr__(self, "path", shown(self.path))
+        object.__setattr__(self, "reason", shown(self.reason))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +40,9 @@ class ImageDataset:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", shown(self.name))
 
     @property
     def num_classes(self) -> int:

@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.closing import Closing
+from hwautoml.core.shown import shown
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import named_storage_errors
 from hwautoml.errors import RunFolderError, StorageError
 
 SCHEMA = 1
 JOURNAL = "journal.sqlite"
+LOCK = ".lock"  # all that a run leaves that was killed as it began
 #: What SQLite says of the disk, as the system would.
 _STORAGE_ERRORS = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -68,6 +70,7 @@ class RunStore(Closing):
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         """Raises RunFolderError: no run there, a damaged journal, or another process is at work in it."""
         self.folder = folder
+        _require_text(folder)
         journal = folder / JOURNAL
         if create:
             with named_storage_errors(folder):
@@ -186,6 +189,16 @@ class RunStore(Closing):
         return [(row[0], json.loads(row[1])) for row in rows]
 
 
+def _require_text(folder: Path) -> None:
+    """What reads and writes models takes paths in UTF-8 only, and would say so after the training."""
+    path = str(folder.resolve())
+    if path != path.encode(errors="replace").decode():
+        raise RunFolderError(
+            f"a run folder needs a path that is UTF-8, got {shown(path)}",
+            fix="name another --out, or rename the folder",
+        )
+
+
 _MADE_BY_RUNS = (
     "journal.sqlite",
     "journal.sqlite-wal",
@@ -222,7 +235,7 @@ def clear_run(folder: Path) -> None:
 
 def _lock(folder: Path) -> Any:
     """Held while the returned file is open; released by the system even after SIGKILL."""
-    file = (folder / ".lock").open("a+")
+    file = (folder / LOCK).open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
