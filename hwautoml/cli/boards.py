@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ def agent(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9090,
     key: Annotated[str | None, typer.Option(help="What clients must know; with --tracker the kind of board.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The same in a file, which no process list shows.")] = None,
     tracker: Annotated[str | None, typer.Option(help="host:port of the TVM tracker to register with.")] = None,
     json: Json = False,
 ) -> None:
@@ -33,7 +35,7 @@ def agent(
         def tell(address: object) -> None:
             show.result({"listening": str(address)}, lambda out, told: out.print(f"listening on {told['listening']}"))
 
-        verb(host=host, port=port, key=key, tracker=tracker, on_listening=tell)
+        verb(host=host, port=port, key=key, key_file=key_file, tracker=tracker, on_listening=tell)
 
 
 @app.command(epilog="Example: hwautoml devices --tracker 192.168.1.2:9190")

@@ -7,6 +7,7 @@ holds a connection (``rpc_worker``), and a connection can be lost without the mo
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
 from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
+from hwautoml.devices.agent import KEY_VARIABLE
 from hwautoml.devices.connection import Connection, Route
 from hwautoml.devices.local import Progress, _kept_open, _Model, _Session
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
@@ -75,7 +77,8 @@ class RpcDevice(Closing):
                 "num_threads >= 1, num_retries >= 0 and positive time limits must hold, got "
                 f"{num_threads}, {num_retries}, {connect_timeout_sec:g} s and {session_timeout_sec:g} s"
             )
-        self.route = Route(Address.parse(address), key, is_tracker)
+        secret = key or ("" if is_tracker else os.environ.get(KEY_VARIABLE, ""))  # a tracker's is only a name
+        self.route = Route(Address.parse(address), secret, is_tracker)
         self.num_threads = num_threads
         self._connection = Connection(
             self.route, num_threads, connect_timeout_sec, session_timeout_sec, num_retries, runtime

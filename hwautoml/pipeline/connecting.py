@@ -77,7 +77,7 @@ def require_reachable(
             f"the tracker at {tracker} hands boards out by key, and none was given", fix=f"--key {target.name}"
         )
     if key and device is None and tracker is None:
-        raise InvalidValueError(f"--key {key} belongs to --device or --tracker", fix="--device host:port")
+        raise InvalidValueError("--key belongs to --device or --tracker", fix="--device host:port")
     reason = unavailable_reason(target, device=device, tracker=tracker)
     if reason is not None:
         raise TargetUnavailableError(
