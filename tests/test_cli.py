@@ -121,8 +121,10 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
     [
         (
             "run",
-            "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
+            "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
+            "--budget 20m --image-size 48 --channels grey --runtime tvm "
+            "--precision int8 --searcher random --space micro --seed 7 "
+            "--resume --overwrite --targets-dir t --profiles-dir p "
             "--device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
@@ -131,6 +133,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "source": "photos",
                 "target": "gpu",
                 "latency_ms": 0.5,
+                "objective": ["macs"],
+                "limit": ["parameters<=9"],
                 "out": Path("x"),
                 "budget_sec": 1200.0,
                 "image_size": 48,
@@ -138,6 +142,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "runtime": "tvm",
                 "precision": "int8",
                 "searcher": "random",
+                "space": "micro",
                 "seed": 7,
                 "resume": True,
                 "overwrite": True,
@@ -181,12 +186,14 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "search",
-            "--run r --target gpu --latency-ms 0.5 --runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t "
-            "--profiles-dir p",
+            "--run r --target gpu --latency-ms 0.5 --objective macs --objective num_kernels --limit parameters<=20000 "
+            "--runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t --profiles-dir p",
             {
                 "run": Path("r"),
                 "target": "gpu",
                 "latency_ms": 0.5,
+                "objective": ["macs", "num_kernels"],
+                "limit": ["parameters<=20000"],
                 "runtime": "tvm",
                 "precision": "int8",
                 "budget_sec": 3.0,
@@ -367,6 +374,12 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
         ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
+        ("run digits --latency-ms 1 --space mobil --out {tmp}/r", 2, "unknown space 'mobil'; known: mobile"),
+        (
+            "run digits --latency-ms 1 --space fbnet --out {tmp}/r",
+            2,
+            "'fbnet' has latency tables, but its members share",
+        ),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
         ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "search --run RUN --target rpi4 works"),

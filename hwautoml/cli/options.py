@@ -27,13 +27,20 @@ Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or tvm.")]
 TargetsDir = Annotated[Path | None, typer.Option(help="Folder with your own NAME.toml targets.")]
 ProfilesDir = Annotated[Path | None, typer.Option(help="Folder for latency tables and tuning records.")]
 Target = Annotated[str, typer.Option(help="Name of a target; see: hwautoml targets.")]
-Space = Annotated[str, typer.Option(help="mobile, nasbench201, fbnet or ofa-mobilenetv3.")]
+Space = Annotated[str, typer.Option(help="mobile, nasbench201, fbnet, ofa-mobilenetv3, or one that a package brings.")]
 ImageSize = Annotated[
     int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the published space's own]")
 ]
 Channels = Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")]
 Threads = Annotated[int | None, typer.Option(min=1, help="\\[default: the target's]")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per inference; latencies are of the whole batch.")]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(help="A further objective, such as parameters or macs; repeatable.", metavar="NAME"),
+]
+Limits = Annotated[
+    list[str] | None, typer.Option(help="'NAME<=VALUE' of any objective; repeatable.", metavar="NAME<=VALUE")
+]
 TrainedRun = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
 Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]

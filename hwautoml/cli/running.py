@@ -13,6 +13,8 @@ from hwautoml.cli.options import (
     Device,
     Json,
     Key,
+    Limits,
+    Objectives,
     ProfilesDir,
     Runtime,
     TargetsDir,
@@ -33,6 +35,8 @@ def run(
     latency_ms: Annotated[
         float | None, typer.Option(help="Limit for one image on the target, met by measurement.")
     ] = None,
+    objective: Objectives = None,
+    limit: Limits = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/NAME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
@@ -42,6 +46,9 @@ def run(
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
     ] = None,
     searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. \\[default: surrogate]")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="mobile, or an elastic space that a package brings. \\[default: mobile]")
+    ] = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -63,6 +70,8 @@ def run(
             source,
             target=target,
             latency_ms=latency_ms,
+            objective=objective,
+            limit=limit,
             out=out,
             budget_sec=None if budget is None else parse_duration(budget, "--budget"),
             image_size=image_size,
@@ -70,6 +79,7 @@ def run(
             runtime=runtime,
             precision=precision,
             searcher=searcher,
+            space=space,
             device=device,
             tracker=tracker,
             key=key,
@@ -88,6 +98,8 @@ def search(
     run: TrainedRun,
     target: Annotated[str | None, typer.Option(help="Another target. \\[default: the run's]")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Another limit. \\[default: the run's]")] = None,
+    objective: Objectives = None,
+    limit: Limits = None,
     runtime: Runtime = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32 or int8; scores are those of fp32.")] = "auto",
     budget: Annotated[str, typer.Option(help="Time for all of it; most goes into scoring more.")] = "7s",
@@ -104,6 +116,8 @@ def search(
             run,
             target=target,
             latency_ms=latency_ms,
+            objective=objective,
+            limit=limit,
             runtime=runtime,
             precision=precision,
             budget_sec=parse_duration(budget, "--budget"),

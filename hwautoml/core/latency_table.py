@@ -29,7 +29,6 @@ from hwautoml.errors import InvalidValueError
 SCHEMA = "latency-table/v1"
 EntryOrigin = Literal["measured", "inferred", "estimated"]
 ENTRY_ORIGINS = ("measured", "inferred", "estimated")
-CLASS_DEPENDENT_KINDS = ("head",)  # their out_channels are the number of classes, which a table leaves open
 _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 
@@ -293,7 +292,7 @@ class LatencyTable:
         Pooling costs in x h x w, the product in x classes. Whether time follows that sum or stays
         constant (launch cost) is unknown: the middle is taken, half the difference is the doubt.
         """
-        if layer.kind not in CLASS_DEPENDENT_KINDS:
+        if not layer.is_head:
             return None
         same = [
             (abs(math.log(known.out_channels / layer.out_channels)), known.out_channels, index)

@@ -10,11 +10,13 @@ and from then on ``tiny`` is a space like any other. Nothing is imported before 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from hwautoml.errors import MissingDependencyError, UnknownNameError
 
@@ -58,6 +60,25 @@ class Plugins:
                 f"{self.noun} {name!r} of package {self.origin(name)!r} cannot be loaded from {entry.value}: {error}",
                 fix=f"mend or remove the package: pip uninstall {self.origin(name)}",
             ) from error
+
+    def folders(self, name: str) -> tuple[Path, ...]:
+        """Of a part that is a package of data files: where they lie. The package is looked up, not imported.
+
+        Raises:
+            UnknownNameError: nothing has that name.
+            MissingDependencyError: there is no such package.
+        """
+        entry = self._entry(name)
+        try:
+            spec = importlib.util.find_spec(entry.module)
+        except ModuleNotFoundError:  # of a parent
+            spec = None
+        if spec is None or spec.submodule_search_locations is None:
+            raise MissingDependencyError(
+                f"{self.noun} {name!r} of package {self.origin(name)!r} is to be a folder, and {entry.value} is none",
+                fix=f"mend or remove the package: pip uninstall {self.origin(name)}",
+            )
+        return tuple(Path(location) for location in spec.submodule_search_locations)
 
     def _entry(self, name: str) -> EntryPoint:
         if name not in self._found:

@@ -25,6 +25,7 @@ from hwautoml.core.storage import named_storage_errors
 from hwautoml.errors import RunFolderError, StorageError
 
 SCHEMA = 1
+_MAX_IMAGES = 1e12
 JOURNAL = "journal.sqlite"
 LOCK = ".lock"  # all that a run leaves that was killed as it began
 #: What SQLite says of the disk, as the system would.
@@ -83,15 +84,16 @@ class RunStore(Closing):
             with self._writing():
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.executescript(_TABLES)
+            (state,) = self._rows("PRAGMA quick_check(1)")[0]
+            if state != "ok":
+                raise self._damaged(str(state))
             schema = self.setting("schema", SCHEMA)
-        except StorageError:
+        except (StorageError, RunFolderError):
             self.close()
             raise
         except sqlite3.DatabaseError as error:
-            self._lock.close()
-            raise RunFolderError(
-                f"{journal} is damaged: {error}", fix="start the run anew in another folder"
-            ) from error
+            self.close()
+            raise self._damaged(str(error)) from error
         if schema != SCHEMA:
             self.close()
             raise RunFolderError(
@@ -113,16 +115,38 @@ class RunStore(Closing):
         try:
             with self._db:
                 yield
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             number = _STORAGE_ERRORS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
             if number is None:
-                raise
+                raise self._damaged(str(error)) from error
             with named_storage_errors(self.folder / JOURNAL):
                 raise OSError(number, str(error)) from error
 
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Raises RunFolderError: a page of the file is damaged."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from error
+
+    def _decoded(self, text: object, kind: type = object) -> Any:
+        """JSON of a column."""
+        try:
+            value = json.loads(str(text))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"{text!r:.60} is no JSON: {error}") from error
+        if not isinstance(value, kind):
+            raise self._damaged(f"{text!r:.60} is no {kind.__name__}")
+        return value
+
+    def _damaged(self, reason: str) -> RunFolderError:
+        return RunFolderError(
+            f"{self.folder / JOURNAL} is damaged: {reason}", fix="start the run anew in another folder"
+        )
+
     def setting(self, key: str, default: Any = None) -> Any:
-        row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        rows = self._rows("SELECT value FROM settings WHERE key = ?", key)
+        return self._decoded(rows[0][0]) if rows else default
 
     def set_setting(self, key: str, value: object) -> None:
         with self._writing():
@@ -130,8 +154,8 @@ class RunStore(Closing):
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage left, with its ``seconds``; None while it is not finished."""
-        row = self._db.execute("SELECT seconds, payload FROM stages WHERE name = ?", (name,)).fetchone()
-        return None if row is None else {**json.loads(row[1]), "seconds": row[0]}
+        rows = self._rows("SELECT seconds, payload FROM stages WHERE name = ?", name)
+        return {**self._decoded(rows[0][1], dict), "seconds": rows[0][0]} if rows else None
 
     def finish_stage(self, name: str, seconds: float, payload: Mapping[str, object]) -> None:
         with self._writing():
@@ -158,20 +182,40 @@ class RunStore(Closing):
                 ),
             )
 
+    def forget_evaluations(self, architecture_id: str | None, weights: tuple[str, ...]) -> None:
+        """Of one architecture or (None) of all, with these weights."""
+        condition = "" if architecture_id is None else " AND architecture_id = ?"
+        values = () if architecture_id is None else (architecture_id,)
+        with self._writing():
+            self._db.executemany(
+                f"DELETE FROM evaluations WHERE weights = ?{condition}", [(name, *values) for name in weights]
+            )
+
     def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
         """In the order they were made."""
-        rows = self._db.execute(
-            "SELECT architecture, confusion, seconds FROM evaluations "
+        rows = self._rows(
+            "SELECT architecture_id, architecture, confusion, seconds FROM evaluations "
             "WHERE weights = ? AND split = ? ORDER BY finished",
-            (weights, split),
+            weights,
+            split,
         )
         found = []
-        for values, blob, seconds in rows:
-            counts = np.frombuffer(blob, dtype="<i8").astype(np.int64)
-            side = round(len(counts) ** 0.5)
-            architecture = space.architecture(json.loads(values))
-            found.append(Evaluation(architecture, weights, split, counts.reshape(side, side), seconds))
+        for identity, values, blob, seconds in rows:
+            architecture = space.architecture(self._decoded(values, dict))
+            if architecture.id != identity or not isinstance(seconds, float):
+                raise self._damaged(f"the evaluation of {identity!r:.60} is of {architecture.id}")
+            found.append(Evaluation(architecture, weights, split, self._confusion(blob, identity), seconds))
         return found
+
+    def _confusion(self, blob: object, identity: str) -> NDArray[np.int64]:
+        """(num_classes, num_classes), as it was counted: square, of something, nothing below zero."""
+        side = round((len(blob) / 8) ** 0.5) if isinstance(blob, bytes) else 0
+        if not isinstance(blob, bytes) or side < 1 or len(blob) != 8 * side**2:
+            raise self._damaged(f"the confusion matrix of {identity} has {blob!r:.40}")
+        counts = np.frombuffer(blob, dtype="<i8").astype(np.int64).reshape(side, side)
+        if counts.min() < 0 or not 0 < counts.sum(dtype=np.float64) < _MAX_IMAGES:
+            raise self._damaged(f"the confusion matrix of {identity} counts {counts.min()} to {counts.max()} images")
+        return counts
 
     def add_measurement(self, architecture_id: str, target: str, runtime: str, payload: Mapping[str, object]) -> None:
         with self._writing():
@@ -182,11 +226,12 @@ class RunStore(Closing):
 
     def measurements(self, target: str, runtime: str) -> list[tuple[str, dict[str, Any]]]:
         """(architecture id, payload), oldest first."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT architecture_id, payload FROM measurements WHERE target = ? AND runtime = ? ORDER BY finished",
-            (target, runtime),
+            target,
+            runtime,
         )
-        return [(row[0], json.loads(row[1])) for row in rows]
+        return [(str(row[0]), self._decoded(row[1], dict)) for row in rows]
 
 
 def _require_text(folder: Path) -> None:

@@ -87,11 +87,11 @@ def load_network(run: RunContext, architecture: Architecture) -> nn.Module:
     return network.eval()
 
 
-def trained_networks(run: RunContext) -> dict[str, TrainedNetwork]:
+def trained_networks(run: RunContext, specialised: Specialised | None = None) -> dict[str, TrainedNetwork]:
     """By architecture id: the finalists, or while the race is on every entrant that was trained."""
     scores = run.journal.fine_tuned_scores(run.space)
     found = {key: TrainedNetwork(score.architecture, score.accuracy) for key, score in scores.items()}
-    done = run.journal.outcome(Specialised)
+    done = specialised or run.journal.outcome(Specialised)
     return found if done is None else {key: found[key] for key in done.finalists}
 
 

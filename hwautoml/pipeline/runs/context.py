@@ -5,8 +5,9 @@ What the stages find out they return; what must survive an interruption is in th
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,14 +24,16 @@ from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.pipeline.tables.finding import usable_runtimes
 
 if TYPE_CHECKING:
+    from hwautoml.core.elastic_space import ElasticSpace
     from hwautoml.datasets import ImageDataset
     from hwautoml.devices.board_pool import BoardPool
     from hwautoml.devices.rpc import RpcDevice
-    from hwautoml.spaces.mobile import MobileSpace
 
 BOARD_RUNTIME = "tvm"  # what boards over the network run
 #: What bundles have files for; tables can be made of other runtimes, too.
 SHIPPED_RUNTIMES = ("onnxruntime", "tvm")
+
+_log = logging.getLogger(__name__)
 
 O = TypeVar("O", bound=Outcome)  # noqa: E741
 
@@ -70,7 +73,7 @@ class RunContext:
     settings: RunSettings
     target: Target
     dataset: ImageDataset
-    space: MobileSpace
+    space: ElasticSpace
     devices: Devices
     on_progress: OnProgress
     profiles_dir: Path | None = None
@@ -103,13 +106,15 @@ class RunContext:
         self.journal.save_elapsed(at_least_sec=SAVE_EVERY_SEC)
         self.on_progress(Progress(stage, share, text))
 
-    def once(self, kind: type[O], work: Callable[[], O]) -> O:
+    def once(self, kind: type[O], work: Callable[[], O], files: Callable[[O], Iterable[Path]] = lambda _: ()) -> O:
         """A stage: what it left in the journal, else ``work`` is done and kept there.
 
-        Seconds of an interrupted try count too. A board is let go of after each stage, for others to use.
+        ``files`` are those that it wrote: where one is damaged or missing when the run is resumed, the stage and all
+        that follow it are done again. Seconds of an interrupted try count too. A board is let go of after each stage,
+        for others to use.
         """
         done = self.journal.outcome(kind)
-        if done is not None:
+        if done is not None and self._is_whole(kind):
             return done
         began = time.monotonic()
         self.report(kind.stage, 0.0)
@@ -120,6 +125,23 @@ class RunContext:
             self.journal.save_elapsed()
             if self.board.is_remote:
                 self.devices.close()
+        self.journal.keep_files(kind.stage, files(outcome))
         self.journal.finish(outcome, seconds)
         self.report(kind.stage, 1.0)
         return outcome
+
+    def _is_whole(self, kind: type[Outcome]) -> bool:
+        damaged = self.journal.damaged_files(kind.stage)
+        if damaged:
+            names = ", ".join(str(path) for path in damaged)
+            _log.warning("%s: damaged or missing since stage %r wrote it; it is done again", names, kind.stage)
+            set_aside(damaged)
+            self.journal.forget_from(kind)
+        return not damaged
+
+
+def set_aside(paths: Iterable[Path]) -> None:
+    """Damaged files, for whoever wants to look at them; they are never read again."""
+    for path in paths:
+        if path.is_file():
+            path.replace(path.with_name(f"{path.name}.damaged"))

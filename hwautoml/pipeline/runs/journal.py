@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hwautoml.core import json_form
+from hwautoml.core.artifact import sha256_file
 from hwautoml.core.closing import Closing
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
@@ -14,7 +16,7 @@ from hwautoml.core.plan import Plan
 from hwautoml.core.run_result import Prediction, TrainingFigures
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.training_cost import TrainingCost
-from hwautoml.pipeline.runs.outcomes import Outcome, Trained
+from hwautoml.pipeline.runs.outcomes import IN_ORDER, Outcome, Trained
 from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.store.run_store import Evaluation, RunStore
 
@@ -168,6 +170,23 @@ class Journal(Closing):
         """The stage is done again when the run is resumed."""
         self.store.forget_stages((kind.stage,))
 
+    def forget_from(self, kind: type[Outcome]) -> None:
+        """The stage and all that follow it are done again."""
+        self.store.forget_stages(tuple(later.stage for later in IN_ORDER[IN_ORDER.index(kind) :]))
+
+    # Files that stages wrote, so that a damaged one is found before it is used.
+
+    def keep_files(self, owner: str, paths: Iterable[Path]) -> None:
+        """``owner`` is a stage, or an architecture's id for its trained weights."""
+        hashes = {str(path.relative_to(self.folder)): sha256_file(path) for path in paths}
+        self.store.set_setting(f"files.{owner}", hashes)
+
+    def damaged_files(self, owner: str) -> list[Path]:
+        """Those that are missing or not as they were written; none of what earlier versions wrote."""
+        kept = self.store.setting(f"files.{owner}", {})
+        found = ((self.folder / name, digest) for name, digest in kept.items())
+        return [path for path, digest in found if not path.is_file() or sha256_file(path) != digest]
+
     def seconds(self, stage: str) -> float:
         """Of a finished stage; 0 while it is not finished."""
         stored = self.store.stage(stage)
@@ -177,6 +196,11 @@ class Journal(Closing):
 
     def is_fine_tuned(self, architecture: Architecture, phase: str) -> bool:
         return self.store.stage(_round(architecture, phase)) is not None
+
+    def forget_fine_tuning(self, architecture: Architecture) -> None:
+        """All its rounds, with their scores."""
+        self.store.forget_stages(tuple(_round(architecture, phase) for phase in PHASES))
+        self.store.forget_evaluations(architecture.id, tuple(f"{FINE_TUNED}.{phase}" for phase in PHASES))
 
     def finish_fine_tuning(self, architecture: Architecture, phase: str, seconds: float, num_images: float) -> None:
         self.store.finish_stage(_round(architecture, phase), seconds, {"images": num_images})
@@ -196,6 +220,10 @@ class Journal(Closing):
     def shared_scores(self, space: SearchSpace) -> list[Evaluation]:
         """Of members of the supernet, in the order in which they were made."""
         return self.store.evaluations(space, weights=SHARED, split="val")
+
+    def forget_shared_scores(self) -> None:
+        """They belong to weights that are no longer there."""
+        self.store.forget_evaluations(None, (SHARED,))
 
     def fine_tuned_scores(self, space: SearchSpace) -> dict[str, Evaluation]:
         """By architecture id; the last round counts."""

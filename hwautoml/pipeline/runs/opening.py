@@ -59,7 +59,7 @@ def opened(
         DatasetError: the images cannot be used.
         RunFolderError: they changed since the run was started.
     """
-    from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.spaces import load_elastic_space
 
     dataset = _load(journal, settings, on_progress)
     if journal.dataset_fingerprint(dataset.fingerprint) != dataset.fingerprint:
@@ -69,7 +69,9 @@ def opened(
     if journal.outcome(Loaded) is None:
         counts = {split: getattr(dataset, split).num_images for split in ("train", "val", "test")}
         journal.finish(Loaded(counts, len(dataset.skipped)), journal.elapsed_sec)
-    space = MobileSpace(dataset.image_size, dataset.channels, dataset.num_classes)
+    space = load_elastic_space(
+        settings.space, image_size=dataset.image_size, channels=dataset.channels, num_outputs=dataset.num_classes
+    )
     with Devices(target, board) as devices:
         yield RunContext(journal, settings, target, dataset, space, devices, on_progress, profiles_dir)
 

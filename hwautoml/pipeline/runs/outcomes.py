@@ -189,8 +189,16 @@ class Shipped(_Json):
     stage: ClassVar[str] = "ship"
 
 
-@dataclass(frozen=True)
-class FineTuned:
-    """One round of one network's own training; kept under a name that says which."""
-
-    images: float = 0
+IN_ORDER: tuple[type[Outcome], ...] = (
+    Loaded,
+    Profiled,
+    Trained,
+    Searched,
+    Specialised,
+    Exported,
+    Compiled,
+    Measured,
+    Quantized,
+    Checked,
+    Shipped,
+)

@@ -19,9 +19,9 @@ from hwautoml.core.space import Architecture
 from hwautoml.pipeline.runs.context import RunContext
 
 if TYPE_CHECKING:
+    from hwautoml.core.elastic_space import ElasticSpace
     from hwautoml.core.latency_table import LatencyTable
     from hwautoml.core.training_cost import TrainingCost
-    from hwautoml.spaces.mobile import MobileSpace
     from hwautoml.supernets.sandwich import Sandwich
 
 REACH = 1.5  # a later search may loosen the limit this far; beyond, the shared weights are less trained
@@ -44,7 +44,7 @@ class Resources:
     known only the latency counts.
     """
 
-    space: MobileSpace
+    space: ElasticSpace
     tables: Mapping[str, LatencyTable]
     limit_ms: float
     num_images: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.form import Form
@@ -29,7 +30,12 @@ FILE_OF = {"onnxruntime": "model.onnx", "tvm": "model.so"}
 
 
 def export_stage(run: RunContext) -> Exported:
-    return run.once(Exported, lambda: _export(run))
+    return run.once(Exported, lambda: _export(run), lambda _: _files(run, FILE_OF["onnxruntime"]))
+
+
+def _files(run: RunContext, name: str) -> list[Path]:
+    paths = (candidate_folder(run, network.architecture) / name for network in trained_networks(run).values())
+    return [path for path in paths if path.is_file()]
 
 
 def _export(run: RunContext) -> Exported:
@@ -41,15 +47,24 @@ def _export(run: RunContext) -> Exported:
 
 
 def compile_stage(run: RunContext, plan: Plan, specialised: Specialised) -> Compiled:
-    """TVM for every finalist; the leader first, with the tuning budget, so that the others find its records."""
-    return run.once(Compiled, lambda: _compile(run, plan, specialised.leader))
+    """TVM for every finalist; the leader first, with the tuning budget, so that the others find its records.
+
+    What could not be compiled before an interruption is tried again: the reason may have gone.
+    """
+    before = run.journal.outcome(Compiled) or Compiled()
+    if before.errors:
+        run.journal.forget_from(Compiled)
+    return run.once(
+        Compiled, lambda: _compile(run, plan, specialised.leader, before), lambda _: _files(run, FILE_OF["tvm"])
+    )
 
 
-def _compile(run: RunContext, plan: Plan, leader: str) -> Compiled:
+def _compile(run: RunContext, plan: Plan, leader: str, before: Compiled) -> Compiled:
     if "tvm" not in run.runtimes:
         return Compiled()
-    networks = sorted(trained_networks(run).values(), key=lambda network: network.architecture.id != leader)
-    compiled: dict[str, CompiledNetwork] = {}
+    left = [network for key, network in trained_networks(run).items() if key in before.errors or not before.errors]
+    networks = sorted(left, key=lambda network: network.architecture.id != leader)
+    compiled: dict[str, CompiledNetwork] = dict(before.networks) if before.errors else {}
     errors: dict[str, str] = {}
     for index, network in enumerate(networks):
         listen = _listener(run, index, len(networks))

@@ -58,6 +58,11 @@ class Int8Form:
     tvm_error: str | None = None
 
     @property
+    def files(self) -> list[Path]:
+        """Those that are there: not every runtime could be compiled for."""
+        return [path for path in self.finalist.files.values() if path.is_file()]
+
+    @property
     def loss(self) -> float:
         return self.base_accuracy - self.accuracy
 
@@ -90,7 +95,15 @@ def quantize_stage(run: RunContext, plan: Plan, candidates: Sequence[Finalist]) 
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
     if _reason_against(plan.total, run.settings.precision, run.target):
         return []
-    quantized = run.once(Quantized, lambda: _quantize(run, plan, candidates))
+    done = run.once(
+        Quantized,
+        lambda: _quantize(run, plan, candidates),
+        lambda done: [path for form in _forms(run, done, candidates) for path in form.files],
+    )
+    return _forms(run, done, candidates)
+
+
+def _forms(run: RunContext, quantized: Quantized, candidates: Sequence[Finalist]) -> list[Int8Form]:
     by_id = {c.architecture.id: c for c in candidates}
     return [_form(run, by_id[key], network) for key, network in quantized.forms.items() if key in by_id]
 

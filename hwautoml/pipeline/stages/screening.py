@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.core.elastic_space import ElasticSpace
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import save as save_table
+from hwautoml.core.latency_predictor import fastest_forms
 from hwautoml.core.latency_table import LatencyTable, Observation
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.plan import Plan
@@ -24,10 +26,10 @@ from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import CompileError, LimitNotMetError
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import RANDOM
+from hwautoml.pipeline.runs.judging import meets_known_limits
 from hwautoml.pipeline.runs.resources import Resources, lowest_utilisation
 from hwautoml.pipeline.runs.trust import promise, trust_of
 from hwautoml.pipeline.stages.profiling import kept_table_path
-from hwautoml.pipeline.stages.searching import fastest_forms
 from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.profilers.reference import reference_architecture
@@ -77,7 +79,7 @@ class _Screening:
             passed = self._passing(measured, 1.0)
             if passed:
                 ranked = sorted(self._passing(measured, HEADROOM) or passed, key=lambda a: -self.scores[a])
-                return self._with_one_in_fp32(diverse(ranked, number_wanted))
+                return self._with_one_in_fp32(diverse(self.run.space, ranked, number_wanted))
         raise _limit_not_met(self.run, measured)
 
     def next_to_screen(
@@ -99,7 +101,7 @@ class _Screening:
                 return [within[i] for i in np.argsort(used)[:SCREEN_SIZE]]
             trainable = [a for a, share in zip(within, used, strict=True) if share <= 1]
             large = [a for a, share in zip(within, used, strict=True) if lowest <= share <= 1]
-            return diverse(sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
+            return diverse(self.run.space, sorted(large or trainable, key=lambda a: -scores[a]), SCREEN_SIZE)
         _, means, _ = fastest_forms(self.run.space, tables, architectures)
         return [architectures[i] for i in np.argsort(means)[:SCREEN_SIZE]]
 
@@ -175,16 +177,19 @@ class _Screening:
 
 
 def _scores(run: RunContext, trust: float) -> dict[Architecture, float]:
+    """Of those that meet the limits of what is known without a target."""
     smooth = smoothed(run.space, {e.architecture: e.accuracy for e in run.journal.shared_scores(run.space)})
+    within = meets_known_limits(run.settings.definitions, run.space, list(smooth))
+    smooth = {a: score for (a, score), is_within in zip(smooth.items(), within, strict=True) if is_within}
     if not smooth:
         return {}
     return dict(zip(smooth, promise(run.space, np.array(list(smooth.values())), list(smooth), trust), strict=True))
 
 
-def diverse(architectures: list[Architecture], number: int) -> list[Architecture]:
+def diverse(space: ElasticSpace, architectures: list[Architecture], number: int) -> list[Architecture]:
     """Up to ``number`` of them in their order, those with kinds of blocks of their own first: scores of near twins
     differ by chance, and a wrong guess about a kind would be every twin's."""
-    kinds = {a: tuple(v for name, v in a.as_dict.items() if name.endswith(".kind")) for a in reversed(architectures)}
+    kinds = {a: space.kinds(a) for a in reversed(architectures)}
     firsts = {kind: a for a, kind in kinds.items()}
     chosen = [a for a in architectures if firsts[kinds[a]] is a][:number]
     chosen += [a for a in architectures if a not in chosen][: number - len(chosen)]
@@ -211,7 +216,8 @@ def _limit_not_met(run: RunContext, measured: Mapping[Architecture, Measurement]
     limit = run.limit_ms
     if not measured:
         return LimitNotMetError(
-            f"no scored candidate is predicted to run within {limit:g} ms on {run.target.name}",
+            f"no scored candidate is predicted to run within {limit:g} ms on {run.target.name}"
+            + "".join(f" and meets {text}" for text in run.settings.limits),
             fix="a higher --latency-ms, or a longer --budget so that more candidates are scored",
         )
     nearest = min(measured, key=lambda a: measured[a].interval_ms[1])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hwautoml.core.plan import Plan
 from hwautoml.core.space import Architecture
 from hwautoml.pipeline.runs.candidates import load_network, trained_networks, weights_path
-from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.context import RunContext, set_aside
 from hwautoml.pipeline.runs.int8_accuracy import keeps_accuracy
 from hwautoml.pipeline.runs.journal import FINE_TUNED, PHASES
 from hwautoml.pipeline.runs.outcomes import Specialised
@@ -47,7 +47,11 @@ def specialise_stage(run: RunContext, resources: Resources, plan: Plan) -> Speci
     Raises:
         LimitNotMetError: no candidate met the limit when it was measured.
     """
-    return run.once(Specialised, lambda: _specialise(run, resources, plan))
+    return run.once(
+        Specialised,
+        lambda: _specialise(run, resources, plan),
+        lambda done: [weights_path(run, network.architecture) for network in trained_networks(run, done).values()],
+    )
 
 
 def _specialise(run: RunContext, resources: Resources, plan: Plan) -> Specialised:
@@ -111,6 +115,11 @@ class _FineTuner:
 
     def train(self, architecture: Architecture, phase: str, seconds: float) -> None:
         journal = self.run.journal
+        damaged = journal.damaged_files(architecture.id)
+        if damaged:
+            _log.warning("the trained weights of %s are damaged or missing; it is trained again", architecture.id)
+            set_aside(damaged)
+            journal.forget_fine_tuning(architecture)
         if journal.is_fine_tuned(architecture, phase):
             return
         path = self.run.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
@@ -119,7 +128,8 @@ class _FineTuner:
         evaluation = Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", confusion, seconds)
         before = trained_networks(self.run).get(architecture.id)
         if before is None or evaluation.accuracy >= before.accuracy_val:
-            write_tensors(weights_path(self.run, architecture), dict(network.state_dict()))
+            written = write_tensors(weights_path(self.run, architecture), dict(network.state_dict()))
+            journal.keep_files(architecture.id, [written])
             journal.add_evaluation(evaluation)
         else:
             _log.warning("%s was better before its %s round; those weights are kept", architecture.id, phase)

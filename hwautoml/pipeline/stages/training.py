@@ -12,7 +12,7 @@ import numpy as np
 from hwautoml.core.duration import format_duration
 from hwautoml.core.space import Architecture
 from hwautoml.pipeline.runs.context import RunContext
-from hwautoml.pipeline.runs.outcomes import Trained
+from hwautoml.pipeline.runs.outcomes import Specialised, Trained
 from hwautoml.pipeline.runs.resources import Resources, batch_size
 from hwautoml.store.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
@@ -39,7 +39,11 @@ def load_supernet(run: RunContext) -> Supernet:
 
 
 def train_supernet(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
-    return run.once(Trained, lambda: _train(run, resources, budget_sec))
+    """Whose weights are no longer looked at once the finalists have their own."""
+    trained = run.journal.outcome(Trained)
+    if trained is not None and run.journal.outcome(Specialised) is not None:
+        return trained
+    return run.once(Trained, lambda: _train(run, resources, budget_sec), lambda _: [run.folder / CHECKPOINT])
 
 
 def _train(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
@@ -56,6 +60,8 @@ def _train(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
     supernet = Supernet(run.space)
     path = run.folder / CHECKPOINT
     state = restore(path, supernet)
+    if state.steps == 0:
+        run.journal.forget_shared_scores()  # of a supernet whose checkpoint was lost
     model = Normalised(supernet, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
     settings = TrainSettings(batch_size=batch_size(dataset.train.num_images), seed=run.settings.seed)
     sandwich = resources.sandwich()

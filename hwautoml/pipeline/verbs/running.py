@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hwautoml.compilers._toolchains import architecture_of, require_compiler
 from hwautoml.core.board import Board
+from hwautoml.core.objective import Limit
 from hwautoml.core.plan import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import target_folders
@@ -21,6 +22,7 @@ from hwautoml.pipeline.connecting import device_for, require_reachable, require_
 from hwautoml.pipeline.runs.candidates import measured_finalists
 from hwautoml.pipeline.runs.context import BOARD_RUNTIME, SHIPPED_RUNTIMES, RunContext
 from hwautoml.pipeline.runs.journal import Journal
+from hwautoml.pipeline.runs.judging import LATENCY, latency_limit
 from hwautoml.pipeline.runs.opening import opened
 from hwautoml.pipeline.runs.outcomes import Shipped
 from hwautoml.pipeline.runs.resources import MAX_TIMING_SEC, Resources, resources_of, time_training
@@ -30,14 +32,15 @@ from hwautoml.pipeline.stages.checking import check_stage
 from hwautoml.pipeline.stages.profiling import kept_tables, profile_stage
 from hwautoml.pipeline.stages.quantizing import choose_form, quantize_stage, reserve_sec
 from hwautoml.pipeline.stages.results import Finished
-from hwautoml.pipeline.stages.searching import latencies_of, search_stage
+from hwautoml.pipeline.stages.searching import require_feasible, search_stage
 from hwautoml.pipeline.stages.shipping import read_result, ship_stage
 from hwautoml.pipeline.stages.specialising import specialise_stage
 from hwautoml.pipeline.stages.training import train_supernet
 from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.searchers import load_searcher
-from hwautoml.searchers.problem import require_feasible
 from hwautoml.store.run_store import LOCK, RunStore, clear_run
+
+_log = logging.getLogger(__name__)
 
 
 def run(
@@ -45,6 +48,8 @@ def run(
     *,
     target: str | None = None,
     latency_ms: float | None = None,
+    objective: Sequence[str] | None = None,
+    limit: Sequence[str] | None = None,
     out: str | Path | None = None,
     budget_sec: float | None = None,
     image_size: int | None = None,
@@ -52,6 +57,7 @@ def run(
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
+    space: str | None = None,
     device: str | None = None,
     tracker: str | None = None,
     key: str | None = None,
@@ -65,9 +71,12 @@ def run(
     """Search, train, export, compile, measure and bundle the best network for a target and a limit.
 
     ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, or an ``.npz``. ``latency_ms`` is
-    for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
+    for one image on the target, and is met by measurement. ``objective``: names of further ones to trade it and the
+    accuracy against while searching; ``limit``: limits of any that is known before training (``parameters<=20000``),
+    or of the latency. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
+    ``space`` names an ``ElasticSpace``, of this package (``mobile``) or of another one.
     ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
     here. They are not stored, because addresses change.
     Interrupted, it goes on with ``resume=True`` and the same ``out``.
@@ -78,16 +87,20 @@ def run(
     Raises:
         HwAutoMLError: the family of docs/exit_codes.md.
     """
+    limits = [Limit.parse(text) for text in limit or ()]
     given = {
         "source": source,
         "target": target,
-        "latency_ms": latency_ms,
+        "latency_ms": latency_limit(latency_ms, limits),
+        "objectives": None if objective is None else tuple(objective),
+        "limits": None if limit is None else tuple(str(asked) for asked in limits if asked.name != LATENCY),
         "budget_sec": budget_sec,
         "image_size": image_size,
         "channels": channels,
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,
+        "space": space,
         "seed": seed,
     }
     board = Board(device, tracker, key)
@@ -100,7 +113,11 @@ def run(
         _checked_target(settings, targets_dir, board)
     with _open_journal(folder, given, resume=resume, overwrite=overwrite) as journal:
         if journal.outcome(Shipped) is not None:
-            return read_result(folder)
+            try:
+                return read_result(folder)
+            except (RunFolderError, InvalidValueError) as error:
+                _log.warning("%s; it is made again", error.message)
+                journal.forget(Shipped)
         settings = journal.settings or _new_settings(given)
         found = _checked_target(settings, targets_dir, board)
         _require_same_place(journal, board)
@@ -117,8 +134,7 @@ def _run_stages(run: RunContext) -> RunResult:
     budget_sec = run.settings.budget_sec or default_budget_sec(train.num_images, run.dataset.image_size)
     resources = resources_of(run, profile_stage(run, profile_cap_sec(budget_sec)))
     if run.journal.plan is None:  # later, measurements decide
-        rng = np.random.default_rng(run.settings.seed)
-        require_feasible(run.space, latencies_of(run.space, resources.tables), run.limit_ms, rng)
+        require_feasible(run, resources.tables, run.settings.definitions)
     cost = time_training(run, resources, min(0.01 * budget_sec, MAX_TIMING_SEC))
     plan = _plan(run, replace(resources, training_cost=cost), budget_sec)
     resources = resources_of(run, resources.tables)
@@ -152,11 +168,14 @@ def _plan(run: RunContext, resources: Resources, budget_sec: float) -> Plan:
 def _check_images(settings: RunSettings) -> None:
     """Refuses what says without a look at the images that they cannot be used."""
     from hwautoml.datasets import require_source
-    from hwautoml.spaces.mobile import MobileSpace
+    from hwautoml.spaces import load_elastic_space, require_elastic
 
     require_source(settings.source)
+    require_elastic(settings.space)
     if settings.image_size is not None:
-        MobileSpace(settings.image_size, settings.channels or 3, num_classes=2)
+        load_elastic_space(
+            settings.space, image_size=settings.image_size, channels=settings.channels or 3, num_outputs=2
+        )
 
 
 def _require_same_place(journal: Journal, board: Board) -> None:
@@ -248,5 +267,4 @@ def _new_settings(given: dict[str, Any]) -> RunSettings:
         raise InvalidValueError("name the images: digits, a folder, a .zip or an .npz", fix="hwautoml run digits")
     if given["latency_ms"] is None:
         raise InvalidValueError("name the latency limit in ms", fix="--latency-ms 1")
-    defaults = {"target": "cpu", "runtime": "auto", "precision": "auto", "searcher": "surrogate", "seed": 0}
-    return RunSettings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
+    return RunSettings(**{"target": "cpu", **{name: value for name, value in given.items() if value is not None}})

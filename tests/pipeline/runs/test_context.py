@@ -9,7 +9,7 @@ import pytest
 from hwautoml.core.progress import Progress
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import Journal
-from hwautoml.pipeline.runs.outcomes import Trained
+from hwautoml.pipeline.runs.outcomes import Searched, Trained
 
 MakeRun = Callable[..., RunContext]
 
@@ -69,3 +69,29 @@ def test_a_session_that_is_killed_has_told_its_time_by_then(make_run: MakeRun, m
 def test_a_run_uses_the_runtime_it_was_asked_for_or_all(make_run: MakeRun, wanted: str) -> None:
     runtimes = make_run(runtime=wanted).runtimes
     assert runtimes == ("onnxruntime",) if wanted != "auto" else "onnxruntime" in runtimes
+
+
+def test_a_stage_whose_file_was_damaged_is_done_again_with_all_that_followed(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run()
+    path = run.folder / "weights.bin"
+    tries: list[int] = []
+
+    def train() -> Trained:
+        tries.append(1)
+        path.write_bytes(b"good")
+        return Trained(steps=len(tries))
+
+    def trained() -> Trained:
+        return run.once(Trained, train, lambda _: [path])
+
+    trained()
+    run.once(Searched, lambda: Searched(3))
+    assert trained() == Trained(steps=1) and run.journal.outcome(Searched) is not None
+    path.write_bytes(b"goOd")
+    assert trained() == Trained(steps=2), "a flipped bit"
+    assert run.journal.outcome(Searched) is None and "is done again" in caplog.text
+    assert (run.folder / "weights.bin.damaged").read_bytes() == b"goOd"
+    path.unlink()
+    assert trained() == Trained(steps=3), "a missing file"

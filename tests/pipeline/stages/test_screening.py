@@ -104,10 +104,10 @@ def test_entrants_differ_in_their_kinds_of_blocks_where_they_can(space: MobileSp
     other = space.architecture({**space.largest().as_dict, "stage0.kind": "mbconv"})
     assert kinds(twins[0]) == kinds(twins[1]) != kinds(other)
     ordered = [*twins, other]
-    assert diverse(ordered, 2) == [twins[0], other]
-    assert diverse(ordered, 3) == ordered, "in their order"
-    assert diverse(ordered, 9) == ordered
-    assert diverse(twins, 2) == twins, "better a twin than none"
+    assert diverse(space, ordered, 2) == [twins[0], other]
+    assert diverse(space, ordered, 3) == ordered, "in their order"
+    assert diverse(space, ordered, 9) == ordered
+    assert diverse(space, twins, 2) == twins, "better a twin than none"
 
 
 def scaled(table: LatencyTable, factor: float, precision: str = "fp32") -> LatencyTable:

@@ -10,7 +10,7 @@ import torch
 from hwautoml.core.plan import make_plan
 from hwautoml.core.space import Architecture
 from hwautoml.pipeline.runs import int8_accuracy
-from hwautoml.pipeline.runs.candidates import load_network, trained_networks
+from hwautoml.pipeline.runs.candidates import load_network, trained_networks, weights_path
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import PHASES
 from hwautoml.pipeline.runs.outcomes import Specialised
@@ -116,6 +116,18 @@ def test_the_leader_must_be_able_to_ship(searched: RunContext, space: MobileSpac
     assert _leader_first(searched, PLAN, [first, second]) == [first, second], "there is no other"
     searched.journal.set_leader_keeps_accuracy(False)
     assert _leader_first(searched, PLAN, [first, second, able]) == [able, first, second]
+
+
+def test_a_network_whose_weights_were_damaged_is_trained_again(searched: RunContext, space: MobileSpace) -> None:
+    (architecture,) = members(space, 1)
+    _FineTuner(searched).train(architecture, "first", 0.1)
+    path = weights_path(searched, architecture)
+    good = path.read_bytes()
+    path.write_bytes(good[:-10])
+    _FineTuner(searched).train(architecture, "first", 0.1)
+    assert len(path.read_bytes()) == len(good)
+    assert load_network(searched, architecture)(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == good[:-10]
 
 
 @pytest.mark.slow

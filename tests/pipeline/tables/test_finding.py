@@ -48,7 +48,10 @@ def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -
     [
         ({"fingerprint": "another-machine"}, "it was measured on another machine"),
         ({"runtime_version": "0.0.1"}, "runtime_version is '0.0.1', needed"),
-        ({"num_threads": 2}, "num_threads is 2, needed 1\n  fix: hwautoml profile --target cpu --image-size 8 --chan"),
+        (
+            {"num_threads": 2},
+            "num_threads is 2, needed 1\n  fix: hwautoml profile --target cpu --space mobile --image",
+        ),
         ({"batch": 4}, "batch is 4, needed 1"),
         ({"precision": "int8"}, "precision is 'int8', needed 'fp32'"),
         ({"space": "mobile/v1/9x9x1"}, "space is 'mobile/v1/9x9x1', needed 'mobile/v1/8x8x1'"),
