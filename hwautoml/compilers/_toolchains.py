@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwautoml.core.children import module_command
+from hwautoml.core.storage import full_disk_error
 from hwautoml.errors import CompileError, MissingDependencyError
 
 #: glibc that what zig links asks for: old enough for any supported distribution, new enough for TVM's own wheels.
@@ -114,4 +115,7 @@ def run_compiler(command: Sequence[str], architecture: Architecture) -> None:
     except subprocess.TimeoutExpired as error:
         raise CompileError(f"{command[0]} did not finish for {architecture.name} within {error.timeout:g} s") from error
     if done.returncode != 0:
+        full = full_disk_error(done.stderr)
+        if full is not None:
+            raise full
         raise CompileError(f"linking for {architecture.name} failed: {done.stderr.strip()[-800:]}")

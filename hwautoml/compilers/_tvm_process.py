@@ -11,11 +11,13 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 from hwautoml.compilers._tvm_request import CompileRequest, CrashedTrial
 from hwautoml.compilers.base import ProgressCallback
 from hwautoml.core.children import Lifeline, module_command
+from hwautoml.core.storage import full_disk_error
 from hwautoml.errors import (
     CompileError,
     HwAutoMLError,
@@ -74,6 +76,9 @@ class CompilerProcess:
                 raise life.error
             if life.result is not None:
                 return life.result
+            full = full_disk_error(life.stderr, *_places(request))
+            if full is not None:
+                raise full
             if life.trial is None or life.exit_code >= 0:
                 break  # not the fault of a candidate: trying again would not help
             _LOGGER.warning("candidate %s ended the tuner; skipped from now on", life.trial)
@@ -133,6 +138,11 @@ class CompilerProcess:
         self._finalizer = weakref.finalize(self, _end, self._process, lifeline)
 
 
+def _places(request: CompileRequest) -> list[Path]:
+    """Where it writes."""
+    return [Path(tempfile.gettempdir()), *([] if request.out_path is None else [request.out_path.parent])]
+
+
 @dataclass
 class _Life:
     """What a worker said about one request, and how it ended if it did."""
@@ -168,6 +178,8 @@ def _converse(
             continue
         if kind == "error":
             life.error = _RAISED[event["kind"]](event["message"], fix=event["fix"])
+            if isinstance(life.error, StorageError):
+                life.error.is_full = event.get("is_full", False)
             return
         trial = CrashedTrial(event["key"], event["name"], event["tiling"]) if kind == "trial" else None
         life.trial = trial

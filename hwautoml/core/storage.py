@@ -28,6 +28,11 @@ _NO_PLACE = frozenset(
     }
 )
 
+#: What compilers and linkers say of the first; zig's, too.
+_NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "NoSpaceLeft", "DiskQuota")
+_FULL_BYTES = 64 * 1024
+_MAKE_ROOM = "make room and go on; finished work is kept"
+
 # Read once: to ask for it is to change it, for all threads.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -120,13 +125,30 @@ def named_storage_errors(path: Path) -> Iterator[None]:
         raise found from error
 
 
+def full_disk_error(said: str, *places: Path) -> StorageError | None:
+    """When a program that wrote in ``places`` failed for lack of room, by its own words or by what is left there now.
+
+    A linker that maps its output into memory ends without a word when the disk is full. None for other failures.
+    """
+    told = next((word for word in _NO_ROOM_WORDS if word in said), None)
+    full = next((place for place in places if place.is_dir() and _free_bytes(place) < _FULL_BYTES), None)
+    if told is None and full is None:
+        return None
+    where = full or next(iter(places), Path(tempfile.gettempdir()))
+    return StorageError(f"no room to write in {where}: {told or 'the disk is full'}", fix=_MAKE_ROOM, is_full=True)
+
+
+def _free_bytes(place: Path) -> int:
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
 def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
     """What a user is told of an error of the file system, met while ``path`` was written; None for other errors."""
     is_about_path = path is not None and _is_about(error, path)
     place = path if is_about_path else error.filename or "a file"
     if error.errno in _NO_ROOM:
-        fix = "make room and go on; finished work is kept"
-        return StorageError(f"no room to write {place}: {error.strerror}", fix=fix, is_full=True)
+        return StorageError(f"no room to write {place}: {error.strerror}", fix=_MAKE_ROOM, is_full=True)
     if error.errno in _NO_PLACE or (is_about_path and error.errno == errno.ENOENT):
         within = "" if error.filename in (None, str(place)) else f" ({error.filename})"
         return StorageError(

@@ -30,13 +30,17 @@ def read_json(path: Path) -> Any:
             raise RunFolderError(f"{path} is no regular file")
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise RunFolderError(f"{path} is damaged: it has {path.stat().st_size:,} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # halves of characters, written as escapes, are no text
+        return value
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} does not exist") from error
     except json.JSONDecodeError as error:
         raise RunFolderError(f"{path} is damaged at line {error.lineno}, column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is damaged at byte {error.start}: it is no UTF-8 text") from error
+    except UnicodeEncodeError as error:
+        raise RunFolderError(f"{path} is damaged: it holds {error.object[error.start]!r}, which is no text") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
         raise RunFolderError(f"{path} is damaged: {error}") from error
     except OSError as error:
