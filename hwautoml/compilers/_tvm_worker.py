@@ -363,7 +363,7 @@ def _export(
 
 @contextmanager
 def _build_errors(*places: Path) -> Iterator[None]:
-    """As a CompileError; as a StorageError where a disk that ``places`` lie on is full, which no model is to blame for."""
+    """As a CompileError; as a StorageError where a disk that ``places`` lie on is full: no model is to blame."""
     import tvm
 
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import shutil
@@ -22,6 +21,7 @@ from hwautoml.bundles.runner import run
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 from hwautoml.pipeline import verify
 from tests.bundles.conftest import _model
+from tests.faults.damaging import WRONG, places, with_value
 from tests.sealing import edit_manifest, write_manifest
 
 CLASSES = ["bird", "cat", "dog"]
@@ -205,28 +205,6 @@ def test_what_the_runner_uses_is_checked_in_every_run(bundle: Path, name: str) -
     (bundle / name).write_bytes(data + b"\n")
     done = python(bundle / "run.py", bundle.parent / "image.png")
     assert (done.returncode, done.stdout) == (10, "") and "Traceback" not in done.stderr
-
-
-WRONG: list[Any] = [
-    *(None, True, -1, 0, 2, 1.5, 10**6, 10**400, math.nan, math.inf),
-    *("", "x" * 300, "\ud800", "../..", "/dev/zero", [], {}, [[]], [{}]),
-]
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield (*path, key)
-        yield from places(inner, (*path, key))
-
-
-def with_value(manifest: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    changed = copy.deepcopy(manifest)
-    inner: Any = changed
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
-    return changed
 
 
 @pytest.mark.faults
