@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hwautoml.bundles.markdown import plain
+
 _TEMPLATE = """\
 # Model card
 
@@ -71,8 +73,8 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     architecture, shape = manifest["architecture"], manifest["input"]
     metrics = manifest.get("metrics") or []
     return _TEMPLATE.format(
-        architecture=architecture.get("id", "of unknown id"),
-        space=architecture.get("space", "of unknown name"),
+        architecture=plain(str(architecture.get("id", "of unknown id"))),
+        space=plain(str(architecture.get("space", "of unknown name"))),
         precision=manifest.get("precision", "fp32"),
         resolution=shape["resolution"],
         channels=shape["channels"],
@@ -101,7 +103,7 @@ def _data(data: Mapping[str, Any] | None) -> str:
     if not data:
         return "Not recorded."
     counts = ", ".join(f"{number:,} {split}" for split, number in data.get("counts", {}).items())
-    lines = [f"- {data.get('name', 'unnamed')}: {counts} images."]
+    lines = [f"- {plain(str(data.get('name', 'unnamed')))}: {counts} images."]
     if data.get("num_skipped"):
         lines.append(f"- {data['num_skipped']} files were unreadable and left out.")
     if data.get("fingerprint"):
@@ -124,8 +126,9 @@ def _per_class(metrics: Sequence[Mapping[str, Any]]) -> str:
         return "Per class: not recorded."
     lines = ["| class | test images | recall | precision |", "|---|---|---|---|"]
     for row in metrics:
-        name = row["class"].replace("|", "\\|")
-        lines.append(f"| {name} | {row['images']:,} | {_percent(row['recall'])} | {_percent(row['precision'])} |")
+        lines.append(
+            f"| {plain(row['class'])} | {row['images']:,} | {_percent(row['recall'])} | {_percent(row['precision'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -148,7 +151,11 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
 
 
 def _quantization(facts: Mapping[str, Any] | None) -> str:
-    return "fp32; int8 was not tried." if not facts else str(facts.get("reason", _pairs(facts)))
+    return (
+        "fp32; int8 was not tried."
+        if not facts
+        else (plain(str(facts["reason"])) if "reason" in facts else _pairs(facts))
+    )
 
 
 def _worst(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -156,7 +163,7 @@ def _worst(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not known:
         return ""
     row = min(known, key=lambda r: r["recall"])
-    return f"; of the classes, {row['class']} is recognised least often ({row['recall']:.1%})"
+    return f"; of the classes, {plain(row['class'])} is recognised least often ({row['recall']:.1%})"
 
 
 def _percent(value: float | None) -> str:
@@ -165,4 +172,4 @@ def _percent(value: float | None) -> str:
 
 def _pairs(figures: Mapping[str, Any]) -> str:
     simple = {k: v for k, v in figures.items() if isinstance(v, str | int | float) and not isinstance(v, bool)}
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in simple.items())
+    return ", ".join(plain(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}") for k, v in simple.items())

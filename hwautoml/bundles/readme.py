@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hwautoml.bundles.markdown import plain, without_html
+
 _TEMPLATE = """\
 # Image classifier
 
@@ -44,7 +46,7 @@ _MAX_CLASSES_SHOWN = 20
 def readme_text(manifest: Mapping[str, Any]) -> str:
     """Markdown; figures as they stand in ``manifest``."""
     classes = manifest["classes"]
-    shown = ", ".join(classes[:_MAX_CLASSES_SHOWN]) + (", ..." if len(classes) > _MAX_CLASSES_SHOWN else "")
+    shown = ", ".join(map(plain, classes[:_MAX_CLASSES_SHOWN])) + (", ..." if len(classes) > _MAX_CLASSES_SHOWN else "")
     return _TEMPLATE.format(
         num_classes=len(classes),
         classes=shown,
@@ -60,10 +62,10 @@ def readme_text(manifest: Mapping[str, Any]) -> str:
 def _figures(figures: Mapping[str, Any]) -> str:
     if not figures:
         return "not recorded"
-    return ", ".join(f"{name} {_figure(value)}" for name, value in figures.items())
+    return ", ".join(f"{plain(name)} {_figure(value)}" for name, value in figures.items())
 
 
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return plain(value) if isinstance(value, str) else without_html(json.dumps(value, default=str, ensure_ascii=False))

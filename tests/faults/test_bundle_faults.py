@@ -288,3 +288,26 @@ def test_files_that_are_none_neither_hang_nor_fill_the_memory(
         read_bundle(bundle)
     done = python(bundle / "run.py", "--check")
     assert done.returncode == 10 and "Traceback" not in done.stderr
+
+
+def test_names_are_neither_markup_nor_html_in_a_bundles_texts(tmp_path: Path, original: Path) -> None:
+    hostile = ["<img src=x onerror=alert(1)>", "[click](javascript:alert) | **x**", "a_b\n# heading"]
+    folder = write_bundle(
+        tmp_path / "new",
+        onnx_path=original / "model.onnx",
+        classes=hostile,
+        resolution=8,
+        channels=3,
+        accuracy={"test": 0.5},
+        latency={},
+        conditions={"cpu": "<b>fast</b>"},
+        architecture={"id": "abc"},
+        parity={},
+        data={"name": "<i>photos</i>", "counts": {"train": 1}},
+        confusion=[[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    )
+    for name in ("MODEL_CARD.md", "README.md"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "&lt;img src=x" in text and r"\[click\](javascript:alert) \| \*\*x\*\*" in text
+        assert r"a_b\\n\# heading" in text and "<" not in text.replace("<=", "")
+    assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["classes"] == hostile
