@@ -18,7 +18,9 @@ from hwautoml.errors import InvalidValueError
 
 ORIGINS = ("measured", "predicted", "estimated")
 Interval = tuple[float, float]
-_Counts = tuple[tuple[Annotated[int, msgspec.Meta(ge=0)], ...], ...]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+_Counts = tuple[tuple[Count, ...], ...]
+_SHORTEST_MS, _LONGEST_MS = 1e-9, 1e12
 T = TypeVar("T")
 
 
@@ -28,8 +30,8 @@ class DatasetFacts:
 
     name: str
     classes: tuple[str, ...]
-    counts: Mapping[str, int] = field(default_factory=dict)
-    num_skipped: int = 0
+    counts: Mapping[str, Count] = field(default_factory=dict)
+    num_skipped: Count = 0
     skipped: tuple[str, ...] = ()
 
 
@@ -156,7 +158,7 @@ class ReportData:
                 _special(_object(r, f"specialised[{i}]"), f"specialised[{i}]") for i, r in enumerate(specialised)
             ),
             winner=None if data.get("winner") is None else _winner(_object(data["winner"], "winner")),
-            limit_ms=finite(data.get("limit_ms")),
+            limit_ms=_positive(data.get("limit_ms"), "limit_ms"),
             confusion=None if confusion is None else _converted(confusion, _Counts, "confusion"),
             seconds={name: number for name, value in seconds.items() if (number := finite(value)) is not None},
             budget_seconds=finite(data.get("budget_seconds")),
@@ -172,6 +174,22 @@ def finite(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidValueError(f"a report needs a number or nothing here, got {value!r:.60}") from error
     return number if math.isfinite(number) else None
+
+
+def _positive(value: Any, where: str) -> float | None:
+    """As ``finite``, of a time; what is divided by it stays a number."""
+    number = finite(value)
+    if number is not None and not _SHORTEST_MS <= number <= _LONGEST_MS:
+        raise InvalidValueError(f"{where} must be a time in ms, got {value!r:.60}")
+    return number
+
+
+def _share(value: Any, where: str) -> float | None:
+    """As ``finite``, of an accuracy."""
+    number = finite(value)
+    if number is not None and not 0 <= number <= 1:
+        raise InvalidValueError(f"{where} must be from 0 to 1, got {value!r:.60}")
+    return number
 
 
 def _build(kind: type[T], data: Mapping[str, Any], where: str, **converted: Any) -> T:
@@ -215,7 +233,8 @@ def _dataset(data: Mapping[str, Any]) -> DatasetFacts:
 
 
 def _candidate(data: Mapping[str, Any], where: str) -> CandidateRow:
-    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "latency_ms", "latency_std_ms")}
+    numbers = {name: finite(data.get(name)) for name in ("latency_ms", "latency_std_ms")}
+    numbers["accuracy_val"] = _share(data.get("accuracy_val"), f"{where}.accuracy_val")
     row = _build(CandidateRow, data, where, **numbers)
     if row.origin not in ORIGINS:
         raise InvalidValueError(f"{where}.origin must be one of {ORIGINS}, got {row.origin!r}")
@@ -223,7 +242,8 @@ def _candidate(data: Mapping[str, Any], where: str) -> CandidateRow:
 
 
 def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
-    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test", "predicted_ms")}
+    numbers = {name: _share(data.get(name), f"{where}.{name}") for name in ("accuracy_val", "accuracy_test")}
+    numbers["predicted_ms"] = _positive(data.get("predicted_ms"), f"{where}.predicted_ms")
     measured = {
         str(runtime): _latency(value, f"{where}.measured.{runtime}")
         for runtime, value in _object(data.get("measured") or {}, f"{where}.measured").items()
@@ -234,7 +254,8 @@ def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
 
 def _latency(value: Any, where: str) -> Latency:
     data = _object(value, where)
-    median, interval = finite(data.get("median_ms")), _interval(data.get("interval_ms"), f"{where}.interval_ms")
+    median = _positive(data.get("median_ms"), f"{where}.median_ms")
+    interval = _interval(data.get("interval_ms"), f"{where}.interval_ms")
     if median is None or interval is None:
         raise InvalidValueError(f"{where} needs a finite median_ms and its interval_ms, got {data!r}")
     return _build(Latency, data, where, median_ms=median, interval_ms=interval, p95_ms=finite(data.get("p95_ms")))
@@ -253,7 +274,7 @@ def _winner(data: Mapping[str, Any]) -> Winner:
     layers = [_object(row, "winner.layers") for row in _list(data.get("layers") or (), "winner.layers")]
     blocks = tuple(Block(Layer.from_key(str(row.get("key"))), finite(row.get("latency_ms"))) for row in layers)
     rest = {name: value for name, value in data.items() if name != "layers"}
-    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test")}
+    numbers = {name: _share(data.get(name), f"winner.{name}") for name in ("accuracy_val", "accuracy_test")}
     costs = {
         name: c for name, value in _object(data.get("costs") or {}, "costs").items() if (c := finite(value)) is not None
     }
