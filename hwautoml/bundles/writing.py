@@ -21,7 +21,7 @@ from hwautoml.bundles.readme import readme_text
 from hwautoml.bundles.runner.run import seal_text
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
-from hwautoml.core.storage import folder_beside
+from hwautoml.core.storage import folder_beside, sync_tree
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 Json = object
@@ -184,6 +184,7 @@ def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:
 
 def _put_in_place(building: Path, out_dir: Path) -> None:
     """Two renames: at no time is a half-written bundle at ``out_dir``, and the former one is not lost."""
+    sync_tree(building)
     former = out_dir.with_name(f".{out_dir.name}.former.{building.parent.name}")
     try:
         if out_dir.exists():
@@ -193,6 +194,7 @@ def _put_in_place(building: Path, out_dir: Path) -> None:
         if former.exists() and not out_dir.exists():
             former.replace(out_dir)
         raise
+    sync_tree(out_dir.parent, deep=False)
     shutil.rmtree(former, ignore_errors=True)
 
 

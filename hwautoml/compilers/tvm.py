@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import queue
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from hwautoml.compilers._tvm_process import CompilerProcess
 from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
 from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input
 from hwautoml.core.closing import Closing
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -136,9 +136,9 @@ class CompilerPool(Closing):
             raise InvalidValueError(f"tune_budget_sec >= 0 must hold, but got {tune_budget_sec}")
         started = time.perf_counter()
         path = out_dir / FILE_NAME
-        with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
+        with temporary_folder() as folder:
             # Without a file for the records, they still outlive a worker that crashes.
-            records = Path(folder) / "records.json" if records_path is None else records_path
+            records = folder / "records.json" if records_path is None else records_path
             request = CompileRequest(
                 onnx_path=source.absolute(),
                 out_path=path.absolute(),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hwautoml.core.temporary import temporary_file, temporary_folder
 from hwautoml.errors import StorageError
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -57,19 +58,15 @@ def replaced_atomically(path: Path, *, survives_power_loss: bool = True) -> Iter
             return
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with temporary_file(path) as temporary:
             yield temporary
             if survives_power_loss:
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-            # mkstemp makes files private; the result should be as readable as any other file.
+                _sync(temporary)
+            # Temporary files are private; the result should be as readable as any other file.
             temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            if survives_power_loss:
+                _sync(path.parent)  # the name, too
 
 
 def write_atomically(path: Path, content: bytes | str) -> Path:
@@ -109,8 +106,23 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """
     with named_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as name:
-            yield Path(name)
+        with temporary_folder(path) as folder:
+            yield folder
+
+
+def sync_tree(folder: Path, *, deep: bool = True) -> None:
+    """What is in it, or only the names, survives a loss of power; its own name once its parent is synced, too."""
+    for path in [*(folder.rglob("*") if deep else ()), folder]:
+        if not path.is_symlink():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

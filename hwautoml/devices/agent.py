@@ -30,6 +30,7 @@ from pathlib import Path
 from types import FrameType
 
 from hwautoml.core.children import die_with_parent
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
@@ -239,7 +240,7 @@ def _supervise(listener: socket.socket, port: int, key: str, tracker: Address | 
     """A session that crashes takes TVM's server with it; clients that wait for the port don't notice."""
     context = multiprocessing.get_context("fork")
     while True:
-        with tempfile.TemporaryDirectory(prefix="hwautoml-agent-") as uploads:
+        with temporary_folder() as uploads:
             server = context.Process(target=_run_server, args=(listener, port, key, tracker, uploads, os.getpid()))
             server.start()
             try:
@@ -252,7 +253,7 @@ def _supervise(listener: socket.socket, port: int, key: str, tracker: Address | 
 
 
 def _run_server(
-    listener: socket.socket, port: int, key: str, tracker: Address | None, uploads: str, parent: int
+    listener: socket.socket, port: int, key: str, tracker: Address | None, uploads: Path, parent: int
 ) -> None:
     """The server process."""
     from tvm.rpc.server import _listen_loop
@@ -260,7 +261,7 @@ def _run_server(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     die_with_parent(parent)
-    tempfile.tempdir = uploads
+    tempfile.tempdir = str(uploads)
     _register_functions()
     server = os.getpid()
     os.register_at_fork(after_in_child=lambda: die_with_parent(server))  # every child is a session

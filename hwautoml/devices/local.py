@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ import numpy as np
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
 from hwautoml.devices.process import WorkerDiedError, WorkerProcess
 from hwautoml.devices.protocol import Drift, MeasureFailure, MeasureProtocol
@@ -106,8 +106,8 @@ class LocalDevice(Closing):
         """
         if not len(inputs):
             raise InvalidValueError("run_model needs at least one input")
-        with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-            given, result = Path(folder) / "inputs.npy", Path(folder) / "outputs.npy"
+        with temporary_folder() as folder:
+            given, result = folder / "inputs.npy", folder / "outputs.npy"
             np.save(given, inputs, allow_pickle=False)
             message = {"do": "run", "path": str(path.resolve()), "inputs": str(given), "outputs": str(result)}
             self._worker.request(message, timeout_sec)

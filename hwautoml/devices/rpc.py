@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
 from hwautoml.devices.agent import KEY_VARIABLE
@@ -163,8 +163,8 @@ class RpcDevice(Closing):
         if not len(inputs):
             raise InvalidValueError("run_model needs at least one input")
         connection = self._connection
-        with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-            given, result = Path(folder) / "inputs.npy", Path(folder) / "outputs.npy"
+        with temporary_folder() as folder:
+            given, result = folder / "inputs.npy", folder / "outputs.npy"
             np.save(given, inputs, allow_pickle=False)
             message = {"do": "run", "path": str(path.resolve()), "inputs": str(given), "outputs": str(result)}
             connection.persistently(lambda: connection.request(message, timeout_sec))

@@ -18,7 +18,7 @@ from hwautoml.errors import InvalidValueError
 
 ORIGINS = ("measured", "predicted", "estimated")
 Interval = tuple[float, float]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 _Counts = tuple[tuple[Count, ...], ...]
 _SHORTEST_MS, _LONGEST_MS = 1e-9, 1e12
 T = TypeVar("T")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.space import Architecture
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.machine import has_int8_dot_product
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
@@ -34,7 +34,7 @@ def keeps_accuracy(run: RunContext, architecture: Architecture, budget_sec: floa
     resolution = run.space.resolution(architecture)
     run.report("specialise", 0.2, f"{architecture.id} in int8")
     images = calibration_images(run, resolution)
-    with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+    with temporary_folder() as folder:
         source = export_architecture(run, architecture, Path(folder) / "model.onnx")
         scorer = Scorer(run, source, resolution, run.limit_ms, budget_sec)
         wanted = scorer.base_accuracy - MAX_LOSS

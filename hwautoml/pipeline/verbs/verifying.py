@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from hwautoml.compilers import load_backend
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import allowed_cores, fingerprint
 from hwautoml.devices.side_by_side import measure_side_by_side
@@ -215,9 +215,9 @@ def _measure(bundle: Bundle, runtime: str) -> Any:
         raise InvalidValueError(f"{bundle.path} has no file for {runtime}")
     protocol = replace(PROTOCOL, max_total_sec=MEASURING_SEC, num_singles=0)
     with (
-        tempfile.TemporaryDirectory(prefix="hwautoml-") as folder,
+        temporary_folder() as folder,
         LocalDevice(runtime, num_threads=bundle.manifest["num_threads"]) as device,
         LocalDevice("onnxruntime") as timer,
     ):
-        reference = export_reference(Path(folder) / "reference.onnx")
+        reference = export_reference(folder / "reference.onnx")
         return measure_side_by_side([(device, path)], (timer, reference), protocol)[0]
