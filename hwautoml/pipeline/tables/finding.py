@@ -13,7 +13,7 @@ from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_prior import roofline_table
 from hwautoml.core.latency_table import LatencyTable
-from hwautoml.core.progress import OnProgress, silent
+from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import package_folder, profile_folders, user_config_folder
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
@@ -27,6 +27,7 @@ from hwautoml.errors import (
 from hwautoml.pipeline.connecting import device_for, unavailable_reason
 from hwautoml.pipeline.tables.measuring import measure_table, with_code_version
 from hwautoml.pipeline.tables.probes import slug
+from hwautoml.profilers.journal import wait_while_held
 from hwautoml.schedules.records import Records
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "usable_runtimes",
 ]
 
+_PATIENCE = 2.0  # times one's own budget: the other's may be larger
 FEW_SHOT, RECORDS_FILE = "few-shot", "tvm_records.json"
 
 _log = logging.getLogger(__name__)
@@ -79,6 +81,10 @@ def ensure_table(
             _log.warning("%s cannot be measured from here: its latencies are estimated from the datasheet", target.name)
             return estimated_table(target, space, identity)
         path = table_path(target, runtime, space, profiles_dir, batch=batch, precision=precision, is_remote=is_remote)
+        if _others_have_measured(path, budget_sec, on_progress):
+            table = find_table(target, identity, profiles_dir, machine=machine, is_remote=is_remote)
+            if table is not None:
+                return table
         return measure_table(
             space,
             target,
@@ -90,6 +96,15 @@ def ensure_table(
             seed=seed,
             on_progress=on_progress,
         )
+
+
+def _others_have_measured(path: Path, budget_sec: float, on_progress: OnProgress) -> bool:
+    """Whether another process was at work on the table at ``path`` and is done: two would disturb each other."""
+
+    def tell(owner: str) -> None:
+        on_progress(Progress("profile", 0.0, f"process {owner} measures this table already: waiting for it"))
+
+    return wait_while_held(path.with_suffix(".lock"), _PATIENCE * budget_sec, tell)
 
 
 def estimated_table(target: Target, space: SearchSpace, identity: TableIdentity) -> LatencyTable:
