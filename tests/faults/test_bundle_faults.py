@@ -311,3 +311,11 @@ def test_names_are_neither_markup_nor_html_in_a_bundles_texts(tmp_path: Path, or
         assert "&lt;img src=x" in text and r"\[click\](javascript:alert) \| \*\*x\*\*" in text
         assert r"a_b\\n\# heading" in text and "<" not in text.replace("<=", "")
     assert json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["classes"] == hostile
+
+
+def test_the_runner_shows_hostile_file_names_on_one_line(bundle: Path) -> None:
+    image = bundle.parent / "a\x1b[31m\nb.png"
+    image.write_bytes((bundle / "samples" / "0.png").read_bytes())
+    done = python(bundle / "run.py", image, bundle.parent / "none\x1b.png")
+    assert done.returncode == 3 and "\x1b" not in done.stdout + done.stderr
+    assert done.stdout.startswith(f"{bundle.parent}/a\\x1b[31m\\nb.png: ") and len(done.stdout.splitlines()) == 1

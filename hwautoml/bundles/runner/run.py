@@ -91,8 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return check_samples(folder, manifest, runtime, classify)
         return classify_files(options, manifest, runtime, classify)
     except BundleError as error:
-        print(f"run.py: {error}", file=sys.stderr)
+        print(f"run.py: {shown(str(error))}", file=sys.stderr)
         return error.exit_code
+
+
+def shown(text: str) -> str:
+    """File names may hold what ends a line or steers a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -414,7 +419,7 @@ def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtim
         except BundleError as error:
             if error.exit_code != EXIT_BAD_IMAGE:
                 raise
-            print(f"run.py: {error}", file=sys.stderr)
+            print(f"run.py: {shown(str(error))}", file=sys.stderr)
             failed = True
             continue
         chosen = best_classes(probabilities, manifest, options.top)
@@ -424,7 +429,7 @@ def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtim
     else:
         for result in results:
             figures = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in result["predictions"])
-            print(f"{result['image']}: {figures}")
+            print(shown(f"{result['image']}: {figures}"))
     return EXIT_BAD_IMAGE if failed else 0
 
 

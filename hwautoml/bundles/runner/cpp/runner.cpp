@@ -79,6 +79,17 @@ std::string quoted(const std::string& text) {
   return result + "\"";
 }
 
+// File names and class names may hold what ends a line or steers a terminal.
+std::string shown(const std::string& text) {
+  std::string result;
+  for (char c : text) {
+    char escaped[5];
+    std::snprintf(escaped, sizeof(escaped), "\\x%02x", unsigned(uint8_t(c)));
+    result += uint8_t(c) < 0x20 || c == 0x7f ? std::string(escaped) : std::string(1, c);
+  }
+  return result;
+}
+
 void print(const Options& options, const std::string& image, const hwautoml_model* model,
            const std::vector<float>& probabilities, bool is_first) {
   std::vector<int> order(probabilities.size());
@@ -94,9 +105,9 @@ void print(const Options& options, const std::string& image, const hwautoml_mode
     std::printf("]}");
     return;
   }
-  std::printf("%s:", image.c_str());
+  std::printf("%s:", shown(image).c_str());
   for (size_t i = 0; i < order.size(); ++i)
-    std::printf("%s %s %.1f%%", i == 0 ? "" : ",", hwautoml_class_name(model, order[i]),
+    std::printf("%s %s %.1f%%", i == 0 ? "" : ",", shown(hwautoml_class_name(model, order[i])).c_str(),
                 100.0 * double(probabilities[order[i]]));
   std::printf("\n");
 }
@@ -112,13 +123,13 @@ int classify_files(const Options& options, hwautoml_model* model) {
                   ? hwautoml::read_raw(path, options.raw_width, options.raw_height, options.raw_channels)
                   : hwautoml::read_image(path);
     } catch (const std::exception& problem) {
-      std::fprintf(stderr, "hwautoml_runner: %s\n", problem.what());
+      std::fprintf(stderr, "hwautoml_runner: %s\n", shown(problem.what()).c_str());
       failed = true;
       continue;
     }
     if (hwautoml_classify(model, image.pixels.data(), image.width, image.height, image.channels, probabilities.data(),
                           error, sizeof(error)) != 0) {
-      std::fprintf(stderr, "hwautoml_runner: %s: %s\n", path.c_str(), error);
+      std::fprintf(stderr, "hwautoml_runner: %s: %s\n", shown(path).c_str(), shown(error).c_str());
       return kBadModel;
     }
     print(options, path, model, probabilities, is_first);
@@ -145,7 +156,7 @@ int main(int argc, char** argv) {
   char error[1024] = "";
   hwautoml_model* model = hwautoml_load(options.bundle.c_str(), options.threads, error, sizeof(error));
   if (model == nullptr) {
-    std::fprintf(stderr, "hwautoml_runner: %s\n", error);
+    std::fprintf(stderr, "hwautoml_runner: %s\n", shown(error).c_str());
     return kBadModel;
   }
   int code = classify_files(options, model);
