@@ -62,6 +62,7 @@ def tiny_bundle(folder: Path) -> Path:
     from onnx import TensorProto, helper, numpy_helper
 
     from hwautoml.bundles import write_bundle
+    from hwautoml.tasks.classification import Classification
 
     weights = np.random.default_rng(0).normal(0, 0.02, (192, 3)).astype(np.float32)
     nodes = [
@@ -82,7 +83,7 @@ def tiny_bundle(folder: Path) -> Path:
     return write_bundle(
         folder / "bundle",
         onnx_path=folder / "tiny.onnx",
-        classes=["a", "b", "c"],
+        task=Classification(("a", "b", "c")),
         resolution=8,
         channels=3,
         accuracy={},

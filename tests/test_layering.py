@@ -8,6 +8,7 @@ those inside functions and under ``TYPE_CHECKING`` included.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,7 @@ ROOMS = (
     "spaces",
     "store",
     "supernets",
+    "tasks",
     "testing",
 )
 EVERYWHERE = frozenset({"core", "errors"})
@@ -43,6 +45,7 @@ EVERYWHERE = frozenset({"core", "errors"})
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("devices", "compilers"): "the child process that measures a model opens it through its runtime's backend",
     ("compilers", "schedules"): "the TVM backend applies our schedule family, which is a room because of its size",
+    ("datasets", "tasks"): "what a label is, the task says: load_dataset takes its name and makes it of the labels",
 }
 # Floors of the room ``pipeline``, the highest first: a file imports from its own floor and from lower ones.
 FLOORS = (("verbs",), ("stages",), ("tables", "runs"), ("connecting",))
@@ -160,6 +163,28 @@ def test_a_room_imports_core_and_errors_only(path: Path) -> None:
     assert not problems, "\n" + "\n".join(problems)
 
 
+# What is to be known of a runtime its traits say (compilers/base.py). Bundles have a runner and a format of their own.
+RUNTIMES = {"onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-inductor", "tvm"}
+MAY_NAME_RUNTIMES = {
+    "cli/deploying.py": "what compile's --runtime is where it is not given",
+    "core/target.py": "a target's file has a table [tvm]",
+    "pipeline/stages/results.py": "keys of result.json",
+    "pipeline/verbs/compiling.py": "the verb's default",
+    "pipeline/verbs/inspecting.py": "doctor looks at TVM's code generators",
+    "pipeline/verbs/runner_building.py": "the C++ runner is TVM's",
+    "pipeline/verbs/tuning.py": "what is tuned are our schedules for TVM",
+}
+
+
+@pytest.mark.parametrize("path", source_files(), ids=name_of)
+def test_runtimes_are_asked_not_named(path: Path) -> None:
+    name = name_of(path)
+    constants = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant))
+    named = {constant.value for constant in constants if isinstance(constant.value, str)} & RUNTIMES
+    if not name.startswith(("compilers/", "bundles/")) and name not in MAY_NAME_RUNTIMES:
+        assert not named, f"hwautoml/{name} names {', '.join(named)}: ask compilers.traits_of(...) instead"
+
+
 @pytest.mark.parametrize("path", source_files(), ids=name_of)
 def test_only_cli_prints(path: Path) -> None:
     problems = prints(name_of(path), path.read_text(encoding="utf-8"))
@@ -173,6 +198,33 @@ def test_only_testing_imports_pytest() -> None:
         if any(item.module.split(".")[0] == "pytest" for item in imports_of(path.read_text(encoding="utf-8")))
     }
     assert importing == {"testing/_pytest.py"}, "no dependency of the package; hwautoml.testing says how to get it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=name_of)
+def test_core_knows_no_flags_of_commands(path: Path) -> None:
+    """Errors that name a command line are made where commands are known."""
+    flags = flags_in(path.read_text(encoding="utf-8"))
+    assert not flags, f"{name_of(path)} says {flags}"
+
+
+def flags_in(source: str) -> list[str]:
+    """In string literals, those that document apart."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and _is_text(node)}
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return [flag for text in texts if isinstance(text, str) for flag in re.findall(r"--[a-z][a-z-]*", text)]
+
+
+def _is_text(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
+    return bool(node.body) and isinstance(node.body[0], ast.Expr)
+
+
+def test_the_check_finds_flags() -> None:
+    assert sorted(flags_in('"""Takes --this."""\nx = f"run --that {y}", "--target"\n"a -- b"')) == [
+        "--target",
+        "--that",
+    ]
 
 
 def test_every_file_is_in_a_known_room() -> None:

@@ -46,8 +46,19 @@ class Bundle:
         return self.path / ONNX_FILE
 
     @property
+    def files(self) -> dict[str, Path]:
+        """By runtime: what each opens. Runtimes whose file the bundle lacks are left out."""
+        names, present = runtime_files(self.manifest), self.manifest["files"]
+        return {runtime: self.path / name for runtime, name in names.items() if name in present}
+
+    @property
     def tvm_library(self) -> Path | None:
         return self.path / TVM_FILE if TVM_FILE in self.manifest["files"] else None
+
+
+def runtime_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """By runtime: the file in the bundle that each would open; further runtimes are the manifest's own."""
+    return RUNTIME_FILES | {name: str(packed["file"]) for name, packed in manifest.get("runtimes", {}).items()}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -59,7 +70,7 @@ def read_bundle(path: Path) -> Bundle:
     manifest = _read_manifest(path / MANIFEST)
     for name, expected in manifest["files"].items():
         _check_file(path, name, expected)
-    for required in (ONNX_FILE, "run.py", RUNTIME_FILES[manifest["default_runtime"]]):
+    for required in (ONNX_FILE, "run.py", runtime_files(manifest)[manifest["default_runtime"]]):
         if required not in manifest["files"]:
             raise RunFolderError(f"{path / MANIFEST} lists no {required}", fix=FIX)
     return Bundle(path, manifest)

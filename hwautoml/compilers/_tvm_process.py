@@ -55,8 +55,8 @@ class CompilerProcess:
     ``command`` starts another worker that speaks the same protocol.
     """
 
-    def __init__(self, num_threads: int, command: Sequence[str] | None = None) -> None:
-        self._num_threads = num_threads
+    def __init__(self, command: Sequence[str] | None = None) -> None:
+        self._num_threads = 0  # of the process
         self._command = tuple(command or module_command("hwautoml.compilers._tvm_worker"))
         self._process: subprocess.Popen[str] | None = None
         self._stderr: IO[str] | None = None
@@ -104,7 +104,7 @@ class CompilerProcess:
     def _ask(self, request: CompileRequest, on_progress: ProgressCallback | None) -> _Life:
         """One request to one worker; whatever interrupts it ends the worker."""
         life = _Life()
-        self._ensure_started()
+        self._ensure_started(request.num_threads)
         assert self._process is not None and self._stderr is not None
         try:
             _converse(self._process, request, life, on_progress)
@@ -118,10 +118,12 @@ class CompilerProcess:
             self.close()
         return life
 
-    def _ensure_started(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+    def _ensure_started(self, num_threads: int) -> None:
+        """TVM reads the number of threads once: for another one the process starts anew."""
+        if self._process is not None and self._process.poll() is None and self._num_threads == num_threads:
             return
         self.close()
+        self._num_threads = num_threads
         lifeline = Lifeline()
         # Both live as long as the process.
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115

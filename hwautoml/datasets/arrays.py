@@ -11,35 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.decoding import fit_image, map_chunks
-from hwautoml.datasets.safety import class_names, read_arrays
+from hwautoml.datasets.safety import read_arrays, require_printable
 from hwautoml.errors import DatasetError, MissingDependencyError
 
-NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x uint8 (N, H, W) or (N, H, W, 1 or 3), y (N,)"
+NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x uint8 (N, H, W) or (N, H, W, 1 or 3), y (N, ...)"
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledArray:
-    """``images`` (N, H, W, C) uint8, ``labels`` (N,) int64 into ``classes``."""
+    """``images`` (N, H, W, C) uint8, ``labels`` (N, ...) of ``task``."""
 
     name: str
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
+    labels: Labels
+    task: Task
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.classes, self.images.shape)).encode())
+        digest = hashlib.sha256(repr((self.task.outputs, self.images.shape)).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]
 
 
-def load_digits_array() -> LabelledArray:
+def load_digits_array(task: type[Task]) -> LabelledArray:
     """1,797 grey 8x8 handwritten digits; their values 0..16 are scaled to 0..255.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.
+        DatasetError: the digits are no labels of the task.
     """
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
@@ -50,19 +52,23 @@ def load_digits_array() -> LabelledArray:
         ) from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return LabelledArray("digits", images, digits.target.astype(np.int64), tuple(str(i) for i in range(10)))
+    found, labels = task.from_labels(digits.target, "the labels of digits")
+    return LabelledArray("digits", images, labels, found)
 
 
-def load_npz(path: Path) -> LabelledArray:
-    """``x`` uint8 (N, H, W) or (N, H, W, 1 or 3), ``y`` (N,) integers or texts.
+def load_npz(path: Path, task: type[Task]) -> LabelledArray:
+    """``x`` uint8 (N, H, W) or (N, H, W, 1 or 3), ``y`` (N, ...) labels of the task.
 
     Raises:
         DatasetError: damaged, or any of the above does not hold.
     """
     arrays = read_arrays(path, ("x", "y"), NPZ_FIX)
-    images = _check_images(path, arrays["x"])
-    names, numbers = _check_labels(path, arrays["y"], len(images))
-    return LabelledArray(path.stem, images, numbers, names)
+    images, labels = _check_images(path, arrays["x"]), arrays["y"]
+    if labels.shape[:1] != (len(images),):
+        raise DatasetError(f"y in {path} has shape {labels.shape}; x has {len(images)} images", fix=NPZ_FIX)
+    require_printable(path, labels)
+    found, converted = task.from_labels(labels, f"y in {path}")
+    return LabelledArray(path.stem, images, converted, found)
 
 
 def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -77,19 +83,6 @@ def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
             f"x in {path} has shape {images.shape}; expected (N, H, W) or (N, H, W, 1 or 3){hint}", fix=NPZ_FIX
         )
     return images  # type: ignore[return-value]
-
-
-def _check_labels(
-    path: Path, labels: NDArray[np.generic], num_images: int
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    if labels.dtype.kind not in "iuU":
-        raise DatasetError(f"y in {path} is {labels.dtype}; expected integers or texts", fix=NPZ_FIX)
-    if labels.shape != (num_images,):
-        raise DatasetError(f"y in {path} has shape {labels.shape}; x has {num_images} images", fix=NPZ_FIX)
-    values, numbers = np.unique(labels, return_inverse=True)
-    if len(values) < 2:
-        raise DatasetError(f"{path} has one class only, {str(values[0])!r}", fix="add images of something else")
-    return class_names(path, values), numbers.astype(np.int64)
 
 
 def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDArray[np.uint8]:

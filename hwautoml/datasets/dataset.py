@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hwautoml.core.shown import shown
+from hwautoml.core.task import Task
 from hwautoml.datasets.split import Split
 
 
@@ -23,14 +24,14 @@ class SkippedImage:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Square uint8 images of ``classes`` (sorted by name; a label indexes them).
+    """Square uint8 images and the ``task`` that says what their labels are.
 
     ``mean`` and ``std`` are per channel in [0, 1] units, from the training images. ``fingerprint`` identifies
-    the content (class names, file names, bytes): the same for a folder and a zip of it, on every machine.
+    the content (labels' names, file names, bytes): the same for a folder and a zip of it, on every machine.
     """
 
     name: str
-    classes: tuple[str, ...]
+    task: Task
     image_size: int
     channels: int
     train: Split
@@ -45,5 +46,6 @@ class ImageDataset:
         object.__setattr__(self, "name", shown(self.name))
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    def classes(self) -> tuple[str, ...]:
+        """The names of the task's outputs: in classification, the classes that labels index."""
+        return self.task.outputs

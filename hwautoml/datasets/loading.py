@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
 from hwautoml.datasets.cache import cache_file, load_scan, save_scan
 from hwautoml.datasets.dataset import ImageDataset, SkippedImage
@@ -24,6 +25,7 @@ from hwautoml.datasets.sources import FileSource, open_source
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import assign_splits, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
+from hwautoml.tasks import DEFAULT, load_task
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ MAX_IMAGE_SIZE = 4096
 
 @dataclass(frozen=True)
 class _Request:
+    task: type[Task]
     image_size: int | None
     channels: int | None
     seed: int
@@ -46,6 +49,7 @@ class _Request:
 def load_dataset(
     source: str | Path,
     *,
+    task: str = DEFAULT,
     image_size: int | None = None,
     channels: int | None = None,
     seed: int = 0,
@@ -57,6 +61,8 @@ def load_dataset(
 ) -> ImageDataset:
     """Labelled images from ``digits``, an image folder, a .zip of one, or an .npz (x, y).
 
+    ``task`` says what the labels are: the names of the folders, or ``y``.
+
     A folder holds one sub-folder of images per class, at its top or inside ``train/`` (and ``val/``, ``test/``);
     one wrapping folder is allowed. Missing splits are drawn from the training images, stratified, by ``seed``.
     Images become squares of ``image_size`` pixels: the centre is cropped, then resized. By default that is the
@@ -66,6 +72,7 @@ def load_dataset(
     given, for the next run. ``on_progress(done, total)`` counts decoded images.
 
     Raises:
+        UnknownNameError: there is no such task.
         DatasetError: the images cannot be used; the message names the file or folder and what helps.
         InvalidValueError: an argument is outside what is allowed.
     """
@@ -75,13 +82,21 @@ def load_dataset(
     if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
         raise InvalidValueError(f"image_size must be 1..{MAX_IMAGE_SIZE} pixels, got {image_size}")
     request = _Request(
-        image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
+        load_task(task),
+        image_size,
+        channels,
+        seed,
+        val_fraction,
+        test_fraction,
+        in_memory_limit_bytes,
+        cache_dir,
+        on_progress,
     )
     path = require_source(source)
     if path is None:
-        return _from_array(load_digits_array(), request)
+        return _from_array(load_digits_array(request.task), request)
     if path.is_file() and path.suffix.lower() == ".npz":
-        return _from_array(load_npz(path), request)
+        return _from_array(load_npz(path, request.task), request)
     return _from_files(open_source(path), path.resolve(), request)
 
 
@@ -106,16 +121,17 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     channels = request.channels or array.images.shape[-1]
     pixels = fit_images(array.images, image_size, channels)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
+    strata, names = array.task.strata(array.labels)
     splits = assign_splits(
-        array.labels,
+        strata,
         [""] * len(array.labels),
-        array.classes,
+        names,
         origin=array.name,
         seed=request.seed,
         val_fraction=request.val_fraction,
         test_fraction=request.test_fraction,
     )
-    return _assemble(array.name, array.classes, MemoryPixels(pixels), sums, array.labels, splits, (), array.fingerprint)
+    return _assemble(array.name, array.task, MemoryPixels(pixels), sums, array.labels, splits, (), array.fingerprint)
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
@@ -123,11 +139,13 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
     layout = find_layout(listing, source.origin)
     scan = _scan(source, str(path), layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
-    labels = np.array([file.label for file in layout.files], dtype=np.int64)
+    given = np.array([layout.classes[file.label] for file in layout.files])
+    task, labels = request.task.from_labels(given, f"the class folders of {source.origin}")
+    strata, names = task.strata(labels)
     splits = assign_splits(
-        labels[usable],
+        strata[usable],
         [layout.files[i].split for i in usable],
-        layout.classes,
+        names,
         origin=source.origin,
         seed=request.seed,
         val_fraction=request.val_fraction,
@@ -147,7 +165,7 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
     skipped += tuple(left_out)
     return _assemble(
         path.stem,
-        layout.classes,
+        task,
         store,
         scan.sums,
         labels,
@@ -187,22 +205,22 @@ def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) ->
 
 def _assemble(
     name: str,
-    classes: tuple[str, ...],
+    task: Task,
     store: PixelStore,
     sums: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    labels: Labels,
     splits: dict[str, NDArray[np.int64]],
     skipped: tuple[SkippedImage, ...],
     fingerprint: str,
 ) -> ImageDataset:
-    """``sums`` (num_images, 2, C), ``labels`` (num_images,) and the indices in ``splits`` address the store."""
+    """``sums`` (num_images, 2, C), ``labels`` (num_images, ...) and the indices in ``splits`` address the store."""
     _, image_size, _, channels = store.shape
     mean, std = _mean_and_std(sums[splits["train"]], image_size)
     train, val, test = (
         Split(split, torch.from_numpy(labels[splits[split]]), torch.from_numpy(splits[split]), store)
         for split in ("train", "val", "test")
     )
-    return ImageDataset(name, classes, image_size, channels, train, val, test, skipped, fingerprint, mean, std)
+    return ImageDataset(name, task, image_size, channels, train, val, test, skipped, fingerprint, mean, std)
 
 
 def _mean_and_std(sums: NDArray[np.int64], image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -80,20 +80,21 @@ def read_arrays(path: Path, names: Sequence[str], fix: str) -> dict[str, NDArray
         raise DatasetError(f"cannot read {path} as an .npz: {str(error) or type(error).__name__}", fix=fix) from error
 
 
-def class_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
-    """Of labels (n,) that name classes.
+def require_printable(path: Path, labels: NDArray[Any]) -> None:
+    """Names among ``labels`` (of any shape) are text that manifests, reports and models can hold.
 
     Raises:
-        DatasetError: a name is no printable text, which no manifest, report or model could hold.
+        DatasetError: one is not.
     """
+    if labels.dtype.kind != "U":
+        return
     try:
-        names = tuple(str(label) for label in labels)
+        names = sorted({str(label) for label in labels.flat})
     except (ValueError, SystemError) as error:  # numbers that are no characters
         raise DatasetError(f"y in {path} holds a name that is no text: {error}", fix="name the classes anew") from error
     for name in names:
         if not name.isprintable():
             raise DatasetError(f"y in {path} holds the class {name!r}, which is not printable", fix="rename the class")
-    return names
 
 
 def _require_memory(path: Path, num_bytes: int) -> None:

@@ -22,22 +22,22 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 
 def assign_splits(
-    labels: NDArray[np.int64],
+    strata: NDArray[np.int64],
     given: Sequence[str],
-    classes: Sequence[str],
+    names: Sequence[str],
     *,
     val_fraction: float,
     test_fraction: float,
     seed: int,
     origin: str,
 ) -> dict[str, NDArray[np.int64]]:
-    """Sorted indices into ``labels`` (num_images,) for train, val and test.
+    """Sorted indices into ``strata`` (num_images,) for train, val and test; ``names`` (num_strata,) for messages.
 
     ``given`` (num_images,) holds train, val, test or an empty text (anything goes). Splits that nothing was
-    given to are drawn, class by class, from the training images: at least one image of each class each.
+    given to are drawn, stratum by stratum, from the training images: at least one image of each stratum each.
 
     Raises:
-        DatasetError: a class has too few images to be split.
+        DatasetError: a stratum has too few images to be split.
     """
     named = np.asarray(given)
     result = {split: np.flatnonzero(named == split) for split in ("val", "test")}
@@ -45,19 +45,19 @@ def assign_splits(
     wanted = [(s, f) for s, f in (("val", val_fraction), ("test", test_fraction)) if not len(result[s])]
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[NDArray[np.int64]]] = {"train": [], **{split: [] for split, _ in wanted}}
-    for label, name in enumerate(classes):
-        members = pool[labels[pool] == label]
+    for stratum, name in enumerate(names):
+        members = pool[strata[pool] == stratum]
         if len(members) <= len(wanted):
             raise DatasetError(
-                f"class {name!r} of {origin} has {len(members)} usable image(s), too few to split into "
+                f"{name} of {origin} has {len(members)} usable image(s), too few to split into "
                 f"{', '.join(['train', *(split for split, _ in wanted)])}; at least {len(wanted) + 1} are needed",
-                fix="add images of it, or remove the class",
+                fix="add images of it, or remove those that there are",
             )
         members = rng.permutation(members)
         for position, (split, fraction) in enumerate(wanted):
             # One is left for each split still to come, and for train.
             available = len(members) - (len(wanted) - position)
-            count = min(max(1, round(fraction * np.count_nonzero(labels[pool] == label))), available)
+            count = min(max(1, round(fraction * np.count_nonzero(strata[pool] == stratum))), available)
             drawn[split].append(members[:count])
             members = members[count:]
         drawn["train"].append(members)

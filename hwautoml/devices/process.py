@@ -12,7 +12,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 from hwautoml import errors
 from hwautoml.core.children import child_environment, module_command
@@ -59,9 +59,13 @@ class WorkerProcess:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def ensure_started(self) -> None:
         """Raises the backend's own error when the runtime cannot be used, WorkerDiedError when nothing starts."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             return
         self.close()
         environment = child_environment(**dict.fromkeys(_THREAD_VARIABLES, str(self._num_threads)))
@@ -94,7 +98,7 @@ class WorkerProcess:
             raise _error_of(hello)
         self.runtime_version = str(hello["runtime_version"])
 
-    def request(self, message: Mapping[str, object], timeout_sec: float) -> dict[str, object]:
+    def request(self, message: Mapping[str, object], timeout_sec: float) -> dict[str, Any]:
         """The answer's fields.
 
         Raises:
@@ -121,7 +125,7 @@ class WorkerProcess:
         self._process = self._errors = self._finalizer = None
         self._buffer = b""
 
-    def _receive(self, timeout_sec: float) -> dict[str, object]:
+    def _receive(self, timeout_sec: float) -> dict[str, Any]:
         try:
             line = self._read_line(timeout_sec)
         except KeyboardInterrupt:

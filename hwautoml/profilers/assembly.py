@@ -9,38 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.latency_prior import doubt_wild_entries, infer_entries
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
-from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.layer import LayerCost
+from hwautoml.core.observation import Entry, Observation
 from hwautoml.core.sibling_prior import at_level_of
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import MeasurementError
 from hwautoml.profilers.disturbance import Line, at_usual_speed, least_disturbed, usual_reference_ms
 from hwautoml.profilers.journal import Journal
 
 _PER_MODEL_CONDITIONS = ("load_ms", "peak_memory_bytes", "num_inner", "preempted_share", "reference_median_ms")
 _MIN_LEAVE_ONE_OUT = 3
-#: Runtimes that read, and convert, a layer's weights at every run; the others pack them when they open a model.
-READING_WEIGHTS = ("torch",)
 _MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhead is subtracted
 
 
 @dataclass(frozen=True)
 class ProfileSetting:
-    """What a table is valid for; ``space`` is the family, without the number of classes.
+    """What a journal belongs to: a table's identity, the runtime's version and the machine.
 
     ``machine`` (``devices.machine.fingerprint``) keeps a journal from being continued elsewhere.
     """
 
-    target: str
-    runtime: str
+    identity: TableIdentity
     runtime_version: str
-    num_threads: int
-    batch: int
-    precision: str
-    space: str
     machine: str = ""
 
-    def key(self, layer: Layer) -> str:
-        return replace(layer, precision=self.precision, batch=self.batch).key
+    def to_json(self) -> dict[str, object]:
+        return {**self.identity.to_json(), "runtime_version": self.runtime_version, "machine": self.machine}
 
 
 def is_usable(line: Line, max_relative_deviation: float) -> bool:
@@ -49,9 +44,16 @@ def is_usable(line: Line, max_relative_deviation: float) -> bool:
 
 
 def assemble_table(
-    setting: ProfileSetting, journal: Journal, costs: Mapping[str, LayerCost], max_relative_deviation: float
+    setting: ProfileSetting,
+    journal: Journal,
+    costs: Mapping[str, LayerCost],
+    max_relative_deviation: float,
+    *,
+    reads_weights: bool = False,
 ) -> LatencyTable:
     """The table of everything measured so far; layers of ``costs`` without a usable measurement are inferred.
+
+    ``reads_weights``: the runtime reads, and converts, a layer's weights at every run instead of packing them once.
 
     Figures of different measuring calls are brought to one speed of the machine, the median one,
     by the reference network that every call timed.
@@ -66,21 +68,16 @@ def assemble_table(
     measured = {line["key"]: _layer_entry(line, speed, overhead) for line in quiet if line["record"] == "layer"}
     if not measured:
         raise MeasurementError(
-            f"no layer of {setting.space} was measured to within {max_relative_deviation:.0%}",
+            f"no layer of {setting.identity.space} was measured to within {max_relative_deviation:.0%}",
             fix="run on a quieter machine, or with a larger budget",
         )
     measured = doubt_wild_entries(measured, costs)
     inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
     entries = dict(sorted((measured | inferred).items()))
-    if setting.runtime in READING_WEIGHTS:
+    if reads_weights:
         entries = {key: replace(entry, num_weights=costs[key].parameters) for key, entry in entries.items()}
     table = LatencyTable(
-        setting.target,
-        setting.runtime,
-        setting.num_threads,
-        setting.batch,
-        setting.precision,
-        setting.space,
+        setting.identity,
         entries=entries,
         overhead=overhead,
         conditions=_conditions(setting, journal, records, quiet, len(measured), len(inferred)),
@@ -120,8 +117,7 @@ def checked_by_leaving_out(table: LatencyTable, prior: LatencyTable) -> LatencyT
     predicted = []
     for left_out, observation in enumerate(observations):
         others = table_from_prior(prior, [o for number, o in enumerate(observations) if number != left_out])
-        layers = [Layer.from_key(key) for key, count in observation.counts for _ in range(count)]
-        predicted.append(others.predict(layers))
+        predicted.append(others.predict(observation.layers))
     measured = np.array([observation.measured_ms for observation in observations])
     means, deviations = np.array([(p.mean_ms, p.std_ms) for p in predicted]).T
     ids = [observation.architecture_id for observation in observations]

@@ -6,15 +6,16 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
 
+from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.latency_file import save
-from hwautoml.core.latency_table import LatencyTable, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
@@ -60,13 +61,15 @@ class Builders:
     """Make files that the runtime opens, with random weights; each returns the path it wrote.
 
     ``overhead`` builds a network that does next to nothing; without it the overhead is guessed
-    from the fastest layer. ``num_parallel`` threads may call at once.
+    from the fastest layer. ``num_parallel`` threads may call at once. ``reads_weights``: the runtime reads, and
+    converts, a layer's weights at every run instead of packing them once.
     """
 
     layer: Callable[[Layer, Path], Path]
     network: Callable[[Architecture, Path], Path]
     overhead: Callable[[Path], Path] | None = None
     num_parallel: int = 1
+    reads_weights: bool = False
 
 
 def profile_layers(
@@ -96,7 +99,7 @@ def profile_layers(
         MeasurementError: no layer could be measured; with a prior, no network.
     """
     with exclusive_lock(table_path.with_suffix(".lock")), temporary_folder() as folder:
-        journal = Journal(table_path.with_suffix(".journal.jsonl"), asdict(setting))
+        journal = Journal(table_path.with_suffix(".journal.jsonl"), setting.to_json())
         options = options or ProfileOptions()
         measures = (measure, measure_networks or measure)
         run = _Profile(space, setting, journal, builders, measures, prior, options, on_progress, folder)
@@ -130,7 +133,7 @@ class _Profile:
         self._builders, self._prior, self._options = builders, prior, options
         self._measure, self._measure_networks = measures
         self._on_progress, self._folder = on_progress, folder
-        self._layers = {setting.key(layer): layer for layer in space.all_layers()}
+        self._layers = {setting.identity.key(layer): layer for layer in space.all_layers()}
         self._reference: Path | None = None
         self._num_earlier = len(journal.records)
         self._began = monotonic()
@@ -140,7 +143,13 @@ class _Profile:
         if self._prior is not None:
             return assemble_from_prior(self._setting, self._journal, self._prior, self._options.max_relative_deviation)
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
-        return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
+        return assemble_table(
+            self._setting,
+            self._journal,
+            costs,
+            self._options.max_relative_deviation,
+            reads_weights=self._builders.reads_weights,
+        )
 
     def measure_layers(self, budget_sec: float) -> None:
         done = {line["key"] for line in self._usable("layer")}

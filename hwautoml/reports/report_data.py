@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from hwautoml.core.layer import Layer
+from hwautoml.core.task import Figure
 from hwautoml.errors import InvalidValueError
 
 ORIGINS = ("measured", "predicted", "estimated")
@@ -26,11 +27,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """``counts``: images per split; ``skipped``: a few of the ``num_skipped`` unreadable files."""
+    """``counts``: images per split; ``labels``: of what kind.
+
+    ``skipped``: a few of the ``num_skipped`` unreadable files.
+    """
 
     name: str
     classes: tuple[str, ...]
     counts: Mapping[str, Count] = field(default_factory=dict)
+    labels: str | None = None
     num_skipped: Count = 0
     skipped: tuple[str, ...] = ()
 
@@ -100,6 +105,7 @@ class Winner:
     accuracy_test: float | None
     runtime: str
     latency: Latency
+    accuracy_test_interval: Interval | None = None
     meets_limit: bool | None = None
     precision: str = "fp32"
     quantization: str | None = None
@@ -110,7 +116,8 @@ class Winner:
 
 @dataclass(frozen=True)
 class ReportData:
-    """``confusion``: (num_classes, num_classes) counts on the test split, rows are the true class.
+    """``figures``: what the task shows of the test split. Accuracies are values of its primary ``metric``, 1 at best;
+    ``decision`` is what it predicts, in a word.
 
     ``predicted_runtime``: the ``predicted_form`` of rows that don't say (of runs before 0.1).
     """
@@ -124,16 +131,12 @@ class ReportData:
     winner: Winner | None = None
     limit_ms: float | None = None
     predicted_runtime: str | None = None
-    confusion: tuple[tuple[int, ...], ...] | None = None
+    figures: tuple[Figure, ...] = ()
+    metric: str = "accuracy"
+    decision: str = "class"
     seconds: Mapping[str, float] = field(default_factory=dict)
     budget_seconds: float | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        size = len(self.dataset.classes)
-        if self.confusion is not None and [len(row) for row in self.confusion] != [size] * size:
-            shape = f"{len(self.confusion)} rows of {sorted({len(row) for row in self.confusion})}"
-            raise InvalidValueError(f"confusion must be {size} x {size} as there are {size} classes, got {shape}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ReportData:
@@ -143,7 +146,7 @@ class ReportData:
             InvalidValueError: a field is missing, unknown or of the wrong form.
         """
         data = _object(data, "report")
-        confusion, seconds = data.get("confusion"), _object(data.get("seconds") or {}, "seconds")
+        seconds, figures = _object(data.get("seconds") or {}, "seconds"), _list(data.get("figures") or (), "figures")
         candidates = _list(data.get("candidates") or (), "candidates")
         specialised = _list(data.get("specialised") or (), "specialised")
         return _build(
@@ -159,7 +162,7 @@ class ReportData:
             ),
             winner=None if data.get("winner") is None else _winner(_object(data["winner"], "winner")),
             limit_ms=_positive(data.get("limit_ms"), "limit_ms"),
-            confusion=None if confusion is None else _converted(confusion, _Counts, "confusion"),
+            figures=tuple(_figure(_object(row, f"figures[{i}]"), f"figures[{i}]") for i, row in enumerate(figures)),
             seconds={name: number for name, value in seconds.items() if (number := finite(value)) is not None},
             budget_seconds=finite(data.get("budget_seconds")),
         )
@@ -252,6 +255,13 @@ def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
     return _build(SpecialisedRow, data, where, measured=measured, predicted_interval=interval, **numbers)
 
 
+def _figure(data: Mapping[str, Any], where: str) -> Figure:
+    try:
+        return Figure.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"{where} is no figure of a task: {error!r}") from error
+
+
 def _latency(value: Any, where: str) -> Latency:
     data = _object(value, where)
     median = _positive(data.get("median_ms"), f"{where}.median_ms")
@@ -279,4 +289,7 @@ def _winner(data: Mapping[str, Any]) -> Winner:
         name: c for name, value in _object(data.get("costs") or {}, "costs").items() if (c := finite(value)) is not None
     }
     latency = _latency(data.get("latency") or {}, "winner.latency")
-    return _build(Winner, rest, "winner", blocks=blocks, latency=latency, costs=costs, **numbers)
+    interval = _interval(data.get("accuracy_test_interval"), "winner.accuracy_test_interval")
+    return _build(
+        Winner, rest, "winner", blocks=blocks, latency=latency, costs=costs, accuracy_test_interval=interval, **numbers
+    )

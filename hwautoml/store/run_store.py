@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.shown import shown
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import named_storage_errors
+from hwautoml.core.task import Outcome, outcome_from_bytes, outcome_to_bytes
 from hwautoml.errors import RunFolderError, StorageError
+from hwautoml.store.migrations import SCHEMA, migrate
 
-SCHEMA = 1
-_MAX_IMAGES = 1e12
 JOURNAL = "journal.sqlite"
 LOCK = ".lock"  # all that a run leaves that was killed as it began
 #: What SQLite says of the disk, as the system would.
@@ -37,14 +36,14 @@ _STORAGE_ERRORS = {
 }
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS stages (
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE stages (
     name TEXT PRIMARY KEY, seconds REAL NOT NULL, payload TEXT NOT NULL, finished REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS evaluations (
+CREATE TABLE evaluations (
     architecture_id TEXT NOT NULL, architecture TEXT NOT NULL, weights TEXT NOT NULL, split TEXT NOT NULL,
-    confusion BLOB NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
+    outcome BLOB NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
     PRIMARY KEY (architecture_id, weights, split));
-CREATE TABLE IF NOT EXISTS measurements (
+CREATE TABLE measurements (
     architecture_id TEXT NOT NULL, target TEXT NOT NULL, runtime TEXT NOT NULL, payload TEXT NOT NULL,
     finished REAL NOT NULL);
 """
@@ -52,24 +51,27 @@ CREATE TABLE IF NOT EXISTS measurements (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``confusion`` (num_classes, num_classes), rows true classes; ``weights`` names what was scored."""
+    """``outcome`` is what the run's task keeps of a split; the store does not look into it.
+
+    ``weights`` names what was scored.
+    """
 
     architecture: Architecture
     weights: str
     split: str
-    confusion: NDArray[np.int64]
+    outcome: Outcome
     seconds: float
-
-    @property
-    def accuracy(self) -> float:
-        return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
 
 
 class RunStore(Closing):
     """Use as a context manager; one process at a time may write to a run folder."""
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
-        """Raises RunFolderError: no run there, a damaged journal, or another process is at work in it."""
+        """A journal of an earlier version is brought to this one's schema.
+
+        Raises:
+            RunFolderError: no run there, a damaged journal or a later version's, or another process is at work in it.
+        """
         self.folder = folder
         _require_text(folder)
         journal = folder / JOURNAL
@@ -81,25 +83,42 @@ class RunStore(Closing):
         self._lock = _lock(folder)
         try:
             self._db = sqlite3.connect(journal)
+        except sqlite3.DatabaseError as error:
+            self._lock.close()
+            raise RunFolderError(f"{journal} cannot be opened: {error}") from error
+        try:
             with self._writing():
                 self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.executescript(_TABLES)
+            with self._writing():
+                self._prepare()
             (state,) = self._rows("PRAGMA quick_check(1)")[0]
             if state != "ok":
                 raise self._damaged(str(state))
-            schema = self.setting("schema", SCHEMA)
         except (StorageError, RunFolderError):
             self.close()
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:  # of SQLite's, and an outcome that is none
             self.close()
             raise self._damaged(str(error)) from error
-        if schema != SCHEMA:
-            self.close()
-            raise RunFolderError(
-                f"{folder} was made by a version with journal schema {schema}, this one reads {SCHEMA}"
-            )
-        self.set_setting("schema", SCHEMA)
+
+    def _prepare(self) -> None:
+        """New tables, or those of an earlier version changed: inside one transaction, so all of it or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            for statement in filter(str.strip, _TABLES.split(";")):
+                self._db.execute(statement)
+        else:
+            schema = self.setting("schema", 1)  # versions with schema 1 wrote it last
+            if schema > SCHEMA:
+                raise RunFolderError(
+                    f"{self.folder} was made by a version with journal schema {schema}, this one reads up to {SCHEMA}",
+                    fix="use that version of hwautoml, or another folder",
+                )
+            if schema == SCHEMA:
+                return
+            migrate(self._db, schema)
+        self._set_setting("schema", SCHEMA)
 
     def close(self) -> None:
         self._db.close()
@@ -150,7 +169,10 @@ class RunStore(Closing):
 
     def set_setting(self, key: str, value: object) -> None:
         with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+            self._set_setting(key, value)
+
+    def _set_setting(self, key: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage left, with its ``seconds``; None while it is not finished."""
@@ -176,7 +198,7 @@ class RunStore(Closing):
                     json.dumps(evaluation.architecture.as_dict),
                     evaluation.weights,
                     evaluation.split,
-                    evaluation.confusion.astype("<i8").tobytes(),
+                    outcome_to_bytes(evaluation.outcome),
                     evaluation.seconds,
                     time.time(),
                 ),
@@ -194,7 +216,7 @@ class RunStore(Closing):
     def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
         """In the order they were made."""
         rows = self._rows(
-            "SELECT architecture_id, architecture, confusion, seconds FROM evaluations "
+            "SELECT architecture_id, architecture, outcome, seconds FROM evaluations "
             "WHERE weights = ? AND split = ? ORDER BY finished",
             weights,
             split,
@@ -204,18 +226,18 @@ class RunStore(Closing):
             architecture = space.architecture(self._decoded(values, dict))
             if architecture.id != identity or not isinstance(seconds, float):
                 raise self._damaged(f"the evaluation of {identity!r:.60} is of {architecture.id}")
-            found.append(Evaluation(architecture, weights, split, self._confusion(blob, identity), seconds))
+            found.append(Evaluation(architecture, weights, split, self._outcome(blob, identity), seconds))
         return found
 
-    def _confusion(self, blob: object, identity: str) -> NDArray[np.int64]:
-        """(num_classes, num_classes), as it was counted: square, of something, nothing below zero."""
-        side = round((len(blob) / 8) ** 0.5) if isinstance(blob, bytes) else 0
-        if not isinstance(blob, bytes) or side < 1 or len(blob) != 8 * side**2:
-            raise self._damaged(f"the confusion matrix of {identity} has {blob!r:.40}")
-        counts = np.frombuffer(blob, dtype="<i8").astype(np.int64).reshape(side, side)
-        if counts.min() < 0 or not 0 < counts.sum(dtype=np.float64) < _MAX_IMAGES:
-            raise self._damaged(f"the confusion matrix of {identity} counts {counts.min()} to {counts.max()} images")
-        return counts
+    def _outcome(self, blob: object, identity: str) -> Outcome:
+        """Finite numbers; what they mean is the task's business."""
+        try:
+            outcome = outcome_from_bytes(blob if isinstance(blob, bytes) else b"")
+        except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+            raise self._damaged(f"the outcome of {identity} is none: {error}") from error
+        if outcome.dtype.kind not in "biuf" or not np.isfinite(outcome).all():
+            raise self._damaged(f"the outcome of {identity} holds {outcome.ravel()[:5]}")
+        return outcome
 
     def add_measurement(self, architecture_id: str, target: str, runtime: str, payload: Mapping[str, object]) -> None:
         with self._writing():

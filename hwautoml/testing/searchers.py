@@ -54,7 +54,7 @@ class SyntheticRun:
 
     seed: int = 0
     noise: float = 0.004
-    space: SearchSpace = field(default_factory=lambda: load_space("mobile", image_size=32, channels=3, num_classes=10))
+    space: SearchSpace = field(default_factory=lambda: load_space("mobile", image_size=32, channels=3, num_outputs=10))
     calls: Counter[Architecture] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from hwautoml.bundles import BundleSample, read_bundle, write_bundle
 from hwautoml.bundles.runner import run
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 from hwautoml.pipeline import verify
+from hwautoml.tasks.classification import Classification
 from tests.bundles.conftest import _model
 from tests.faults.damaging import WRONG, places, with_value
 from tests.sealing import edit_manifest, write_manifest
@@ -38,7 +39,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(
         base / "bundle",
         onnx_path=base / "tiny.onnx",
-        classes=CLASSES,
+        task=Classification(tuple(CLASSES)),
         resolution=8,
         channels=3,
         accuracy={},
@@ -120,7 +121,7 @@ def test_class_names_that_no_file_can_hold_are_refused(tmp_path: Path, original:
         write_bundle(
             tmp_path / "new",
             onnx_path=original / "model.onnx",
-            classes=["bird", "cat", "caf\udce9"],
+            task=Classification(("bird", "cat", "caf\udce9")),
             resolution=8,
             channels=3,
             **given,
@@ -223,7 +224,7 @@ def test_no_value_in_a_manifest_leads_to_a_traceback(bundle: Path) -> None:
                 checked = run.read_manifest(bundle)
                 classify = run.open_model(bundle, checked, checked["default_runtime"], 1)
                 run.check_samples(bundle, checked, "onnxruntime", classify)
-                run.best_classes(classify(run.decode_image(image, "image", checked))[0], checked, 3)
+                run.answers(classify(run.decode_image(image, "image", checked))[0], checked, 3)
             except run.BundleError as error:
                 assert len(str(error)) < 2000
             try:
@@ -295,7 +296,7 @@ def test_names_are_neither_markup_nor_html_in_a_bundles_texts(tmp_path: Path, or
     folder = write_bundle(
         tmp_path / "new",
         onnx_path=original / "model.onnx",
-        classes=hostile,
+        task=Classification(tuple(hostile)),
         resolution=8,
         channels=3,
         accuracy={"test": 0.5},
@@ -304,7 +305,7 @@ def test_names_are_neither_markup_nor_html_in_a_bundles_texts(tmp_path: Path, or
         architecture={"id": "abc"},
         parity={},
         data={"name": "<i>photos</i>", "counts": {"train": 1}},
-        confusion=[[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        outcome=np.eye(3, dtype=np.int64),
     )
     for name in ("MODEL_CARD.md", "README.md"):
         text = (folder / name).read_text(encoding="utf-8")

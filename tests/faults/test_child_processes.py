@@ -17,8 +17,8 @@ from hwautoml.devices import connection
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.process import WorkerProcess
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import HOST
 
-HOST = {"kind": "llvm", "mcpu": "native"}
 #: Imported by Python itself, by numpy, by ONNX Runtime or by TVM.
 SHADOWED = ("random", "json", "argparse", "typing", "numpy", "onnx", "ml_dtypes", "hwautoml", "__future__")
 
@@ -59,7 +59,7 @@ def test_the_boards_worker_imports_nothing_from_the_current_folder(trap: Path) -
 
 def test_the_compiler_imports_nothing_from_the_current_folder(trap: Path, tmp_path: Path) -> None:
     with CompilerPool() as pool:
-        compiled = pool.compile_model(network(tmp_path / "net.onnx"), tmp_path / "out", tvm_target=HOST)
+        compiled = pool.compile(network(tmp_path / "net.onnx"), tmp_path / "out", HOST)
     assert compiled.path.is_file() and not trap.exists()
 
 
@@ -80,12 +80,13 @@ worker.main()
 PARENT = """
 import pathlib, sys, threading
 from hwautoml.compilers.tvm import CompilerPool
+from hwautoml.testing.runtimes import this_machine
 pool = CompilerPool(command=(sys.executable, "-c", sys.argv[2]))
-thread = threading.Thread(target=pool._workers[0]._ensure_started)
+thread = threading.Thread(target=pool._workers[0]._ensure_started, args=(1,))
 thread.start()
 thread.join()
 print(pool._workers[0]._process.pid, flush=True)
-pool.compile_model(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1] + ".out"), tvm_target={"kind": "llvm"})
+pool.compile(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[1] + ".out"), this_machine())
 """
 
 

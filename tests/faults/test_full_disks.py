@@ -15,8 +15,7 @@ from hwautoml.compilers.tvm import CompilerPool
 from hwautoml.core.storage import full_disk_error
 from hwautoml.errors import CompileError, StorageError
 from tests.compilers.graphs import GraphBuilder
-
-HOST = {"kind": "llvm", "mcpu": "native"}
+from tests.compilers.shared import HOST
 
 
 @pytest.fixture
@@ -51,11 +50,11 @@ def test_no_room_for_the_library(disk: Callable[[int], Path], network: Path, kil
     folder = disk(kilobytes)
     with CompilerPool() as pool:
         with pytest.raises(StorageError, match="no room to write") as caught:
-            pool.compile_model(network, folder / "out", tvm_target=HOST)
+            pool.compile(network, folder / "out", HOST)
         assert caught.value.is_full and "make room" in str(caught.value.fix)
         assert not list((folder / "out").glob("*.so"))
         subprocess.run(["mount", "-o", "remount,size=20m", str(folder)], check=True)
-        assert pool.compile_model(network, folder / "out", tvm_target=HOST).path.is_file()
+        assert pool.compile(network, folder / "out", HOST).path.is_file()
 
 
 def test_no_room_for_temporary_files(
@@ -64,7 +63,7 @@ def test_no_room_for_temporary_files(
     folder = disk(16)
     monkeypatch.setenv("TMPDIR", str(folder))
     with CompilerPool() as pool, pytest.raises(StorageError, match="no room to write"):
-        pool.compile_model(network, tmp_path / "out", tvm_target=HOST)
+        pool.compile(network, tmp_path / "out", HOST)
 
 
 def test_the_linkers_own_words(disk: Callable[[int], Path], tmp_path: Path) -> None:

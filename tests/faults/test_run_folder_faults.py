@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hwautoml import pipeline
+from hwautoml.core.task import outcome_to_bytes
 from hwautoml.errors import HwAutoMLError, InvalidValueError, RunFolderError
 from hwautoml.pipeline.verbs.running import _open_journal
 from hwautoml.reports.report import write_report
@@ -79,22 +80,13 @@ def change(folder: Path, statement: str, *values: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "confusion",
-    [
-        b"",
-        b"1234567",
-        np.array([3, 1, 0], "<i8").tobytes(),
-        np.array([[3, -1], [0, 4]], "<i8").tobytes(),
-        np.array([[0, 0], [0, 0]], "<i8").tobytes(),
-        np.array([[2**62, 1], [0, 2**62]], "<i8").tobytes(),
-        "text",
-        5,
-    ],
+    "outcome",
+    [b"", b"1234567", outcome_to_bytes(np.eye(2))[:-1], outcome_to_bytes(np.array([[np.nan, 1.0]])), "text", 5],
 )
-def test_confusion_matrices_are_checked(journal: Path, confusion: object) -> None:
+def test_outcomes_are_checked(journal: Path, outcome: object) -> None:
     read_all(journal)
-    change(journal, "UPDATE evaluations SET confusion = ?", confusion)
-    with pytest.raises(RunFolderError, match=r"journal\.sqlite is damaged: the confusion matrix of"):
+    change(journal, "UPDATE evaluations SET outcome = ?", outcome)
+    with pytest.raises(RunFolderError, match=r"journal\.sqlite is damaged: the outcome of"):
         read_all(journal)
 
 

@@ -13,7 +13,7 @@ class TestEnergy(ObjectiveSuite):
 
 
 def test_energy_is_that_of_the_table() -> None:
-    space = load_space("mobile", image_size=8, channels=1, num_classes=10)
+    space = load_space("mobile", image_size=8, channels=1, num_outputs=10)
     cost = space.total_cost(space.smallest())
     networks = Networks(np.zeros((1, len(space.choices)), dtype=np.int64), CostTable(space))
     (value,), (deviation,) = load_objective("energy_uj").known(networks)

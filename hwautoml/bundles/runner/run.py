@@ -34,7 +34,9 @@ from typing import Any
 
 SCHEMA = "hwautoml-bundle/1"
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"  # the second is as sha256sum writes and checks it
+# What is opened here; a bundle's further runtimes bring their own openers in runtimes/.
 MODEL_FILES = {"onnxruntime": "model.onnx", "tvm": "model_tvm.so"}
+OPENERS_FOLDER = "runtimes"
 PIP_NAMES = {
     "numpy": "numpy",
     "PIL": "Pillow",
@@ -85,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = read_manifest(folder)
         for name in manifest["files"] if options.check else ("run.py",):
             verified_file(folder, manifest, name)
+        answer_kind(manifest)
         runtime = options.runtime or manifest["default_runtime"]
         classify = open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
         if options.check:
@@ -103,8 +106,8 @@ def shown(text: str) -> str:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Classify images with the model in this folder.")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("--runtime", choices=sorted(MODEL_FILES), help="default: the faster one when measured")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes shown per image (default 3)")
+    parser.add_argument("--runtime", choices=runtime_names(), help="default: the faster one when measured")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes shown of a ranking (default 3)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
     parser.add_argument("--json", action="store_true", help="print JSON, one list for all images")
     parser.add_argument("--check", action="store_true", help="compare the packed samples with what is expected")
@@ -167,7 +170,10 @@ def manifest_problem(manifest: Any) -> str | None:
             return f": input needs {name!r}, a number from 1 to {most}, got {shape!r:.160}"
     if not _is_whole(manifest["num_threads"], MAX_THREADS):
         return f": 'num_threads' must be 1 to {MAX_THREADS}, got {manifest['num_threads']!r:.80}"
-    if manifest["default_runtime"] not in MODEL_FILES:
+    runtimes = manifest.get("runtimes", {})
+    if not isinstance(runtimes, dict) or not all(_is_packed(packed, files) for packed in runtimes.values()):
+        return f": 'runtimes' must name files of the bundle, got {runtimes!r:.80}"
+    if manifest["default_runtime"] not in MODEL_FILES | runtimes:
         return f": unknown default_runtime {manifest['default_runtime']!r:.80}"
     for name, facts in files.items():
         if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str) or "size_bytes" not in facts:
@@ -176,7 +182,25 @@ def manifest_problem(manifest: Any) -> str | None:
             return f" lists {name!r:.80}, which lies outside the bundle"
     if not _is_number(manifest.get("sample_tolerance", 0.0)):
         return f": 'sample_tolerance' must be a number, got {manifest['sample_tolerance']!r:.80}"
+    if "task" in manifest and not _is_task(manifest["task"], len(classes)):
+        return f": 'task' must say how outputs are answered, got {manifest['task']!r:.160}"
     return next(filter(None, (_sample_problem(sample, files, len(classes)) for sample in manifest["samples"])), None)
+
+
+def _is_task(task: Any, num_outputs: int) -> bool:
+    answer = task.get("answer") if isinstance(task, dict) else None
+    if not isinstance(answer, dict) or not isinstance(answer.get("kind"), str):
+        return False
+    thresholds = answer.get("thresholds", ())
+    if answer["kind"] == "above":
+        return isinstance(thresholds, list) and len(thresholds) == num_outputs and all(map(_is_number, thresholds))
+    return answer["kind"] != "values" or isinstance(answer.get("unit"), str)
+
+
+def _is_packed(packed: Any, files: dict[str, Any]) -> bool:
+    """Whether a further runtime names its file and what opens it."""
+    names = [packed.get("file"), packed.get("opener")] if isinstance(packed, dict) else [None]
+    return all(isinstance(name, str) and name in files for name in names)
 
 
 def _sample_problem(sample: Any, files: dict[str, Any], num_classes: int) -> str | None:
@@ -193,31 +217,59 @@ def _is_whole(value: Any, most: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # neither NaN nor inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # neither NaN nor inf
 
 
 def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads: int) -> Classify:
-    """uint8 (1, H, W, C) to probabilities (1, num_classes)."""
-    name = MODEL_FILES[runtime]
+    """uint8 (1, H, W, C) to outputs (1, num_outputs): probabilities, unless the manifest's task says otherwise."""
+    further = manifest.get("runtimes", {})
+    files = MODEL_FILES | {other: packed["file"] for other, packed in further.items()}
+    name = files[runtime]
     if name not in manifest["files"]:
-        others = [other for other, file in MODEL_FILES.items() if file in manifest["files"]]
+        others = [other for other, file in files.items() if file in manifest["files"]]
         raise BundleError(f"this bundle has no {name}; use --runtime {' or '.join(others)}", EXIT_BAD_BUNDLE)
     verified_file(folder, manifest, name)
     for module in ("numpy", "PIL"):  # else a runtime would fail to import them, with a message of its own
         need(module)
-    opened, num_classes = _OPENERS[runtime](folder / name, num_threads), len(manifest["classes"])
+    if runtime in further:
+        opened = _open_packed(verified_file(folder, manifest, further[runtime]["opener"]), folder / name, num_threads)
+    else:
+        opened = _OPENERS[runtime](folder / name, num_threads)
+    num_classes = len(manifest["classes"])
 
     def classify(images: Any) -> Any:
-        probabilities = opened(images)
-        if probabilities.shape != (len(images), num_classes):
+        outputs = opened(images)
+        if outputs.shape != (len(images), num_classes):
             raise BundleError(
-                f"{name} gives {probabilities.shape[-1]} numbers, and {MANIFEST} has {num_classes} classes: "
+                f"{name} gives {outputs.shape[-1]} numbers, and {MANIFEST} has {num_classes} classes: "
                 "copy the folder again",
                 EXIT_BAD_BUNDLE,
             )
-        return probabilities
+        return outputs
 
     return classify
+
+
+def runtime_names() -> list[str]:
+    """Those that this program opens files for, and those whose openers lie beside it."""
+    packed = (path.stem for path in (Path(__file__).resolve().parent / OPENERS_FOLDER).glob("*.py"))
+    return sorted({*MODEL_FILES, *packed})
+
+
+def _open_packed(opener: Path, path: Path, num_threads: int) -> Classify:
+    """By the ``open_model(path, num_threads)`` of a runtime's own stand-alone program."""
+    spec = importlib.util.spec_from_file_location("packed_runtime", opener)
+    if spec is None or spec.loader is None:
+        raise BundleError(f"{opener} is no Python program", EXIT_BAD_BUNDLE)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.open_model(path, num_threads)  # type: ignore[no-any-return]  # known when it runs
+    except ImportError as error:
+        text = f"{error}; run: {Path(sys.executable).name} -m pip install -r requirements.txt"
+        raise BundleError(f"{opener.stem} cannot be imported: {text}", EXIT_MISSING_PACKAGE) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        raise BundleError(f"{opener.stem} cannot load {path}: {error}", EXIT_BAD_MODEL) from error
 
 
 def verified_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:
@@ -415,44 +467,69 @@ def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtim
     failed = False
     for path in options.images:
         try:
-            probabilities = classify(read_image(path, manifest))[0]
+            outputs = classify(read_image(path, manifest))[0]
         except BundleError as error:
             if error.exit_code != EXIT_BAD_IMAGE:
                 raise
             print(f"run.py: {shown(str(error))}", file=sys.stderr)
             failed = True
             continue
-        chosen = best_classes(probabilities, manifest, options.top)
+        chosen = answers(outputs, manifest, options.top)
         results.append({"image": str(path), "runtime": runtime, "predictions": chosen})
     if options.json:
         print(json.dumps(results, indent=2))
     else:
         for result in results:
-            figures = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in result["predictions"])
-            print(shown(f"{result['image']}: {figures}"))
+            print(shown(f"{result['image']}: {', '.join(map(as_text, result['predictions'])) or 'none'}"))
     return EXIT_BAD_IMAGE if failed else 0
 
 
-def best_classes(probabilities: Any, manifest: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    best = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])[:number]
-    return [{"class": manifest["classes"][i], "probability": float(probabilities[i])} for i in best]
+def answer_kind(manifest: dict[str, Any]) -> str:
+    """What the model's task says of its outputs; bundles without a task rank classes."""
+    kind = manifest["task"]["answer"]["kind"] if "task" in manifest else "ranking"
+    if kind not in ("ranking", "above", "values"):
+        raise BundleError(f"manifest.json asks for answers of a kind {kind!r} that is not known here", EXIT_BAD_BUNDLE)
+    return str(kind)
+
+
+def answers(outputs: Any, manifest: dict[str, Any], top: int) -> list[dict[str, Any]]:
+    """Of one image: the ``top`` classes, or those above their thresholds, or every value with its unit."""
+    names, kind = manifest["classes"], answer_kind(manifest)
+    if kind == "values":
+        unit = manifest["task"]["answer"]["unit"]
+        return [{"output": name, "value": float(outputs[i]), "unit": unit} for i, name in enumerate(names)]
+    best = sorted(range(len(outputs)), key=lambda i: -outputs[i])
+    if kind == "above":
+        thresholds = manifest["task"]["answer"]["thresholds"]
+        best = [i for i in best if outputs[i] >= thresholds[i]]
+    else:
+        best = best[:top]
+    return [{"class": names[i], "probability": float(outputs[i])} for i in best]
+
+
+def as_text(answer: dict[str, Any]) -> str:
+    if "value" in answer:
+        return f"{answer['output']} {answer['value']:.4g} {answer['unit']}".rstrip()
+    return f"{answer['class']} {answer['probability']:.1%}"
 
 
 def check_samples(folder: Path, manifest: dict[str, Any], runtime: str, classify: Classify) -> int:
     samples = manifest["samples"]
     if not samples:
         raise BundleError("this bundle holds no samples to check with", EXIT_BAD_BUNDLE)
+    are_values = answer_kind(manifest) == "values"
+    one, all_of_them = ("an output", "outputs") if are_values else ("a probability", "probabilities")
     tolerance = manifest.get("sample_tolerance", 0.0)
     largest = 0.0
     for sample in samples:
         path = verified_file(folder, manifest, sample["file"])
-        probabilities = classify(read_image(path, manifest))[0]
-        differences = [abs(float(p) - e) for p, e in zip(probabilities, sample["probabilities"], strict=True)]
+        outputs = classify(read_image(path, manifest))[0]
+        differences = [abs(float(p) - e) for p, e in zip(outputs, sample["probabilities"], strict=True)]
         if not all(difference <= tolerance for difference in differences):
-            print(f"run.py: {path}: a probability differs by {max(differences):.3g}, more than {tolerance:g}")
+            print(f"run.py: {path}: {one} differs by {max(differences):.3g}, more than {tolerance:g}")
             return EXIT_CHECK_FAILED
         largest = max(largest, *differences)
-    print(f"{len(samples)} samples as expected with {runtime}: probabilities differ by at most {largest:.2g}")
+    print(f"{len(samples)} samples as expected with {runtime}: {all_of_them} differ by at most {largest:.2g}")
     return 0
 
 

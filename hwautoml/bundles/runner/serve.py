@@ -5,7 +5,7 @@
 
     curl --data-binary @photo.jpg http://127.0.0.1:8080/predict?top=3
 
-POST /predict   an image file as the body; JSON with classes and probabilities
+POST /predict   an image file as the body; JSON with what run.py --json says of it
 GET  /health    200 once the model answers
 GET  /metrics   counters and latencies in Prometheus' text format
 
@@ -42,6 +42,7 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 def _beside(name: str) -> ModuleType:
     """The program beside this one, wherever it is started from."""
     path, module = Path(__file__).resolve().with_name(f"{name}.py"), ModuleType(name)
+    module.__file__ = str(path)
     exec(
         compile(path.read_bytes(), path, "exec"), vars(module)
     )  # never a __pycache__ that lies there, and none is left
@@ -88,12 +89,12 @@ class Service:
             image = run.decode_image(data, "the request's body", self.manifest, self.max_pixels)
         with self._lock:
             began = time.perf_counter()
-            probabilities = self._classify(image)[0]
+            outputs = self._classify(image)[0]
             seconds = time.perf_counter() - began
             self._num_inferences += 1
             self._seconds += seconds
             self._buckets.update(bound for bound in LATENCY_BOUNDS_SEC if seconds <= bound)
-        predictions = run.best_classes(probabilities, self.manifest, top)
+        predictions = run.answers(outputs, self.manifest, top)
         return {"predictions": predictions, "runtime": self.runtime, "inference_ms": 1e3 * seconds}
 
     def count(self, path: str, status: int) -> None:
@@ -361,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = run.read_manifest(folder)
         for name in ("run.py", "serve.py"):
             run.verified_file(folder, manifest, name)
+        run.answer_kind(manifest)
         runtime = options.runtime or manifest["default_runtime"]
         classify = run.open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
         _warm_up(manifest, classify)
@@ -391,7 +393,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serve the model in this folder over HTTP.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one, and says which (default 8080)")
-    parser.add_argument("--runtime", choices=sorted(run.MODEL_FILES), help="default: the faster one when measured")
+    parser.add_argument("--runtime", choices=run.runtime_names(), help="default: the faster one when measured")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
     parser.add_argument("--max-request-mb", type=int, default=10, metavar="MB", help="largest file (default 10)")
     parser.add_argument("--max-megapixels", type=int, default=50, metavar="MP", help="largest image (default 50)")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hwautoml.bundles import BundleSample, write_bundle
+from hwautoml.bundles import BundleSample, PackedRuntime, write_bundle
+from hwautoml.bundles.bundle import TVM_FILE
+from hwautoml.compilers import reference_runtime, traits_of
 from hwautoml.core import json_form
 from hwautoml.core.run_result import RunResult
 from hwautoml.pipeline.runs.context import RunContext
@@ -50,20 +52,27 @@ def _ship(run: RunContext, finished: Finished) -> Shipped:
 
 def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path:
     winner, shown = finished.winner, result.to_json()
-    tvm = winner.files["tvm"] if "tvm" in winner.measured else None
-    test = run.dataset.test
+    measured = {runtime: traits_of(runtime) for runtime in winner.measured}
+    library = next((winner.files[r] for r, traits in measured.items() if traits.ships_as == TVM_FILE), None)
+    further = [
+        PackedRuntime(r, winner.files[r], traits.ships_as, traits.opener, tuple(traits.packages.values()))
+        for r, traits in measured.items()
+        if traits.ships_as is not None and traits.opener is not None
+    ]
+    test, task = run.dataset.test, run.dataset.task
     images = test.raw([index for index, _ in finished.checked.samples])
     samples = [
-        BundleSample(image, np.array(outputs), run.dataset.classes[int(test.labels[index])])
+        BundleSample(image, np.array(outputs), task.label_text(test.labels[index].numpy()))
         for image, (index, outputs) in zip(images, finished.checked.samples, strict=True)
     ]
     return write_bundle(
         run.folder / "bundle",
-        onnx_path=winner.files["onnxruntime"],
-        tvm_library=tvm,
+        onnx_path=winner.files[reference_runtime()],
+        tvm_library=library,
+        further=further,
         default_runtime=winner.runtime,
         num_threads=run.target.num_threads,
-        classes=run.dataset.classes,
+        task=task,
         resolution=run.space.resolution(winner.architecture),
         channels=run.dataset.channels,
         image_size=run.dataset.image_size,
@@ -76,5 +85,5 @@ def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path
         data={**json_form.to_json(result.dataset), "fingerprint": run.dataset.fingerprint},
         precision=winner.precision,
         quantization=shown["quantization"],
-        confusion=finished.checked.confusion,
+        outcome=task.outcome_from_json(finished.checked.outcome),
     )

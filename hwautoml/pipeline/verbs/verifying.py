@@ -15,7 +15,7 @@ import numpy as np
 from hwautoml.bundles import Bundle, read_bundle
 from hwautoml.bundles.bundle import FIX, MANIFEST, unknown_files
 from hwautoml.bundles.tvm_runtime import library_architecture
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import load_backend, reference_runtime
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -66,11 +66,9 @@ def verify(
     inner = folder / "bundle"
     found = read_bundle(inner if (inner / "manifest.json").is_file() else folder)
     checks = [_files(found, trusted), _classes(found)]
-    runtimes = {"onnxruntime": found.onnx_path, "tvm": found.tvm_library}
-    for index, (runtime, path) in enumerate(runtimes.items()):
-        if path is not None:
-            on_progress(Progress("verify", 0.1 + 0.3 * index, f"samples on {runtime}"))
-            checks.append(_parity(found, runtime, path))
+    for index, (runtime, path) in enumerate(found.files.items()):
+        on_progress(Progress("verify", 0.1 + 0.6 * index / len(found.files), f"samples on {runtime}"))
+        checks.append(_parity(found, runtime, path))
     on_progress(Progress("verify", 0.7, "latency"))
     checks.append(_latency(found, allowed, skip=no_latency))
     on_progress(Progress("verify", 1.0))
@@ -143,7 +141,7 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
     try:
         images = np.concatenate([run.read_image(bundle.path / s["file"], dict(bundle.manifest)) for s in samples])
         with LocalDevice(runtime) as device:
-            probabilities = device.run_model(path, images)
+            outputs = device.run_model(path, images)
     except run.BundleError as error:
         return _check(name, FAILED, str(error))
     except MissingDependencyError as error:  # a library for a GPU, and there is none
@@ -151,9 +149,9 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
     except HwAutoMLError as error:
         return _check(name, FAILED, error.message)
     expected = np.array([sample["probabilities"] for sample in samples])
-    worst = float(np.abs(probabilities - expected).max()) if probabilities.shape == expected.shape else float("inf")
+    worst = float(np.abs(outputs - expected).max()) if outputs.shape == expected.shape else float("inf")
     tolerance = bundle.manifest.get("sample_tolerance", 0.0)
-    detail = f"probabilities of {len(samples)} samples differ by at most {worst:.2g} (tolerance {tolerance:g})"
+    detail = f"outputs of {len(samples)} samples differ by at most {worst:.2g} (tolerance {tolerance:g})"
     return _check(name, PASSED if worst <= tolerance else FAILED, detail, max_abs=worst)
 
 
@@ -210,14 +208,14 @@ def _elsewhere(bundle: Bundle, runtime: str) -> str | None:
 def _measure(bundle: Bundle, runtime: str) -> Any:
     from hwautoml.exporters.reference import export_reference
 
-    path = bundle.tvm_library if runtime == "tvm" else bundle.onnx_path
+    path = bundle.files.get(runtime)
     if path is None:
         raise InvalidValueError(f"{bundle.path} has no file for {runtime}")
     protocol = replace(PROTOCOL, max_total_sec=MEASURING_SEC, num_singles=0)
     with (
         temporary_folder() as folder,
         LocalDevice(runtime, num_threads=bundle.manifest["num_threads"]) as device,
-        LocalDevice("onnxruntime") as timer,
+        LocalDevice(reference_runtime()) as timer,
     ):
         reference = export_reference(folder / "reference.onnx")
         return measure_side_by_side([(device, path)], (timer, reference), protocol)[0]
