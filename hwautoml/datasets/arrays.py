@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.decoding import fit_image, map_chunks
+from hwautoml.datasets.safety import read_arrays, require_printable
 from hwautoml.errors import DatasetError, MissingDependencyError
 
 NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x uint8 (N, H, W) or (N, H, W, 1 or 3), y (N, ...)"
@@ -62,17 +62,11 @@ def load_npz(path: Path, task: type[Task]) -> LabelledArray:
     Raises:
         DatasetError: damaged, or any of the above does not hold.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("x", "y") if name not in arrays]
-            if missing:
-                raise DatasetError(f"{path} lacks {' and '.join(missing)}; it has {list(arrays)}", fix=NPZ_FIX)
-            images, labels = arrays["x"], arrays["y"]
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"cannot read {path} as an .npz: {error}", fix=NPZ_FIX) from error
-    images = _check_images(path, images)
+    arrays = read_arrays(path, ("x", "y"), NPZ_FIX)
+    images, labels = _check_images(path, arrays["x"]), arrays["y"]
     if labels.shape[:1] != (len(images),):
         raise DatasetError(f"y in {path} has shape {labels.shape}; x has {len(images)} images", fix=NPZ_FIX)
+    require_printable(path, labels)
     found, converted = task.from_labels(labels, f"y in {path}")
     return LabelledArray(path.stem, images, converted, found)
 

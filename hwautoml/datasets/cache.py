@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import PIL
 
 from hwautoml.core.storage import replaced_atomically
 from hwautoml.datasets.layout import LabelledFile
+from hwautoml.datasets.safety import HEADER_ERRORS, READ_ERRORS
 from hwautoml.datasets.scan import Scan
 from hwautoml.errors import StorageError
 
@@ -47,7 +47,7 @@ def load_scan(path: Path) -> Scan | None:
                 checksums=arrays["checksums"],
                 reasons={int(index): reason for index, reason in facts["reasons"].items()},
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (*READ_ERRORS, *HEADER_ERRORS) as error:
         _log.warning("ignoring the damaged cache %s: %s", path, error)
         return None
 

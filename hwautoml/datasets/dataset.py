@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hwautoml.core.shown import shown
 from hwautoml.core.task import Task
 from hwautoml.datasets.split import Split
 
@@ -14,6 +15,11 @@ class SkippedImage:
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        """A name that is no UTF-8 would end the run when it is written down, at its end."""
+        object.__setattr__(self, "path", shown(self.path))
+        object.__setattr__(self, "reason", shown(self.reason))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,9 @@ class ImageDataset:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", shown(self.name))
 
     @property
     def classes(self) -> tuple[str, ...]:

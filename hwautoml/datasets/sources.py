@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import re
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwautoml.datasets.safety import MAX_FILE_BYTES, READ_ERRORS, read_regular
 from hwautoml.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset(
@@ -18,9 +17,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 #: Pictures that are not read here: listed, so that they are counted and named, not passed over in silence.
 OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
-# Whatever a missing, unreadable or damaged file or zip member raises while its bytes are read.
-READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
-MAX_FILE_BYTES = 512 * 1024**2
 # wrapper / split / class / file: anything deeper is not a dataset, and walking it could take for ever.
 MAX_DEPTH = 4
 
@@ -99,7 +95,7 @@ class FolderSource(FileSource):
         return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(folders)), tuple(sorted(others)))
 
     def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
+        return read_regular(self.root / path)
 
 
 class ZipSource(FileSource):
@@ -112,8 +108,10 @@ class ZipSource(FileSource):
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
         try:
+            if not path.is_file():
+                raise OSError("it is no regular file")
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except READ_ERRORS as error:
             raise DatasetError(
                 f"cannot open {path} as a zip: {error}", fix="the download may be incomplete; check with: unzip -t FILE"
             ) from error
