@@ -19,6 +19,7 @@ from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, 
 from hwautoml.bundles.model_card import class_metrics, model_card
 from hwautoml.bundles.readme import readme_text
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.space import Architecture
 from hwautoml.core.storage import folder_beside
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
@@ -51,6 +52,7 @@ def write_bundle(
     resolution: int,
     channels: int,
     image_size: int | None = None,
+    pixel_rule: PixelRule | None = None,
     accuracy: Mapping[str, Json],
     latency: Mapping[str, Json],
     conditions: Mapping[str, Json],
@@ -67,9 +69,10 @@ def write_bundle(
     The same arguments and versions give the same bytes.
 
     ``resolution`` is the side of the model's input; ``image_size`` that of the training images (default: the same),
-    which ``run.py`` resizes to first, as training did. ``accuracy``, ``latency``, ``conditions``, ``parity``, ``data``
-    (name, counts, fingerprint) and ``quantization`` (``reason``, figures) are to be kept, as JSON; names carry units.
-    ``num_threads`` is what ``run.py`` uses by default. ``confusion`` [true class][predicted class] counts test images.
+    which ``run.py`` resizes to first, as training did; ``pixel_rule`` is how training made them 8-bit.
+    ``accuracy``, ``latency``, ``conditions``, ``parity``, ``data`` (name, counts, fingerprint) and ``quantization``
+    (``reason``, figures) are to be kept, as JSON; names carry units. ``num_threads`` is what ``run.py`` uses by
+    default. ``confusion`` [true class][predicted class] counts test images.
 
     Raises:
         InvalidValueError: the arguments contradict each other, or hold what JSON cannot (NaN, objects).
@@ -93,7 +96,13 @@ def write_bundle(
         "default_runtime": default_runtime,
         "num_threads": num_threads,
         "classes": list(classes),
-        "input": {"resolution": resolution, "channels": channels, "image_size": image_size, "layout": "NHWC uint8"},
+        "input": {
+            "resolution": resolution,
+            "channels": channels,
+            "image_size": image_size,
+            "layout": "NHWC uint8",
+            **(pixel_rule or PixelRule()).to_json(),
+        },
         "accuracy": dict(accuracy),
         "latency": dict(latency),
         "conditions": dict(conditions),

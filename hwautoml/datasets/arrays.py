@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.datasets.decoding import fit_image, map_chunks
 from hwautoml.errors import DatasetError, MissingDependencyError
 
@@ -108,7 +109,7 @@ def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDA
     def work(chunk: range) -> None:
         for index in chunk:
             pixels = images[index, :, :, 0] if images.shape[-1] == 1 else images[index]
-            fitted[index] = fit_image(Image.fromarray(np.ascontiguousarray(pixels)), image_size, channels)
+            fitted[index] = fit_image(Image.fromarray(np.ascontiguousarray(pixels)), image_size, channels, PixelRule())
 
     map_chunks(work, len(images))
     return fitted

@@ -7,17 +7,22 @@ import json
 import logging
 import zipfile
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import PIL
 
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.storage import replaced_atomically
+from hwautoml.datasets.decoding import PictureFacts
 from hwautoml.datasets.layout import LabelledFile
+from hwautoml.datasets.looks import Looks
+from hwautoml.datasets.probing import Probe
 from hwautoml.datasets.scan import Scan
 from hwautoml.errors import StorageError
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -40,22 +45,35 @@ def load_scan(path: Path) -> Scan | None:
         with np.load(path, allow_pickle=False) as arrays:
             facts = json.loads(str(arrays["facts"]))
             return Scan(
-                image_size=facts["image_size"],
-                channels=facts["channels"],
+                probe=Probe(facts["image_size"], facts["channels"], PixelRule.from_json(facts["rule"])),
                 pixels=arrays.get("pixels"),
                 sums=arrays["sums"],
                 checksums=arrays["checksums"],
+                looks=Looks(arrays["digests"], arrays["thumbnails"]),
+                facts=tuple(None if fact is None else PictureFacts(*fact) for fact in facts["pictures"]),
                 reasons={int(index): reason for index, reason in facts["reasons"].items()},
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         _log.warning("ignoring the damaged cache %s: %s", path, error)
         return None
 
 
 def save_scan(path: Path, scan: Scan) -> None:
     """A full disk or a read-only folder is logged, not raised: the cache only saves time."""
-    facts = {"image_size": scan.image_size, "channels": scan.channels, "reasons": dict(scan.reasons)}
-    arrays = {"facts": np.array(json.dumps(facts)), "sums": scan.sums, "checksums": scan.checksums}
+    facts = {
+        "image_size": scan.probe.image_size,
+        "channels": scan.probe.channels,
+        "rule": scan.probe.rule.to_json(),
+        "pictures": [None if fact is None else astuple(fact) for fact in scan.facts],
+        "reasons": dict(scan.reasons),
+    }
+    arrays = {
+        "facts": np.array(json.dumps(facts)),
+        "sums": scan.sums,
+        "checksums": scan.checksums,
+        "digests": scan.looks.digests,
+        "thumbnails": scan.looks.thumbnails,
+    }
     if scan.pixels is not None:
         arrays["pixels"] = scan.pixels
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hwautoml.core.finding import Finding
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.datasets.split import Split
 
 
@@ -21,6 +23,8 @@ class ImageDataset:
 
     ``mean`` and ``std`` are per channel in [0, 1] units, from the training images. ``fingerprint`` identifies
     the content (class names, file names, bytes): the same for a folder and a zip of it, on every machine.
+    ``pixel_rule`` made the images 8-bit and opaque; what ships has to apply it, too. ``findings``: what a person
+    should know of the images, the worst first.
     """
 
     name: str
@@ -34,6 +38,8 @@ class ImageDataset:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_rule: PixelRule = field(default_factory=PixelRule)
+    findings: tuple[Finding, ...] = ()
 
     @property
     def num_classes(self) -> int:

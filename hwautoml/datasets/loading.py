@@ -6,21 +6,24 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hwautoml.core.finding import worst_first
 from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
 from hwautoml.datasets.cache import cache_file, load_scan, save_scan
 from hwautoml.datasets.dataset import ImageDataset, SkippedImage
 from hwautoml.datasets.decoding import Progress
 from hwautoml.datasets.layout import Layout, find_layout
+from hwautoml.datasets.pixel_findings import pixel_findings
 from hwautoml.datasets.pixels import MemoryPixels, PixelStore, StreamedPixels
-from hwautoml.datasets.scan import Scan, channel_sums, check_usable, default_image_size, probe_files, scan_files
-from hwautoml.datasets.sources import FileSource, open_source
+from hwautoml.datasets.probing import Probe, default_image_size, probe_files
+from hwautoml.datasets.scan import Scan, channel_sums, check_usable, scan_files
+from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, open_source
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import assign_splits, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
@@ -61,7 +64,7 @@ def load_dataset(
     one wrapping folder is allowed. Missing splits are drawn from the training images, stratified, by ``seed``.
     Images become squares of ``image_size`` pixels: the centre is cropped, then resized. By default that is the
     native size when all are square, equal and at most 64; else 32 when the median short side is below 64, else 64.
-    ``channels`` (1 grey, 3 RGB) converts; by default it is what the images have. Sets of more than
+    ``channels`` (1 grey, 3 RGB) converts; by default it is 3 as soon as one image is in colour. Sets of more than
     ``in_memory_limit_bytes`` of pixels are decoded batch by batch; the others are kept in ``cache_dir``, when
     given, for the next run. ``on_progress(done, total)`` counts decoded images.
 
@@ -137,15 +140,15 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         store: PixelStore = MemoryPixels(scan.pixels)
     else:
         paths = tuple(entry.file.path for entry in layout.files)
-        store = StreamedPixels(source, paths, scan.image_size, scan.channels)
+        store = StreamedPixels(source, paths, scan.probe.image_size, scan.probe.channels, scan.probe.rule)
     skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
     left_out = [SkippedImage(path, "lies in no class folder") for path in layout.loose]
-    left_out += [SkippedImage(path, f"{Path(path).suffix} files are not read") for path in listing.others]
+    left_out += [SkippedImage(path, OTHER_SUFFIXES[Path(path).suffix.lower()]) for path in listing.others]
     if left_out:
         shown = "; ".join(f"{source.name_of(s.path)} ({s.reason})" for s in left_out[:3])
         _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), shown)
     skipped += tuple(left_out)
-    return _assemble(
+    dataset = _assemble(
         path.stem,
         layout.classes,
         store,
@@ -155,6 +158,9 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         skipped,
         _fingerprint(layout, scan),
     )
+    names = [entry.file.path for entry in layout.files]
+    findings = worst_first(pixel_findings(names, scan.facts, scan.probe))
+    return replace(dataset, pixel_rule=scan.probe.rule, findings=findings)
 
 
 def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) -> Scan:
@@ -171,18 +177,18 @@ def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) ->
         if scan is not None:
             return scan
     probe = probe_files(source, layout.files, request.image_size, request.channels)
-    num_bytes = len(layout.files) * probe.image_size**2 * probe.channels
-    scan = scan_files(
-        source,
-        layout.files,
-        probe,
-        keep_pixels=num_bytes <= request.in_memory_limit_bytes,
-        allow_mixed=request.channels is not None,
-        on_progress=request.on_progress,
-    )
+    scan = _decode_all(source, layout, probe, request)
+    if request.channels is None and probe.channels == 1 and any(f is not None and f.channels == 3 for f in scan.facts):
+        scan = _decode_all(source, layout, replace(probe, channels=3), request)  # the sample had no colour in it
     if cached is not None:
         save_scan(cached, scan)
     return scan
+
+
+def _decode_all(source: FileSource, layout: Layout, probe: Probe, request: _Request) -> Scan:
+    num_bytes = len(layout.files) * probe.image_size**2 * probe.channels
+    keep_pixels = num_bytes <= request.in_memory_limit_bytes
+    return scan_files(source, layout.files, probe, keep_pixels=keep_pixels, on_progress=request.on_progress)
 
 
 def _assemble(

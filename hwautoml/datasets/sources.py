@@ -16,8 +16,20 @@ from hwautoml.errors import DatasetError
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
-#: Pictures that are not read here: listed, so that they are counted and named, not passed over in silence.
-OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
+_HEIC = "HEIC is not read; convert it to JPEG, with heif-convert of libheif or Pillow with pillow-heif"
+_DICOM = "DICOM is not read; save its pixels as 16-bit PNG, with dcmj2pnm of DCMTK or pydicom"
+_RAW = "a camera's raw file is not read; develop it to JPEG or 16-bit TIFF, with darktable-cli or rawpy"
+#: Pictures that are not read here, and what reads them: counted and named, not passed over in silence.
+OTHER_SUFFIXES = {
+    ".heic": _HEIC,
+    ".heif": _HEIC,
+    ".dcm": _DICOM,
+    ".dicom": _DICOM,
+    ".avif": "AVIF is not read; convert it to PNG, with avifdec of libavif or Pillow 11.3 or later",
+    ".jxl": "JPEG XL is not read; convert it to PNG, with djxl of libjxl",
+    ".jp2": "JPEG 2000 is not read; convert it to PNG, with opj_decompress of OpenJPEG or Pillow",
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW),
+}
 # Whatever a missing, unreadable or damaged file or zip member raises while its bytes are read.
 READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 MAX_FILE_BYTES = 512 * 1024**2

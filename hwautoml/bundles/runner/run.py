@@ -40,6 +40,8 @@ PIP_NAMES = {
 }
 # The formats, and the steps in `read_image`, are those the training images went through.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits
+PART_PIXELS = 1 << 20
 # What Pillow's decoders, and its reader of EXIF, report damage by.
 DECODING_ERRORS = (
     OSError,
@@ -272,7 +274,7 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
                 size = f"{image.width} x {image.height} pixels, at most {image_module.MAX_IMAGE_PIXELS} are taken"
                 raise BundleError(f"{name} is far too large: {size}", EXIT_BAD_IMAGE)
             image.draft(None, (2 * image_size, 2 * image_size))
-            pixels = _square(operations.exif_transpose(image), image_size, channels)
+            pixels = _square(_eight_bits(operations.exif_transpose(image), manifest["input"]), image_size, channels)
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise BundleError(f"{name} is far too large: {error}", EXIT_BAD_IMAGE) from error
     except image_module.UnidentifiedImageError as error:
@@ -284,13 +286,42 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
     return numpy.asarray(pixels, dtype=numpy.uint8).reshape(1, resolution, resolution, channels)
 
 
-def _square(image: Any, size: int, channels: int) -> Any:
-    """8-bit grey or RGB, the centre square, ``size`` pixels wide."""
+def _eight_bits(image: Any, rule: dict[str, Any]) -> Any:
+    """Deep pictures scaled by the training images' levels, transparent ones composed on their background."""
     numpy, image_module = need("numpy"), need("PIL.Image")
-    if image.mode.startswith("I;16"):
-        image = image_module.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixel mode {image.mode} has no known range; save it as an 8-bit image")
+    if image.mode in DEEP_MODES:
+        if rule.get("levels") is None:
+            raise ValueError(
+                f"{image.mode} pixels have more than 8 bits, and the training images had not: their range is not "
+                "known; save it as an 8-bit image"
+            )
+        return image_module.fromarray(_scaled(numpy.asarray(image), *rule["levels"]))
+    if not image.has_transparency_data:
+        return image
+    layered = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+    *colours, alpha = layered.split()
+    opaque = colours[0] if len(colours) == 1 else image_module.merge("RGB", colours)
+    level = rule.get("background", 255)
+    ground = image_module.new(opaque.mode, opaque.size, level if len(colours) == 1 else (level,) * 3)
+    ground.paste(opaque, mask=alpha)
+    return ground
+
+
+def _scaled(values: Any, low: float, high: float) -> Any:
+    """(H, W) uint8: linearly from ``low``..``high`` to 0..255, in parts that need little memory; NaN becomes 0."""
+    numpy = need("numpy")
+    scale = 255.0 / (high - low)
+    result = numpy.empty(values.shape, dtype=numpy.uint8)
+    rows = max(1, PART_PIXELS // values.shape[1])
+    for start in range(0, len(values), rows):
+        part = (values[start : start + rows].astype(numpy.float64) - low) * scale
+        result[start : start + rows] = numpy.nan_to_num(numpy.clip(numpy.floor(part + 0.5), 0, 255))
+    return result
+
+
+def _square(image: Any, size: int, channels: int) -> Any:
+    """Grey or RGB, the centre square, ``size`` pixels wide."""
+    image_module = need("PIL.Image")
     image = image.convert("L" if channels == 1 else "RGB")
     width, height = image.size
     side = min(width, height)

@@ -311,6 +311,7 @@ def bundle_stage(job: Job, winner: Finalist, checked: dict[str, Any], result: di
         resolution=job.space.resolution(winner.architecture),
         channels=job.dataset.channels,
         image_size=job.dataset.image_size,
+        pixel_rule=job.dataset.pixel_rule,
         accuracy=result["accuracy"],
         latency=result["latency_ms"],
         conditions=result["conditions"],

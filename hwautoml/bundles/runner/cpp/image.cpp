@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -48,17 +49,83 @@ int pnm_number(const std::string& data, size_t& at, const std::string& path) {
   return int(number);
 }
 
+// Rounded half to even, as Python does: to 8 bits, or to 16 for deep pictures, from what the header calls the largest.
 Image read_pnm(const std::string& data, const std::string& path) {
   size_t at = 2;
   int width = pnm_number(data, at, path), height = pnm_number(data, at, path), largest = pnm_number(data, at, path);
-  if (largest != 255) throw std::runtime_error(path + " has a largest value of " + std::to_string(largest) + ", not 255");
+  if (largest > 65535) throw std::runtime_error(path + " has a largest value of " + std::to_string(largest));
   if (size_t(width) * height > kMaxPixels) throw std::runtime_error(path + " is far too large");
-  int channels = data[1] == '6' ? 3 : 1;
-  size_t expected = size_t(width) * height * channels;
-  if (++at > data.size() || data.size() - at < expected) throw std::runtime_error(path + " is truncated");
+  int channels = data[1] == '6' ? 3 : 1, bytes = largest > 255 ? 2 : 1;
+  size_t number = size_t(width) * height * channels;
+  if (++at > data.size() || data.size() - at < number * bytes) throw std::runtime_error(path + " is truncated");
+  bool is_deep = bytes == 2 && channels == 1;
   Image image(width, height, channels);
-  std::copy_n(data.begin() + at, expected, image.pixels.begin());
+  if (is_deep) image.deep.resize(number);
+  double target = is_deep ? 65535 : 255;
+  for (size_t i = 0; i < number; ++i) {
+    const char* p = &data[at + i * bytes];
+    int value = bytes == 2 ? uint8_t(p[0]) << 8 | uint8_t(p[1]) : uint8_t(p[0]);
+    double scaled = largest == target ? value : std::min(target, std::nearbyint(double(value) / largest * target));
+    if (is_deep) {
+      image.deep[i] = float(scaled);
+    } else {
+      image.pixels[i] = uint8_t(scaled);
+    }
+  }
   return image;
+}
+
+// Floats, the lowest row first; a negative scale says that they are little-endian.
+Image read_pfm(const std::string& data, const std::string& path) {
+  size_t at = 2;
+  int width = pnm_number(data, at, path), height = pnm_number(data, at, path);
+  size_t end = data.find('\n', at + 1);
+  if (end == std::string::npos) throw std::runtime_error(path + " has a damaged header");
+  bool little = data.substr(at, end - at).find('-') != std::string::npos;
+  size_t number = size_t(width) * height;
+  if (number > kMaxPixels) throw std::runtime_error(path + " is far too large");
+  if (data.size() - end - 1 < 4 * number) throw std::runtime_error(path + " is truncated");
+  Image image(width, height, 1);
+  image.deep.resize(number);
+  for (size_t i = 0; i < number; ++i) {
+    uint32_t bits = 0;
+    for (int k = 0; k < 4; ++k) bits |= uint32_t(uint8_t(data[end + 1 + 4 * i + k])) << 8 * (little ? k : 3 - k);
+    size_t row = height - 1 - i / width;
+    std::memcpy(&image.deep[row * width + i % width], &bits, 4);
+  }
+  return image;
+}
+
+// Linearly from the rule's levels to 0..255, rounded half up; what is no number becomes 0.
+Image scaled(const Image& image, const PixelRule& rule) {
+  if (!rule.has_levels)
+    throw std::runtime_error("it has more than 8 bits, and the training images had not: save it as an 8-bit image");
+  Image result(image.width, image.height, 1);
+  double scale = 255.0 / (rule.high - rule.low);
+  for (size_t i = 0; i < image.deep.size(); ++i) {
+    double level = std::floor((double(image.deep[i]) - rule.low) * scale + 0.5);
+    result.pixels[i] = level > 0 ? uint8_t(std::min(level, 255.0)) : 0;
+  }
+  return result;
+}
+
+// On the rule's background, as Pillow's Image.paste with a mask.
+Image composed(const Image& image, const PixelRule& rule) {
+  Image result(image.width, image.height, image.channels - 1);
+  for (size_t i = 0, n = size_t(image.width) * image.height; i < n; ++i) {
+    const uint8_t* from = &image.pixels[i * image.channels];
+    uint32_t alpha = from[result.channels];
+    for (int c = 0; c < result.channels; ++c) {
+      uint32_t sum = rule.background * (255 - alpha) + from[c] * alpha + 128;
+      result.pixels[i * result.channels + c] = uint8_t(((sum >> 8) + sum) >> 8);
+    }
+  }
+  return result;
+}
+
+Image eight_bits(const Image& image, const PixelRule& rule) {
+  if (!image.deep.empty()) return scaled(image, rule);
+  return image.channels % 2 == 0 ? composed(image, rule) : image;
 }
 
 Image with_channels(const Image& image, int channels) {
@@ -233,21 +300,29 @@ Image upright(const Image& image, int orientation) {
 Image read_image(const std::string& path) {
   std::string data = read_file(path);
   if (data.size() > 2 && data[0] == 'P' && (data[1] == '5' || data[1] == '6')) return read_pnm(data, path);
+  if (data.size() > 2 && data[0] == 'P' && data[1] == 'f') return read_pfm(data, path);
 #ifdef HWAUTOML_WITH_STB
   int width, height, channels;
   auto bytes = reinterpret_cast<const stbi_uc*>(data.data());
   if (!stbi_info_from_memory(bytes, int(data.size()), &width, &height, &channels) ||
       size_t(width) * height > kMaxPixels)
     throw std::runtime_error(path + " is not an image in a known format, or far too large");
-  int wanted = channels <= 2 ? 1 : 3;
-  stbi_uc* decoded = stbi_load_from_memory(bytes, int(data.size()), &width, &height, &channels, wanted);
+  if (channels == 1 && stbi_is_16_bit_from_memory(bytes, int(data.size()))) {
+    stbi_us* deep = stbi_load_16_from_memory(bytes, int(data.size()), &width, &height, &channels, 1);
+    if (deep == nullptr) throw std::runtime_error("cannot read " + path + ": " + stbi_failure_reason());
+    Image image(width, height, 1);
+    image.deep.assign(deep, deep + image.pixels.size());
+    stbi_image_free(deep);
+    return image;
+  }
+  stbi_uc* decoded = stbi_load_from_memory(bytes, int(data.size()), &width, &height, &channels, 0);
   if (decoded == nullptr) throw std::runtime_error("cannot read " + path + ": " + stbi_failure_reason());
-  Image image(width, height, wanted);
+  Image image(width, height, channels);
   std::copy_n(decoded, image.pixels.size(), image.pixels.begin());
   stbi_image_free(decoded);
   return upright(image, exif_orientation(data));
 #else
-  throw std::runtime_error(path + " is no binary PPM or PGM file (others need a build with stb_image, or --raw)");
+  throw std::runtime_error(path + " is no binary PPM, PGM or PFM file (others need a build with stb_image, or --raw)");
 #endif
 }
 
@@ -261,8 +336,8 @@ Image read_raw(const std::string& path, int width, int height, int channels) {
   return image;
 }
 
-Image prepare(const Image& image, int image_size, int resolution, int channels) {
-  Image square = resized_square(with_channels(image, channels), image_size);
+Image prepare(const Image& image, const PixelRule& rule, int image_size, int resolution, int channels) {
+  Image square = resized_square(with_channels(eight_bits(image, rule), channels), image_size);
   return resolution == image_size ? square : resized(square, resolution, Box{0, 0, float(image_size), float(image_size)});
 }
 
