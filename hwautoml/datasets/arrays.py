@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +15,22 @@ from PIL import Image
 
 from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.datasets.decoding import fit_image, map_chunks
+from hwautoml.datasets.levels import find_levels, range_of, to_eight_bits
 from hwautoml.errors import DatasetError, MissingDependencyError
 
-NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x uint8 (N, H, W) or (N, H, W, 1 or 3), y (N,)"
+NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x numbers (N, H, W) or (N, H, W, 1 or 3), y (N,)"
+NUM_RANGED = 256
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledArray:
-    """``images`` (N, H, W, C) uint8, ``labels`` (N,) int64 into ``classes``."""
+    """``images`` (N, H, W, C) uint8, made so by ``rule``; ``labels`` (N,) int64 into ``classes``."""
 
     name: str
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    rule: PixelRule = field(default_factory=PixelRule)
 
     @property
     def fingerprint(self) -> str:
@@ -55,7 +59,7 @@ def load_digits_array() -> LabelledArray:
 
 
 def load_npz(path: Path) -> LabelledArray:
-    """``x`` uint8 (N, H, W) or (N, H, W, 1 or 3), ``y`` (N,) integers or texts.
+    """``x`` (N, H, W) or (N, H, W, 1 or 3), numbers of any kind, ``y`` (N,) integers or texts.
 
     Raises:
         DatasetError: damaged, or any of the above does not hold.
@@ -68,14 +72,43 @@ def load_npz(path: Path) -> LabelledArray:
             images, labels = arrays["x"], arrays["y"]
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DatasetError(f"cannot read {path} as an .npz: {error}", fix=NPZ_FIX) from error
-    images = _check_images(path, images)
-    names, numbers = _check_labels(path, labels, len(images))
-    return LabelledArray(path.stem, images, numbers, names)
+    return replace(labelled_array(str(path), images, labels), name=path.stem)
 
 
-def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
-    if images.dtype != np.uint8:
-        raise DatasetError(f"x in {path} is {images.dtype}, not uint8 (0..255)", fix=NPZ_FIX)
+def labelled_array(origin: str, images: NDArray[Any], labels: NDArray[Any]) -> LabelledArray:
+    """``images`` (N, H, W) or (N, H, W, 1 or 3), ``labels`` (N,); ``origin`` names them in messages.
+
+    Numbers other than uint8 are scaled by robust percentiles, but for fractions 0..1 and bytes 0..255 in a wider
+    type, whose meaning is known.
+
+    Raises:
+        DatasetError: other shapes, no numbers, or one class only.
+    """
+    images = _check_images(origin, images)
+    names, numbers = _check_labels(origin, labels, len(images))
+    if images.dtype == np.uint8:
+        return LabelledArray(origin, images, numbers, names)
+    rule = PixelRule(_levels(images))
+    assert rule.levels is not None
+    scaled = np.empty(images.shape, dtype=np.uint8)
+    for index, image in enumerate(images):
+        scaled[index] = to_eight_bits(image, rule.levels)
+    return LabelledArray(origin, scaled, numbers, names, rule)
+
+
+def _levels(images: NDArray[Any]) -> tuple[float, float]:
+    spread = np.linspace(0, len(images) - 1, min(NUM_RANGED, len(images))).astype(int)
+    ranges = [found for found in (range_of(images[index]) for index in spread) if found is not None]
+    low, high = float(np.nanmin(images)), float(np.nanmax(images))
+    for known in (1.0, 255.0):
+        if low >= 0 and known / 2 < high <= known and (known == 255.0 or images.dtype.kind in "fb"):
+            return 0.0, known
+    return find_levels(ranges) or (0.0, 1.0)
+
+
+def _check_images(path: str, images: NDArray[Any]) -> NDArray[Any]:
+    if images.dtype.kind not in "uifb":
+        raise DatasetError(f"x in {path} is {images.dtype}; expected numbers", fix=NPZ_FIX)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
@@ -84,12 +117,10 @@ def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise DatasetError(
             f"x in {path} has shape {images.shape}; expected (N, H, W) or (N, H, W, 1 or 3){hint}", fix=NPZ_FIX
         )
-    return images  # type: ignore[return-value]
+    return images.astype(np.uint8) * 255 if images.dtype.kind == "b" else images
 
 
-def _check_labels(
-    path: Path, labels: NDArray[np.generic], num_images: int
-) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _check_labels(path: str, labels: NDArray[Any], num_images: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     if labels.dtype.kind not in "iuU":
         raise DatasetError(f"y in {path} is {labels.dtype}; expected integers or texts", fix=NPZ_FIX)
     if labels.shape != (num_images,):

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# One pixel in a thousand may be a dead or a hot one; one picture in a hundred may be odd as a whole.
+# One pixel in a thousand may be a dead or a hot one; one picture in a hundred, or in any ten, odd as a whole.
 PIXEL_PERCENTILES = (0.1, 99.9)
-PICTURE_PERCENTILES = (1.0, 99.0)
+PICTURES_PER_ODD_ONE = 100
+MIN_PICTURES_FOR_ODD_ONES = 10
 # Rows are scaled in parts of this many pixels, so that a scan of a hundred megapixels takes no gigabyte of floats.
 PART_PIXELS = 1 << 20
 
@@ -45,6 +46,7 @@ def find_levels(ranges: Sequence[tuple[float, float]]) -> tuple[float, float] | 
     """
     if not ranges:
         return None
-    lows, highs = np.array(ranges).T
-    low, high = float(np.percentile(lows, PICTURE_PERCENTILES[0])), float(np.percentile(highs, PICTURE_PERCENTILES[1]))
+    num_odd = max(1, len(ranges) // PICTURES_PER_ODD_ONE) if len(ranges) >= MIN_PICTURES_FOR_ODD_ONES else 0
+    lows, highs = np.sort(np.array(ranges), axis=0).T
+    low, high = float(lows[num_odd]), float(highs[-1 - num_odd])
     return low, (high if high > low else low + max(1.0, abs(low)))

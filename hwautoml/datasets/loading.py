@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +17,18 @@ from numpy.typing import NDArray
 from hwautoml.core.finding import worst_first
 from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
 from hwautoml.datasets.cache import cache_file, load_scan, save_scan
+from hwautoml.datasets.choosing import LayoutRequest, choose_layout
 from hwautoml.datasets.dataset import ImageDataset, SkippedImage
 from hwautoml.datasets.decoding import Progress
-from hwautoml.datasets.layout import Layout, find_layout
+from hwautoml.datasets.label_table import TABLE_SUFFIXES, Columns
+from hwautoml.datasets.layout import Layout
+from hwautoml.datasets.path_pattern import PathPattern
 from hwautoml.datasets.pixel_findings import pixel_findings
 from hwautoml.datasets.pixels import MemoryPixels, PixelStore, StreamedPixels
 from hwautoml.datasets.probing import Probe, default_image_size, probe_files
+from hwautoml.datasets.python_sources import array_of, files_of
 from hwautoml.datasets.scan import Scan, channel_sums, check_usable, scan_files
-from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, open_source
+from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, FolderSource, open_source
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import assign_splits, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
@@ -36,6 +41,7 @@ MAX_IMAGE_SIZE = 4096
 
 @dataclass(frozen=True)
 class _Request:
+    layout: LayoutRequest
     image_size: int | None
     channels: int | None
     seed: int
@@ -47,10 +53,14 @@ class _Request:
 
 
 def load_dataset(
-    source: str | Path,
+    source: Any,
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    label_pattern: str | None = None,
+    group: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     seed: int = 0,
     val_fraction: float = 0.15,
     test_fraction: float = 0.2,
@@ -58,10 +68,14 @@ def load_dataset(
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
 ) -> ImageDataset:
-    """Labelled images from ``digits``, an image folder, a .zip of one, or an .npz (x, y).
+    """Labelled images from ``digits``, a folder, a .zip of one, a .csv, .tsv or .jsonl that labels files, an .npz
+    (x, y), or from Python: a DataFrame, a list of (path, label), a pair (images, labels) of arrays, a Dataset.
 
-    A folder holds one sub-folder of images per class, at its top or inside ``train/`` (and ``val/``, ``test/``);
-    one wrapping folder is allowed. Missing splits are drawn from the training images, stratified, by ``seed``.
+    A folder holds one sub-folder of images per class, at its top or inside ``train/`` (and ``val/``, ``test/``), or a
+    table with a row per image (``path_column``, ``label_column`` where their names are unusual); one wrapping folder
+    is allowed. ``label_pattern`` finds labels in paths instead: ``"*/{label}_*.png"``. Missing splits are drawn from
+    the training images, stratified, by ``seed``; images of one ``group`` (a column of the table, or a pattern such as
+    ``"**/{group}_frame*"``), and copies of one picture, are drawn together.
     Images become squares of ``image_size`` pixels: the centre is cropped, then resized. By default that is the
     native size when all are square, equal and at most 64; else 32 when the median short side is below 64, else 64.
     ``channels`` (1 grey, 3 RGB) converts; by default it is 3 as soon as one image is in colour. Sets of more than
@@ -77,15 +91,37 @@ def load_dataset(
         raise InvalidValueError(f"channels must be 1 (grey), 3 (RGB) or None, got {channels!r}")
     if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
         raise InvalidValueError(f"image_size must be 1..{MAX_IMAGE_SIZE} pixels, got {image_size}")
+    layout = _layout_request(label_pattern, group, path_column, label_column)
     request = _Request(
-        image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
+        layout, image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
     )
+    if not isinstance(source, str | Path):
+        files = files_of(source, layout.columns)
+        return _from_array(array_of(source), request) if files is None else _from_layout(*files, "images", request)
     path = require_source(source)
     if path is None:
         return _from_array(load_digits_array(), request)
     if path.is_file() and path.suffix.lower() == ".npz":
         return _from_array(load_npz(path), request)
+    if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
+        request = replace(request, layout=replace(layout, table=path.name))
+        return _from_files(FolderSource(path.parent), path.resolve(), request)
     return _from_files(open_source(path), path.resolve(), request)
+
+
+def _layout_request(
+    label_pattern: str | None, group: str | None, path_column: str | None, label_column: str | None
+) -> LayoutRequest:
+    """Raises InvalidValueError for patterns that are none, or lack the name that they are for."""
+    label = None if label_pattern is None else PathPattern(label_pattern)
+    if label is not None and "label" not in label.names:
+        raise InvalidValueError(f"the pattern {label_pattern!r} names no {{label}}", fix="'{label}/**', say")
+    is_pattern = group is not None and "{" in group
+    groups = PathPattern(group) if group is not None and is_pattern else None
+    if groups is not None and "group" not in groups.names:
+        raise InvalidValueError(f"the pattern {group!r} names no {{group}}", fix="'**/{group}_*', say")
+    columns = Columns(path_column, label_column, None if is_pattern else group)
+    return LayoutRequest(columns=columns, label_pattern=label, group_pattern=groups)
 
 
 def require_source(source: str | Path) -> Path | None:
@@ -118,13 +154,26 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
         val_fraction=request.val_fraction,
         test_fraction=request.test_fraction,
     )
-    return _assemble(array.name, array.classes, MemoryPixels(pixels), sums, array.labels, splits, (), array.fingerprint)
+    store = MemoryPixels(pixels)
+    dataset = _assemble(array.name, array.classes, store, sums, array.labels, splits, (), array.fingerprint)
+    return replace(dataset, pixel_rule=array.rule)
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
     listing = source.listing()
-    layout = find_layout(listing, source.origin)
-    scan = _scan(source, str(path), layout, request)
+    layout = choose_layout(source, listing, request.layout)
+    left_out = [SkippedImage(path, "belongs to no class") for path in layout.loose]
+    left_out += [SkippedImage(path, OTHER_SUFFIXES[Path(path).suffix.lower()]) for path in listing.others]
+    if left_out:
+        examples = "; ".join(f"{source.name_of(s.path)} ({s.reason})" for s in left_out[:3])
+        _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), examples)
+    dataset = _from_layout(source, layout, str(path), request)
+    return replace(dataset, name=path.stem, skipped=(*dataset.skipped, *left_out))
+
+
+def _from_layout(source: FileSource, layout: Layout, origin: str, request: _Request) -> ImageDataset:
+    """``origin`` tells sources apart in the cache."""
+    scan = _scan(source, origin, layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
     labels = np.array([file.label for file in layout.files], dtype=np.int64)
     splits = assign_splits(
@@ -142,14 +191,8 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         paths = tuple(entry.file.path for entry in layout.files)
         store = StreamedPixels(source, paths, scan.probe.image_size, scan.probe.channels, scan.probe.rule)
     skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
-    left_out = [SkippedImage(path, "lies in no class folder") for path in layout.loose]
-    left_out += [SkippedImage(path, OTHER_SUFFIXES[Path(path).suffix.lower()]) for path in listing.others]
-    if left_out:
-        shown = "; ".join(f"{source.name_of(s.path)} ({s.reason})" for s in left_out[:3])
-        _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), shown)
-    skipped += tuple(left_out)
     dataset = _assemble(
-        path.stem,
+        origin,
         layout.classes,
         store,
         scan.sums,
@@ -159,7 +202,7 @@ def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDatas
         _fingerprint(layout, scan),
     )
     names = [entry.file.path for entry in layout.files]
-    findings = worst_first(pixel_findings(names, scan.facts, scan.probe))
+    findings = worst_first([*layout.findings, *pixel_findings(names, scan.facts, scan.probe)])
     return replace(dataset, pixel_rule=scan.probe.rule, findings=findings)
 
 

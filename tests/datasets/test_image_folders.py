@@ -247,7 +247,7 @@ def test_no_such_path(tmp_path: Path) -> None:
 
 def test_neither_folder_nor_archive(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"x")
-    expect(tmp_path / "a.tar", r"a\.tar is neither a folder")
+    expect(tmp_path / "a.tar", r"a\.tar is no source of labelled images[\s\S]*pass a folder")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -280,8 +280,23 @@ def test_class_too_small_to_split(make_folder: MakeFolder) -> None:
     expect(make_folder({"cat": 5, "dog": 2}), "class 'dog' of .* has 2 usable")
 
 
-def test_nested_class(make_folder: MakeFolder) -> None:
-    expect(make_folder({"cat/young": 5, "cat/old": 5, "dog": 5}), "class folder .*cat holds a folder, 'old'")
+def test_folders_below_a_class_belong_to_it(make_folder: MakeFolder) -> None:
+    dataset = load_dataset(make_folder({"cat/young": 5, "cat/old/grey": 5, "dog": 5}))
+    assert dataset.classes == ("cat", "dog")
+    assert np.bincount(np.concatenate([s.labels for s in (dataset.train, dataset.val, dataset.test)])).tolist() == [
+        10,
+        5,
+    ]
+    (finding,) = dataset.findings
+    assert (finding.severity, finding.kind) == ("note", "nested-folders") and "cat/old" in finding.message
+
+
+def test_inner_folders_that_look_like_classes_are_warned_of(make_folder: MakeFolder) -> None:
+    root = make_folder({f"{light}/{name}": 4 for light in ("day", "night") for name in ("cat", "dog")})
+    (finding,) = load_dataset(root).findings
+    assert (finding.severity, finding.kind) == ("warn", "nested-classes")
+    assert "--label-pattern '*/{label}/**'" in finding.fix
+    assert load_dataset(root, label_pattern="*/{label}/**").classes == ("cat", "dog")
 
 
 def test_splits_with_other_classes(make_folder: MakeFolder) -> None:
@@ -362,4 +377,4 @@ def test_pictures_that_are_left_out_are_counted_and_named(make_folder: MakeFolde
     skipped = {s.path: s.reason for s in load_dataset(root).skipped}
     assert skipped.keys() == {"a/phone.heic", "loose.png", "b/torn.png"}
     assert "HEIC is not read; convert it to JPEG, with heif-convert" in skipped["a/phone.heic"]
-    assert "in no class folder" in skipped["loose.png"]
+    assert "belongs to no class" in skipped["loose.png"]
