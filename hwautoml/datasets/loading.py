@@ -20,8 +20,10 @@ from hwautoml.datasets.cache import cache_file, load_scan, save_scan
 from hwautoml.datasets.choosing import LayoutRequest, choose_layout
 from hwautoml.datasets.dataset import ImageDataset, SkippedImage
 from hwautoml.datasets.decoding import Progress
+from hwautoml.datasets.honest_splits import split_honestly
 from hwautoml.datasets.label_table import TABLE_SUFFIXES, Columns
 from hwautoml.datasets.layout import Layout
+from hwautoml.datasets.looks import looks_of
 from hwautoml.datasets.path_pattern import PathPattern
 from hwautoml.datasets.pixel_findings import pixel_findings
 from hwautoml.datasets.pixels import MemoryPixels, PixelStore, StreamedPixels
@@ -30,7 +32,7 @@ from hwautoml.datasets.python_sources import array_of, files_of
 from hwautoml.datasets.scan import Scan, channel_sums, check_usable, scan_files
 from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, FolderSource, open_source
 from hwautoml.datasets.split import Split
-from hwautoml.datasets.splitting import assign_splits, check_fractions
+from hwautoml.datasets.splitting import Labelling, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
 
 _log = logging.getLogger(__name__)
@@ -50,6 +52,10 @@ class _Request:
     in_memory_limit_bytes: int
     cache_dir: Path | None
     on_progress: Progress | None
+
+    @property
+    def split_options(self) -> dict[str, Any]:
+        return {"seed": self.seed, "val_fraction": self.val_fraction, "test_fraction": self.test_fraction}
 
 
 def load_dataset(
@@ -145,18 +151,17 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     channels = request.channels or array.images.shape[-1]
     pixels = fit_images(array.images, image_size, channels)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
-    splits = assign_splits(
-        array.labels,
-        [""] * len(array.labels),
-        array.classes,
-        origin=array.name,
-        seed=request.seed,
-        val_fraction=request.val_fraction,
-        test_fraction=request.test_fraction,
+    number = len(pixels)
+    splits, findings = split_honestly(
+        looks_of(pixels),
+        Labelling(array.labels, [""] * number, array.classes, np.arange(number), array.name),
+        [f"image {index}" for index in range(number)],
+        [""] * number,
+        **request.split_options,
     )
     store = MemoryPixels(pixels)
     dataset = _assemble(array.name, array.classes, store, sums, array.labels, splits, (), array.fingerprint)
-    return replace(dataset, pixel_rule=array.rule)
+    return replace(dataset, pixel_rule=array.rule, findings=worst_first(findings))
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
@@ -176,14 +181,14 @@ def _from_layout(source: FileSource, layout: Layout, origin: str, request: _Requ
     scan = _scan(source, origin, layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
     labels = np.array([file.label for file in layout.files], dtype=np.int64)
-    splits = assign_splits(
-        labels[usable],
-        [layout.files[i].split for i in usable],
-        layout.classes,
-        origin=source.origin,
-        seed=request.seed,
-        val_fraction=request.val_fraction,
-        test_fraction=request.test_fraction,
+    names = [entry.file.path for entry in layout.files]
+    given = [layout.files[i].split for i in usable]
+    splits, findings = split_honestly(
+        scan.looks.at(usable),
+        Labelling(labels[usable], given, layout.classes, np.arange(len(usable)), source.origin),
+        [names[i] for i in usable],
+        [layout.files[i].group for i in usable],
+        **request.split_options,
     )
     if scan.pixels is not None:
         store: PixelStore = MemoryPixels(scan.pixels)
@@ -201,9 +206,8 @@ def _from_layout(source: FileSource, layout: Layout, origin: str, request: _Requ
         skipped,
         _fingerprint(layout, scan),
     )
-    names = [entry.file.path for entry in layout.files]
-    findings = worst_first([*layout.findings, *pixel_findings(names, scan.facts, scan.probe)])
-    return replace(dataset, pixel_rule=scan.probe.rule, findings=findings)
+    findings = [*layout.findings, *pixel_findings(names, scan.facts, scan.probe), *findings]
+    return replace(dataset, pixel_rule=scan.probe.rule, findings=worst_first(findings))
 
 
 def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) -> Scan:

@@ -33,6 +33,9 @@ class Looks:
         self.digests[start:end] = part.digests
         self.thumbnails[start:end] = part.thumbnails
 
+    def at(self, indices: NDArray[np.int64]) -> Looks:
+        return Looks(self.digests[indices], self.thumbnails[indices])
+
 
 def looks_of(images: NDArray[np.uint8]) -> Looks:
     """``images`` (N, H, W, C) uint8."""

@@ -210,8 +210,11 @@ def test_the_levels_are_those_of_the_training_set(tmp_path: Path) -> None:
 
 
 def test_depths_that_are_mixed_are_warned_of(tmp_path: Path) -> None:
-    pictures = {f"{name}/{i}": Image.fromarray(COLOUR[..., 0]) for name in "ab" for i in range(5)}
-    pictures["a/0"] = Image.fromarray(DEEP.astype(np.uint16))
+    rng = np.random.default_rng(3)
+    pictures = {
+        f"{name}/{i}": Image.fromarray(rng.integers(0, 256, (16, 16), np.uint8)) for name in "ab" for i in "12345"
+    }
+    pictures["a/1"] = Image.fromarray(DEEP.astype(np.uint16))
     worst = load_dataset(write(tmp_path, pictures)).findings[0]
     assert (worst.severity, worst.kind) == ("warn", "mixed-depths")
 
@@ -229,7 +232,7 @@ def test_reported_cases_keep_their_contrast(name: str) -> None:
     dataset = load_dataset(case(name))
     pixels = dataset.train.images_uint8()
     assert pixels.std(axis=(1, 2)).max(axis=1).min() > 20
-    assert all(finding.severity == "note" for finding in dataset.findings)
+    assert "refuse" not in {finding.severity for finding in dataset.findings}
 
 
 @pytest.mark.slow
