@@ -26,13 +26,13 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.few_shot_peers import predictions
 from benchmarks.help_peer import POOL_SIZE, TRAINING_DEVICES, run_help
+from benchmarks.published import PublishedLatencies, load_published
+from benchmarks.published_terms import PublishedTerms, published_terms
 from hwautoml.core import few_shot
 from hwautoml.core.active_selection import choose_rows
 from hwautoml.core.latency_components import components
 from hwautoml.errors import HwAutoMLError
 from hwautoml.spaces import load_space
-from hwautoml.spaces.published import PublishedLatencies, load_published
-from hwautoml.spaces.published_terms import PublishedTerms, published_terms
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

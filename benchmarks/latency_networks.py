@@ -78,7 +78,7 @@ def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
         channels=space.channels,
         mean=MEAN,
         std=STD,
-        classes=[str(i) for i in range(space.num_classes)],
+        classes=[str(i) for i in range(space.num_outputs)],
         architecture=architecture,
     )
 

@@ -120,7 +120,7 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     folder, dataset = run.parent / name, load_dataset(data, cache_dir=run / "cache")
     torch.manual_seed(0)
     network = BASELINES[name](dataset.num_classes)
-    initialise(network)
+    initialise(network, [name for name, _ in network.named_modules() if name.endswith(("project.norm", "second.norm"))])
     model = Normalised(network, dataset.mean, dataset.std).to(memory_format=torch.channels_last).train()
     state = _train_for(seconds, model, dataset, folder / "checkpoint.safetensors", name)
     confusion = confusion_matrix(model, dataset.test.batches(250), dataset.num_classes)

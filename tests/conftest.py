@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -32,6 +33,20 @@ MEASURING = (
     "test_serving.py",
     "test_side_by_side.py",
 )
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def published_file() -> Callable[[str], Path]:
+    """Path of a file of published latencies by its name; skips where the data is not at hand."""
+
+    def find(name: str) -> Path:
+        if not (PUBLISHED / name).is_file():
+            pytest.skip(f"needs ../shared/data/{name}, which does not come with the repository")
+        return PUBLISHED / name
+
+    return find
 
 
 @pytest.fixture(autouse=True)

@@ -122,8 +122,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --seed 7 --resume --overwrite --targets-dir t --profiles-dir p "
-            "--device b:1 --tracker t:2 --key k",
+            "--precision int8 --searcher random --space micro --seed 7 "
+            "--resume --overwrite --targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
                 "tracker": "t:2",
@@ -138,6 +138,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "runtime": "tvm",
                 "precision": "int8",
                 "searcher": "random",
+                "space": "micro",
                 "seed": 7,
                 "resume": True,
                 "overwrite": True,
@@ -363,6 +364,12 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
         ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
+        ("run digits --latency-ms 1 --space mobil --out {tmp}/r", 2, "unknown space 'mobil'; known: mobile"),
+        (
+            "run digits --latency-ms 1 --space fbnet --out {tmp}/r",
+            2,
+            "'fbnet' has latency tables, but its members share",
+        ),
         ("run digits --latency-ms 1 --runtime tensorrt --out {tmp}/r", 2, "tensorrt"),
         ("run digits --latency-ms 1 --target rpi3 --out {tmp}/r", 4, "unknown target 'rpi3'; known: rpi"),
         ("run digits --latency-ms 1 --target rpi4 --out {tmp}/r", 4, "search --run RUN --target rpi4 works"),

@@ -65,9 +65,11 @@ class Show:
         fields = {"text": event.text} if event.text else {}
         self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
 
-    def result(self, data: Mapping[str, Any], summary: Summary) -> None:
+    def result(self, data: Any, summary: Summary) -> None:
+        """A verb's result: its JSON form on stdout with ``--json``, else its summary for people."""
         self.bars.stop()
         if self.as_json:
+            data = data if isinstance(data, Mapping) else data.to_json()
             sys.stdout.write(json_module.dumps(data, indent=1, default=str) + "\n")
             sys.stdout.flush()
             return

@@ -27,7 +27,7 @@ Runtime = Annotated[str, typer.Option(help="auto, onnxruntime or tvm.")]
 TargetsDir = Annotated[Path | None, typer.Option(help="Folder with your own NAME.toml targets.")]
 ProfilesDir = Annotated[Path | None, typer.Option(help="Folder for latency tables and tuning records.")]
 Target = Annotated[str, typer.Option(help="Name of a target; see: hwautoml targets.")]
-Space = Annotated[str, typer.Option(help="mobile, nasbench201, fbnet or ofa-mobilenetv3.")]
+Space = Annotated[str, typer.Option(help="mobile, nasbench201, fbnet, ofa-mobilenetv3, or one that a package brings.")]
 ImageSize = Annotated[
     int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the published space's own]")
 ]

@@ -42,6 +42,9 @@ def run(
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
     ] = None,
     searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. \\[default: surrogate]")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="mobile, or an elastic space that a package brings. \\[default: mobile]")
+    ] = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -70,6 +73,7 @@ def run(
             runtime=runtime,
             precision=precision,
             searcher=searcher,
+            space=space,
             device=device,
             tracker=tracker,
             key=key,

@@ -11,57 +11,58 @@ from hwautoml.core.duration import format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hwautoml.core.run_result import ParityFigures, RunResult
+    from hwautoml.pipeline.verbs.reopening import ExportResult, SearchResult
 
-def run_summary(out: Console, result: Mapping[str, Any]) -> None:
-    latency, seconds, parity = result["latency_ms"], result["seconds"], result["parity"]
-    rows = [("limit", f"{latency['limit']:g} ms on {result['target']}")]
-    for runtime, figures in sorted(latency["by_runtime"].items(), key=lambda item: item[1]["median_ms"]):
-        name = "latency" if runtime == result["runtime"] else ""
-        rows.append((name, f"{_with_interval(figures['median_ms'], figures['interval_ms'], 'measured')} on {runtime}"))
-    predicted = _with_interval(latency["predicted"], latency["predicted_interval"], latency["predicted_origin"])
+
+def run_summary(out: Console, result: RunResult) -> None:
+    latency, seconds = result.latency_ms, result.seconds
+    rows = [("limit", f"{latency.limit:g} ms on {result.target}")]
+    for runtime, figures in sorted(latency.by_runtime.items(), key=lambda item: item[1].median_ms):
+        name = "latency" if runtime == result.runtime else ""
+        rows.append((name, f"{_with_interval(figures.median_ms, figures.interval_ms, 'measured')} on {runtime}"))
+    predicted = _with_interval(latency.predicted, latency.predicted_interval, latency.predicted_origin)
     by_stage = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)
     rows += [
-        ("", f"{predicted} on {_form(latency['predicted_runtime'], latency['predicted_precision'])}"),
-        ("accuracy", f"{result['accuracy']['test']:.2%} test, {result['accuracy']['val']:.2%} validation"),
-        ("network", f"{result['architecture']['id']}, one of {len(result['front'])} on the front"),
-        ("parity", _parity_text(parity)),
-        ("precision", result["quantization"]["reason"]),
-        ("time", f"{format_duration(seconds['total'])} of {format_duration(result['budget_sec'])}: {by_stage}"),
-        ("bundle", f"{result['bundle']}   (try: python {result['bundle']}/run.py IMAGE)"),
-        ("report", result["report"]),
+        ("", f"{predicted} on {_form(latency.predicted_runtime, latency.predicted_precision)}"),
+        ("accuracy", f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation"),
+        ("network", f"{result.architecture.id}, one of {len(result.front)} on the front"),
+        ("parity", _parity_text(result.parity)),
+        ("precision", result.quantization.reason),
+        ("time", f"{format_duration(seconds['total'])} of {format_duration(result.budget_sec)}: {by_stage}"),
+        ("bundle", f"{result.bundle}   (try: python {result.bundle}/run.py IMAGE)"),
+        ("report", result.report),
     ]
     _print_pairs(out, rows)
 
 
-def _parity_text(parity: Mapping[str, Any]) -> str:
-    onnx, num_images = f"ONNX {_exponent(parity['onnx_max_abs'])}", parity["num_images"]
-    if not parity.get("int8"):
-        tvm = _exponent(parity["tvm_max_abs"])
-        return f"{onnx}, TVM {tvm}, same class on {parity['top1_agreement']:.1%} of {num_images} images"
-    between = parity["int8"].get("between_runtimes")
-    same = min(facts["top1_agreement"] for name, facts in parity["int8"].items() if name != "between_runtimes")
+def _parity_text(parity: ParityFigures) -> str:
+    onnx = f"ONNX {_exponent(parity.onnx_max_abs)}"
+    if not parity.int8:
+        tvm = _exponent(parity.tvm_max_abs)
+        return f"{onnx}, TVM {tvm}, same class on {parity.top1_agreement:.1%} of {parity.num_images} images"
+    between = parity.int8.get("between_runtimes")
+    same = min(facts["top1_agreement"] for name, facts in parity.int8.items() if name != "between_runtimes")
     agreement = "" if between is None else f", its runtimes within {_exponent(between['max_abs'])} of each other"
-    return f"fp32 {onnx}; int8 gives the same class on {same:.1%} of {num_images} images{agreement}"
+    return f"fp32 {onnx}; int8 gives the same class on {same:.1%} of {parity.num_images} images{agreement}"
 
 
-def search_summary(out: Console, result: Mapping[str, Any]) -> None:
-    table = _table("id", "accuracy (val)", f"latency ({result['latency_origin']})", "on", "within the limit")
-    for row in result["front"]:
+def search_summary(out: Console, result: SearchResult) -> None:
+    table = _table("id", "accuracy (val)", f"latency ({result.latency_origin})", "on", "within the limit")
+    for row in result.front:
         table.add_row(
-            row["id"],
-            f"{row['accuracy_val']:.2%}",
-            f"{row['latency_ms']:.4g} +- {1.96 * row['latency_std_ms']:.2g} ms",
-            _form(row["runtime"], row["precision"]),
-            "yes" if row["meets_limit"] else "no",
+            row.id,
+            f"{row.accuracy_val:.2%}",
+            f"{row.latency_ms:.4g} +- {1.96 * row.latency_std_ms:.2g} ms",
+            _form(row.runtime, row.precision),
+            "yes" if row.meets_limit else "no",
         )
     out.print(table)
-    best = result["best"]
-    text = (
-        "nothing scored is predicted to meet it" if best is None else f"best {best['id']}, {best['accuracy_val']:.2%}"
-    )
+    best = result.best
+    text = "nothing scored is predicted to meet it" if best is None else f"best {best.id}, {best.accuracy_val:.2%}"
     out.print(
-        f"{result['target']}, limit {result['limit_ms']:g} ms: {text}; "
-        f"{result['num_scored']} scored, {result['num_new']} of them new, {result['seconds']:.1f} s"
+        f"{result.target}, limit {result.limit_ms:g} ms: {text}; "
+        f"{result.num_scored} scored, {result.num_new} of them new, {result.seconds:.1f} s"
     )
 
 
@@ -69,15 +70,9 @@ def _form(runtime: str, precision: str) -> str:
     return runtime if precision == "fp32" else f"{runtime}, {precision}"
 
 
-def export_summary(out: Console, result: Mapping[str, Any]) -> None:
-    _print_pairs(
-        out,
-        [
-            ("file", result["path"]),
-            ("weights", result["weights"]),
-            ("parity", f"{_exponent(result['parity']['max_abs'])} over {result['parity']['num_images']} images"),
-        ],
-    )
+def export_summary(out: Console, result: ExportResult) -> None:
+    parity = f"{_exponent(result.parity.max_abs)} over {result.parity.num_images} images"
+    _print_pairs(out, [("file", result.path), ("weights", result.weights), ("parity", parity)])
 
 
 def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -196,7 +191,7 @@ def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
 
 
 def report_summary(out: Console, result: Mapping[str, Any]) -> None:
-    _print_pairs(out, list(result.items()))
+    _print_pairs(out, list(result.to_json().items()))
 
 
 def targets_summary(out: Console, result: Mapping[str, Any]) -> None:

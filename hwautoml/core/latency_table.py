@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hwautoml.core import few_shot
 from hwautoml.core import latency_model as model
 from hwautoml.core.active_selection import Criterion, choose_rows
+from hwautoml.core.form import Form
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.layer import Layer
 from hwautoml.core.learned_prior import LearnedPrior
@@ -28,7 +29,6 @@ from hwautoml.errors import InvalidValueError
 SCHEMA = "latency-table/v1"
 EntryOrigin = Literal["measured", "inferred", "estimated"]
 ENTRY_ORIGINS = ("measured", "inferred", "estimated")
-CLASS_DEPENDENT_KINDS = ("head",)  # their out_channels are the number of classes, which a table leaves open
 _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
 
 
@@ -97,10 +97,6 @@ class Observation:
             raise InvalidValueError(f"counts need a layer key and a positive count each, got {self.counts!r}")
 
 
-def form_name(runtime: str, precision: str) -> str:
-    return runtime if precision == "fp32" else f"{runtime}-{precision}"
-
-
 @dataclass(frozen=True)
 class _Column:
     """Where a layer key sits in the design matrix; ``scale`` and ``doubt_ms`` differ from 1 and 0 if inferred."""
@@ -136,7 +132,7 @@ class LatencyTable:
     @property
     def form(self) -> str:
         """In what form networks run: the runtime, and the precision unless it is fp32 (``tvm-int8``)."""
-        return form_name(self.runtime, self.precision)
+        return Form(self.runtime, self.precision).name
 
     @property
     def origin(self) -> Literal["measured", "estimated"]:
@@ -296,7 +292,7 @@ class LatencyTable:
         Pooling costs in x h x w, the product in x classes. Whether time follows that sum or stays
         constant (launch cost) is unknown: the middle is taken, half the difference is the doubt.
         """
-        if layer.kind not in CLASS_DEPENDENT_KINDS:
+        if not layer.is_head:
             return None
         same = [
             (abs(math.log(known.out_channels / layer.out_channels)), known.out_channels, index)

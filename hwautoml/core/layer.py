@@ -9,6 +9,8 @@ from functools import cached_property
 from hwautoml.errors import InvalidValueError
 
 SCHEMA = "v1"
+#: Of a network's last layer: its ``out_channels`` are the network's outputs, whose number a latency table leaves open.
+HEAD = "head"
 
 _KEY = re.compile(
     r"(?P<schema>v\d+)/(?P<kind>[a-z][a-z0-9_]*)/in(?P<c>\d+)x(?P<h>\d+)x(?P<w>\d+)/out(?P<o>\d+)"
@@ -20,7 +22,7 @@ _KEY = re.compile(
 class Layer:
     """Shape (channels, height, width) in, ``out_channels`` out; everything that decides its cost.
 
-    ``kind`` belongs to the space that made it (``stem``, ``mbconv``, ``fused``, ``basic``, ``head``, ...).
+    ``kind`` belongs to the space that made it (``stem``, ``mbconv``, ``fused``, ...), but for ``HEAD``.
     """
 
     kind: str
@@ -34,6 +36,10 @@ class Layer:
     activation: str = "relu"
     precision: str = "fp32"
     batch: int = 1
+
+    @property
+    def is_head(self) -> bool:
+        return self.kind == HEAD
 
     @cached_property
     def key(self) -> str:
@@ -77,8 +83,9 @@ class Layer:
 class LayerCost:
     """Analytic, device-independent cost (``estimated`` wherever it is shown).
 
-    ``bytes_moved`` counts inputs, outputs and weights of every kernel once, in fp32. ``depthwise_macs`` is the part of
-    ``macs`` that depthwise convolutions do, at a fraction of the speed on many devices.
+    ``parameters`` are those that ship: norms folded into convolutions where a runtime does so. ``bytes_moved`` counts
+    inputs, outputs and weights of every kernel once, in fp32. ``depthwise_macs`` is the part of ``macs`` that depthwise
+    convolutions do, at a fraction of the speed on many devices.
     """
 
     macs: int

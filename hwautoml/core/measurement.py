@@ -6,12 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from hwautoml.errors import InvalidValueError
 
 Json = object
+
+
+@dataclass(frozen=True)
+class LatencySummary:
+    """The figures that results and reports show of a measurement."""
+
+    median_ms: float
+    interval_ms: tuple[float, float]
+    p95_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,3 +82,29 @@ class Measurement:
         """Standard deviation of the median, from its interval."""
         low, high = self.interval_ms
         return (high - low) / (2 * 1.96)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "samples_ms": list(self.samples_ms),
+            "single_ms": list(self.single_ms),
+            "conditions": dict(self.conditions),
+            "drift_corrected": self.drift_corrected,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Keys that are not a measurement's are left alone: journals store further facts beside them.
+
+        Raises:
+            InvalidValueError: samples are missing, or are no positive, finite numbers.
+        """
+        return cls(
+            tuple(data.get("samples_ms", ())),
+            data.get("conditions", {}),
+            bool(data.get("drift_corrected", False)),
+            tuple(data.get("single_ms", ())),
+        )
+
+    @property
+    def summary(self) -> LatencySummary:
+        return LatencySummary(self.median_ms, self.interval_ms, self.p95_ms)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from hwautoml.core import json_form
 
 MAX_DEFAULT_SEC = 7200.0
 MIN_SUPERNET_SHARE, MAX_SUPERNET_SHARE = 0.05, 0.6
@@ -27,7 +29,12 @@ class Plan:
     specialise: float = 0.0  # unknown in plans of earlier versions
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return json_form.to_json(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> Plan:
+        """Raises InvalidValueError, naming the field, where the data is no plan."""
+        return json_form.from_json(cls, data, "the plan of a run")
 
 
 def default_budget_sec(num_images: int, image_size: int) -> float:

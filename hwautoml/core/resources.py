@@ -1,25 +1,34 @@
 """Where target descriptions and shipped latency tables are looked for.
 
 ``targets/`` and ``profiles/`` are top-level folders of a checkout and package data of an
-installed wheel. A user's own folders come first, so that a file of the same name wins.
+installed wheel. A user's own folders come first, so that a file of the same name wins. Other packages bring
+targets, too: an entry point of the group ``hwautoml.targets`` names a package that is a folder of ``NAME.toml``::
+
+    [project.entry-points."hwautoml.targets"]
+    my-boards = "my_package.targets"
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 import hwautoml
+from hwautoml.core.plugins import Plugins
+from hwautoml.errors import MissingDependencyError
+
+_log = logging.getLogger(__name__)
 
 
 def target_folders(targets_dir: Path | None = None) -> list[Path]:
     """Folders with ``NAME.toml``, the first that has a name wins.
 
     Order: ``targets_dir`` (the ``--targets-dir`` option), ``./targets``, the user's
-    configuration folder, the package's own. Folders that do not exist are left out,
+    configuration folder, the package's own, those of other packages. Folders that do not exist are left out,
     except ``targets_dir``: a mistyped option must show up in the error that follows.
     """
-    return _folders("targets", targets_dir)
+    return [*_folders("targets", targets_dir), *_plugin_folders()]
 
 
 def profile_folders(profiles_dir: Path | None = None) -> list[Path]:
@@ -40,6 +49,18 @@ def package_folder(kind: str) -> Path:
     package = Path(hwautoml.__file__).resolve().parent
     installed = package / "_data" / kind
     return installed if installed.is_dir() else package.parent / kind
+
+
+def _plugin_folders() -> list[Path]:
+    """A package that cannot be found is named in the log: its targets are missing, others work."""
+    plugins = Plugins("package of targets", "hwautoml.targets")
+    folders: list[Path] = []
+    for name in plugins.names:
+        try:
+            folders += plugins.folders(name)
+        except MissingDependencyError as error:
+            _log.warning("%s", error)
+    return folders
 
 
 def _folders(kind: str, first: Path | None) -> list[Path]:

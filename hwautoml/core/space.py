@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,16 @@ Value = int | float | str
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision: a name and its options, from cheapest to most expensive where that has a meaning."""
+    """One decision: a name and its options, from cheapest to most expensive.
+
+    ``is_ordered`` is false where options are different things (kinds of blocks, say) and none is more of another.
+    Dots in names group choices where people read them: reports show ``stage0.width``, and leave details such as
+    ``stage0.block1.kernel``, of two dots or more, to the CSV.
+    """
 
     name: str
     options: tuple[Value, ...]
+    is_ordered: bool = True
 
     def __post_init__(self) -> None:
         if not self.options or len(set(self.options)) != len(self.options):
@@ -63,13 +69,27 @@ class Architecture:
 class SearchSpace(ABC):
     """A space declared as data (``choices``) plus what an architecture of it means.
 
-    ``name`` identifies the space with all its settings, such as ``mobile/v1/32x32x3/classes10``;
-    it is part of every architecture's id and of every run folder. ``channels`` are those of its images.
+    This much serves a space whose members are looked up in latency tables. One that ``run`` can train shares weights
+    among them, too: ``core.elastic_space.ElasticSpace``.
+
+    A space is made for images and outputs: ``Space(image_size, channels, num_outputs)``, usually a frozen dataclass of
+    these three fields, raises InvalidValueError for sizes that it cannot do. ``image_size`` is the side of the largest
+    square input in pixels, ``channels`` 1 or 3, ``num_outputs`` the number of classes (or of other outputs).
+
+    ``identity`` is the name that it is found by and the version of what its choices mean, such as ``mobile/v1``.
+    ``published`` lists the sizes (image_size, channels, num_outputs) of a space that exists for these only.
     """
 
-    name: str
+    identity: ClassVar[str]
+    published: ClassVar[tuple[tuple[int, int, int], ...]] = ()
+    image_size: int
     channels: int
-    choices: tuple[Choice, ...]
+    num_outputs: int
+
+    @property
+    @abstractmethod
+    def choices(self) -> tuple[Choice, ...]:
+        """What is decided; always the same objects in the same order (a ``cached_property``)."""
 
     @abstractmethod
     def layers(self, architecture: Architecture) -> tuple[Layer, ...]:
@@ -81,24 +101,33 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def module(self, architecture: Architecture) -> torch.nn.Module:
-        """A plain, freshly initialised network: float NCHW in, logits (N, num_classes) out."""
+        """A plain, freshly initialised network: float NCHW in, logits (N, num_outputs) out."""
 
     @abstractmethod
     def layer_module(self, layer: Layer) -> torch.nn.Module:
         """One layer as a module of its own, for micro-benchmarks."""
 
     @abstractmethod
-    def resolution(self, architecture: Architecture) -> int:
-        """Side of the square input in pixels."""
-
-    @abstractmethod
     def all_layers(self) -> tuple[Layer, ...]:
         """Every distinct layer that any member can contain, in a stable order."""
 
+    def resolution(self, architecture: Architecture) -> int:
+        """Side of the square input in pixels; ``image_size`` unless it is a choice."""
+        return self.image_size
+
     @property
     def family(self) -> str:
-        """What a latency table is made for: everything but the number of classes."""
-        return self.name.rpartition("/classes")[0]
+        """What a latency table is made for, such as ``mobile/v1/32x32x3``: everything but the number of outputs."""
+        return f"{self.identity}/{self.image_size}x{self.image_size}x{self.channels}"
+
+    @cached_property
+    def name(self) -> str:
+        """The space with all its settings; part of every architecture's id and of every run folder."""
+        return f"{self.family}/classes{self.num_outputs}"
+
+    def variants(self) -> tuple[SearchSpace, ...]:
+        """This space with every value of settings other than sizes, each of which has a family of its own."""
+        return (self,)
 
     def canonical(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """``values`` with choices that have no effect set to a fixed option."""

@@ -50,13 +50,13 @@ class TableIdentity:
 
     @property
     def command(self) -> str:
-        """What makes a table of this identity; flags that say what is the default anyway are left out."""
+        """What makes a table of this identity."""
         name, _, size = self.space.partition("/")[0], *self.space.rpartition("/")[1:]
         side, _, channels = size.partition("x")[0], *size.rpartition("x")[1:]
         flags = {
             "--target": self.target,
-            "--space": name if name != "mobile" else "",
-            "--image-size": side if (name, side) != ("mobile", "32") else "",
+            "--space": name,
+            "--image-size": side,
             "--channels": "grey" if channels == "1" else "",
             "--runtime": self.runtime,
             "--threads": str(self.num_threads),

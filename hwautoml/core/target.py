@@ -57,6 +57,12 @@ class Target:
         """Whether its networks run on an NVIDIA GPU."""
         return self.tvm.get("kind") == "cuda"
 
+    @property
+    def host_triple(self) -> str | None:
+        """LLVM's name of the processor that its libraries are linked for, a GPU's host; None: this machine's."""
+        host = self.tvm.get("host", self.tvm)
+        return str(host["mtriple"]) if isinstance(host, Mapping) and "mtriple" in host else None
+
     def require_precision(self, precision: str) -> None:
         """Raises InvalidValueError, with the list, for a precision that the target does not compute in."""
         if precision not in self.precisions:

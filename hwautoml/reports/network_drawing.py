@@ -21,7 +21,7 @@ _NAMES = {
 
 def drawing(blocks: Sequence[Block]) -> str:
     """An HTML list; stages are blocks whose output maps are of one size."""
-    widest = max(block.layer.out_channels for block in blocks if block.layer.kind != "head" or len(blocks) == 1)
+    widest = max(block.layer.out_channels for block in blocks if not block.layer.is_head or len(blocks) == 1)
     slowest = max((block.latency_ms or 0.0 for block in blocks), default=0.0)
     groups = groupby(blocks, key=lambda block: _stage(block.layer))
     html = "".join(
@@ -34,7 +34,7 @@ def drawing(blocks: Sequence[Block]) -> str:
 
 
 def _stage(layer: Layer) -> str:
-    if layer.kind == "head":
+    if layer.is_head:
         return "output"
     return f"{_strided(layer.height, layer.stride)} × {_strided(layer.width, layer.stride)}"
 
@@ -48,7 +48,7 @@ def _row(block: Block, widest: int, slowest: float) -> str:
     width = 100 * min(layer.out_channels / widest, 1.0)
     name = _NAMES.get(layer.kind, layer.kind)
     details = [f"{layer.in_channels} → {layer.out_channels} channels"]
-    if layer.kind not in ("head",):
+    if not layer.is_head:
         details.append(f"kernel {layer.kernel_size}")
     if layer.expansion > 1:
         details.append(f"expansion {layer.expansion}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hwautoml.core.latency_table import form_name
+from hwautoml.core.form import Form
 from hwautoml.reports import formatting as fmt
 from hwautoml.reports.network_drawing import drawing
 from hwautoml.reports.plot_data import key_values, shown_candidates
@@ -110,7 +110,7 @@ def _other_runtimes(data: ReportData, winner: Winner) -> str | None:
     own = next((row for row in data.specialised if row.architecture_id == winner.architecture_id), None)
     if own is None:
         return "default of the bundle"
-    others = {n: m.median_ms for n, m in own.measured.items() if n != form_name(winner.runtime, winner.precision)}
+    others = {n: m.median_ms for n, m in own.measured.items() if n != Form(winner.runtime, winner.precision).name}
     if not others:
         return "the only one measured"
     texts = {n: f"{fmt.text(n)} {fmt.milliseconds(ms)}" for n, ms in others.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hwautoml.core.layer import Layer
 from hwautoml.spaces.layer_modules import LayerModules
-from hwautoml.spaces.mobile import inner_channels, squeeze_channels
+from hwautoml.spaces.mobile_layers import inner_channels, squeeze_channels
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -122,4 +122,4 @@ _MODULES = LayerModules(
         "head": Head,
     }
 )
-build_block, build_network = _MODULES.layer, _MODULES.network
+build_block = _MODULES.layer

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.layer import HEAD, Layer, LayerCost
 from hwautoml.core.space import Architecture, Choice, SearchSpace
-from hwautoml.errors import InvalidValueError
-from hwautoml.spaces.convolution import Convolution, cost_of, strided
+from hwautoml.spaces.convolution import strided
+from hwautoml.spaces.fbnet_layers import layer_cost
 from hwautoml.spaces.indexing import Table, index_table, positions
 from hwautoml.spaces.sizes import require_published
 
@@ -60,7 +60,6 @@ SKELETONS = {  # by image size, channels, classes
     (32, 3, 100): Skeleton(1, (1, 1, 2, 2, 1, 2, 1), 1504),
     (224, 3, 1000): Skeleton(2, (1, 2, 2, 2, 1, 2, 1), 1984),
 }
-PUBLISHED = tuple(SKELETONS)
 
 
 @dataclass(frozen=True)
@@ -77,29 +76,22 @@ class Position:
 class FBNetSpace(SearchSpace):
     """Raises InvalidValueError for images or classes that are not published."""
 
+    identity = "fbnet/v1"
+    published = tuple(SKELETONS)
     image_size: int = 32
     channels: int = 3
-    num_classes: int = 100
+    num_outputs: int = 100
 
     def __post_init__(self) -> None:
-        require_published("fbnet", self.image_size, self.channels, self.num_classes, SKELETONS)
-
-    @property
-    def family(self) -> str:
-        """What a latency table is made for: everything but the number of classes."""
-        return f"fbnet/v1/{self.image_size}x{self.image_size}x{self.channels}"
+        require_published(self)
 
     @cached_property
-    def name(self) -> str:  # type: ignore[override]
-        return f"{self.family}/classes{self.num_classes}"
-
-    @cached_property
-    def choices(self) -> tuple[Choice, ...]:  # type: ignore[override]
+    def choices(self) -> tuple[Choice, ...]:
         return tuple(Choice(f"position{index}", OPERATIONS) for index in range(NUM_POSITIONS))
 
     @cached_property
     def skeleton(self) -> Skeleton:
-        return SKELETONS[self.image_size, self.channels, self.num_classes]
+        return SKELETONS[self.image_size, self.channels, self.num_outputs]
 
     @cached_property
     def positions(self) -> tuple[Position, ...]:
@@ -109,9 +101,6 @@ class FBNetSpace(SearchSpace):
                 found.append(Position(width, out, side, stride))
                 width, side = out, strided(side, stride)
         return tuple(found)
-
-    def resolution(self, architecture: Architecture) -> int:
-        return self.image_size
 
     def placed_layers(self, architecture: Architecture) -> tuple[tuple[str, Layer], ...]:
         """(position, layer) first to last, without the positions that are left out."""
@@ -164,7 +153,7 @@ class FBNetSpace(SearchSpace):
 
     @property
     def _head(self) -> Layer:
-        return _layer("head", self.skeleton.final_width, self._last_side, self.num_classes)
+        return _layer(HEAD, self.skeleton.final_width, self._last_side, self.num_outputs)
 
     @property
     def _last_side(self) -> int:
@@ -181,31 +170,6 @@ def position_layer(position: Position, operation: str) -> Layer | None:
     return _layer(kind, into, side, out, kernel, expansion, stride)
 
 
-def num_groups(layer: Layer) -> int:
-    """Of a block's 1x1 convolutions."""
-    return 2 if layer.kind == "block_g2" else 1
-
-
 @cache
 def _layer(kind: str, into: int, side: int, out: int, kernel: int = 1, expansion: int = 1, stride: int = 1) -> Layer:
     return Layer(kind, into, side, side, out, kernel, expansion, stride)
-
-
-@cache
-def layer_cost(layer: Layer) -> LayerCost:
-    """Raises InvalidValueError for a layer of another space."""
-    into, out, kernel, side = layer.in_channels, layer.out_channels, layer.kernel_size, layer.height
-    out_side = strided(side, layer.stride)
-    if layer.kind in ("stem", "skip", "final"):
-        return cost_of([Convolution(into, out, kernel, side, out_side)], layer.batch)
-    if layer.kind in ("block", "block_g2"):
-        inner, groups = layer.expansion * into, num_groups(layer)
-        convolutions = [
-            Convolution(into, inner, 1, side, side, groups),
-            Convolution(inner, inner, kernel, side, out_side, inner),
-            Convolution(inner, out, 1, out_side, out_side, groups),
-        ]
-        return cost_of(convolutions, layer.batch)
-    if layer.kind == "head":
-        return cost_of([Convolution(into, out, 1, side, 1)], layer.batch)
-    raise InvalidValueError(f"layer kind {layer.kind!r} is not of the fbnet space")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hwautoml.core.layer import Layer
 from hwautoml.spaces.blocks import Head, conv_bn
-from hwautoml.spaces.fbnet import num_groups
+from hwautoml.spaces.fbnet_layers import num_groups
 from hwautoml.spaces.layer_modules import LayerModules
 
 

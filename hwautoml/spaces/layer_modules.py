@@ -25,5 +25,5 @@ class LayerModules:
         return self.kinds[layer.kind](layer)
 
     def network(self, placed_layers: Sequence[tuple[str, Layer]]) -> nn.Sequential:
-        """Float images (N, C, H, W) to logits (N, num_classes); one child per position."""
+        """Float images (N, C, H, W) to logits (N, num_outputs); one child per position."""
         return nn.Sequential(OrderedDict((position, self.layer(layer)) for position, layer in placed_layers))

@@ -24,19 +24,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.layer import Layer, LayerCost
-from hwautoml.core.space import Architecture, Choice, SearchSpace, Value
+from hwautoml.core.elastic_space import ElasticSpace
+from hwautoml.core.layer import HEAD, Layer, LayerCost
+from hwautoml.core.space import Architecture, Choice, Value
 from hwautoml.errors import InvalidValueError
-from hwautoml.spaces.convolution import Convolution, cost_of, strided
+from hwautoml.spaces.convolution import strided
 from hwautoml.spaces.indexing import Table, index_table, look_up, positions
+from hwautoml.spaces.mobile_layers import DEPTHWISE_KINDS, KINDS, layer_cost
 
 if TYPE_CHECKING:
     from torch import nn
 
-KINDS = ("mbconv", "mbconv_se", "fused", "basic")
 # Dense blocks cost about in^2 k^2 e: larger kernels and expansions than these never pay.
 EXPANSIONS: dict[str, tuple[int, ...]] = {"mbconv": (1, 2, 4), "mbconv_se": (1, 2, 4), "fused": (1, 2), "basic": (1, 2)}
-DEPTHWISE_KINDS = ("mbconv", "mbconv_se")
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 8, 224
 
 
@@ -57,12 +57,13 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class MobileSpace(SearchSpace):
-    """Raises InvalidValueError for an image size outside 8..224, channels not 1 or 3, or one class."""
+class MobileSpace(ElasticSpace):
+    """Raises InvalidValueError for an image size outside 8..224, channels not 1 or 3, or no output."""
 
+    identity = "mobile/v1"
     image_size: int
     channels: int
-    num_classes: int
+    num_outputs: int
 
     def __post_init__(self) -> None:
         if not MIN_IMAGE_SIZE <= self.image_size <= MAX_IMAGE_SIZE:
@@ -72,17 +73,8 @@ class MobileSpace(SearchSpace):
             )
         if self.channels not in (1, 3):
             raise InvalidValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
-        if self.num_classes < 2:
-            raise InvalidValueError(f"classification needs at least 2 classes, got {self.num_classes}")
-
-    @property
-    def family(self) -> str:
-        """What a latency table is made for: everything but the number of classes."""
-        return f"mobile/v1/{self.image_size}x{self.image_size}x{self.channels}"
-
-    @cached_property
-    def name(self) -> str:  # type: ignore[override]
-        return f"{self.family}/classes{self.num_classes}"
+        if self.num_outputs < 1:
+            raise InvalidValueError(f"a network needs at least 1 output, got {self.num_outputs}")
 
     @cached_property
     def stem_width(self) -> int:
@@ -101,6 +93,8 @@ class MobileSpace(SearchSpace):
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         size = self.image_size
+        widths: tuple[tuple[int, ...], ...]
+        depths: tuple[tuple[int, ...], ...]
         if size < 24:
             widths, depths = ((16, 24), (32, 48), (48, 64)), ((1, 2),) * 3
         elif size < 96:
@@ -116,12 +110,12 @@ class MobileSpace(SearchSpace):
         return tuple(stages)
 
     @cached_property
-    def choices(self) -> tuple[Choice, ...]:  # type: ignore[override]
+    def choices(self) -> tuple[Choice, ...]:
         choices = [Choice("resolution", self.resolutions)]
         for stage in self.stages:
             prefix = f"stage{stage.index}"
             choices += [
-                Choice(f"{prefix}.kind", KINDS),
+                Choice(f"{prefix}.kind", KINDS, is_ordered=False),
                 Choice(f"{prefix}.depth", stage.depths),
                 Choice(f"{prefix}.width", stage.widths),
             ]
@@ -152,7 +146,6 @@ class MobileSpace(SearchSpace):
         return int(architecture["resolution"])
 
     def placed_layers(self, architecture: Architecture) -> tuple[tuple[str, Layer], ...]:
-        """(position, layer) first to last; the position names the weights a supernet shares."""
         values = architecture.as_dict
         size, width = int(values["resolution"]), self.stem_width
         placed = [("stem", _layer("stem", self.channels, size, width, 3, 1, self.stem_stride))]
@@ -166,11 +159,8 @@ class MobileSpace(SearchSpace):
                 expansion = int(values[f"{prefix}.block{block}.expansion"])
                 placed.append((f"{prefix}_block{block}", _layer(kind, width, size, out, kernel, expansion, stride)))
                 size, width = strided(size, stride), out
-        placed.append(("head", _layer("head", width, size, self.num_classes)))
+        placed.append(("head", _layer(HEAD, width, size, self.num_outputs)))
         return tuple(placed)
-
-    def layers(self, architecture: Architecture) -> tuple[Layer, ...]:
-        return tuple(layer for _, layer in self.placed_layers(architecture))
 
     def all_layers(self) -> tuple[Layer, ...]:
         layers: dict[Layer, None] = {}
@@ -180,7 +170,8 @@ class MobileSpace(SearchSpace):
 
     def _layers_at(self, resolution: int) -> Iterator[Layer]:
         yield _layer("stem", self.channels, resolution, self.stem_width, 3, 1, self.stem_stride)
-        size, in_widths = strided(resolution, self.stem_stride), (self.stem_width,)
+        size = strided(resolution, self.stem_stride)
+        in_widths: tuple[int, ...] = (self.stem_width,)
         for stage in self.stages:
             out_size = strided(size, stage.stride)
             for kind in KINDS:
@@ -194,7 +185,7 @@ class MobileSpace(SearchSpace):
                                 yield _layer(kind, out, out_size, out, kernel, expansion, 1)
             size, in_widths = out_size, stage.widths
         for width in in_widths:
-            yield _layer("head", width, size, self.num_classes)
+            yield _layer(HEAD, width, size, self.num_outputs)
 
     def layer_indices(self, encodings: NDArray[np.integer]) -> NDArray[np.int64]:
         chosen = dict(zip((c.name for c in self.choices), self.checked_encodings(encodings).T.copy(), strict=True))
@@ -218,7 +209,8 @@ class MobileSpace(SearchSpace):
     @cached_property
     def _index_tables(self) -> tuple[Table, list[tuple[Table, Table]], Table]:
         """Positions in ``all_layers()`` by option indices, for stem, stages (first block, later ones) and head."""
-        index, in_widths, stages = positions(self.all_layers()), (self.stem_width,), []
+        index, stages = positions(self.all_layers()), []
+        in_widths: tuple[int, ...] = (self.stem_width,)
         for stage in self.stages:
             options = (KINDS, stage.widths, stage.kernels, EXPANSIONS["mbconv"])
             first = index_table(index, partial(self._first_block, stage), self.resolutions, in_widths, *options)
@@ -246,7 +238,7 @@ class MobileSpace(SearchSpace):
         return _layer(kind, out, side, out, first.kernel_size, first.expansion)
 
     def _head(self, resolution: int, width: int) -> Layer:
-        return _layer("head", width, self._side(resolution, len(self.stages)), self.num_classes)
+        return _layer(HEAD, width, self._side(resolution, len(self.stages)), self.num_outputs)
 
     def _side(self, resolution: int, num_stages: int) -> int:
         """Side of the feature map after the stem and so many stages."""
@@ -281,12 +273,17 @@ class MobileSpace(SearchSpace):
                     if kind != "mbconv"
                 }
                 size, width = strided(size, stride), out
-        shared["head"] = {"head": _layer("head", width, size, self.num_classes)}
+        shared["head"] = {HEAD: _layer(HEAD, width, size, self.num_outputs)}
         return shared
 
     def weights_kind(self, layer: Layer) -> str:
         """Under which name of ``shared_layers`` the layer finds its weights."""
         return "mbconv_se" if layer.kind == "mbconv" else layer.kind
+
+    def residual_norms(self, layer: Layer) -> tuple[str, ...]:
+        if layer.kind not in KINDS:
+            return ()
+        return ("second.norm",) if layer.kind == "basic" else ("project.norm",)
 
     def cost(self, layer: Layer) -> LayerCost:
         return layer_cost(layer)
@@ -296,23 +293,6 @@ class MobileSpace(SearchSpace):
 
         return build_block(layer)
 
-    def module(self, architecture: Architecture) -> nn.Module:
-        from hwautoml.spaces.blocks import build_network
-
-        return build_network(self.placed_layers(architecture))
-
-
-def inner_channels(layer: Layer) -> int:
-    """Channels between the first and the last convolution of a block."""
-    if layer.kind == "basic":
-        return layer.expansion * layer.out_channels // 2
-    return layer.expansion * layer.in_channels
-
-
-def squeeze_channels(inner: int) -> int:
-    """Bottleneck of squeeze-and-excitation: a quarter, in multiples of 8 that vectorise well."""
-    return max(8, inner // 4 // 8 * 8)
-
 
 @cache
 def _layer(
@@ -320,31 +300,3 @@ def _layer(
 ) -> Layer:
     """Cached: searches ask for the same few thousand layers a million times."""
     return Layer(kind, in_channels, size, size, out, kernel, expansion, stride)
-
-
-@cache
-def layer_cost(layer: Layer) -> LayerCost:
-    """Multiply-accumulates and fp32 traffic of a layer's convolutions, one kernel each."""
-    size, out_size = layer.height, strided(layer.height, layer.stride)
-    inner, out, kernel, into = inner_channels(layer), layer.out_channels, layer.kernel_size, layer.in_channels
-    convs: list[Convolution]
-    if layer.kind == "stem":
-        convs = [Convolution(into, out, kernel, size, out_size)]
-    elif layer.kind in DEPTHWISE_KINDS:
-        convs = [Convolution(into, inner, 1, size, size)] if layer.expansion > 1 else []
-        convs.append(Convolution(inner, inner, kernel, size, out_size, groups=inner))
-        if layer.kind == "mbconv_se":
-            squeezed = squeeze_channels(inner)
-            convs += [Convolution(inner, squeezed, 1, out_size, 1), Convolution(squeezed, inner, 1, 1, 1)]
-        convs.append(Convolution(inner, out, 1, out_size, out_size))
-    elif layer.kind == "fused":
-        convs = [Convolution(into, inner, kernel, size, out_size), Convolution(inner, out, 1, out_size, out_size)]
-    elif layer.kind == "basic":
-        convs = [Convolution(into, inner, kernel, size, out_size), Convolution(inner, out, kernel, out_size, out_size)]
-        if layer.stride > 1 or into != out:
-            convs.append(Convolution(into, out, 1, size, out_size))
-    elif layer.kind == "head":
-        convs = [Convolution(into, out, 1, size, 1)]
-    else:
-        raise InvalidValueError(f"layer kind {layer.kind!r} is not of the mobile space")
-    return cost_of(convs, layer.batch)

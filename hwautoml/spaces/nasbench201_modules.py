@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hwautoml.core.layer import Layer
 from hwautoml.spaces.blocks import conv_bn
 from hwautoml.spaces.layer_modules import LayerModules
-from hwautoml.spaces.nasbench201 import NUM_CELLS, Edge, operation_layer
+from hwautoml.spaces.nasbench201_layers import NUM_CELLS, Edge, operation_layer
 
 
 class ReluConv(nn.Module):
@@ -88,7 +88,7 @@ class Cell(nn.Module):
 
 
 class Network(nn.Sequential):
-    """Float images (N, C, H, W) to logits (N, num_classes)."""
+    """Float images (N, C, H, W) to logits (N, num_outputs)."""
 
     def __init__(self, edges: Sequence[Edge], stem: Layer, reductions: Sequence[Layer], head: Layer) -> None:
         super().__init__()

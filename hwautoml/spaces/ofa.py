@@ -8,18 +8,19 @@ MobileNetV3 gives them: squeeze-and-excitation, and ReLU or hard swish.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.layer import HEAD, Layer, LayerCost
 from hwautoml.core.space import Architecture, Choice, SearchSpace, Value
 from hwautoml.errors import InvalidValueError
-from hwautoml.spaces.convolution import Convolution, cost_of, strided
+from hwautoml.spaces.convolution import strided
 from hwautoml.spaces.indexing import Table, index_table, look_up, positions
+from hwautoml.spaces.ofa_layers import layer_cost, make_divisible
 from hwautoml.spaces.sizes import require_published
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 RESOLUTIONS = tuple(range(128, 225, 4))
 KERNELS, EXPANSIONS, DEPTHS = (3, 5, 7), (3, 4, 6), (2, 3, 4)
 WIDTH_MULTIPLIERS = (1.0, 1.2)
-PUBLISHED = ((RESOLUTIONS[-1], 3, 1000),)
 
 
 @dataclass(frozen=True)
@@ -63,28 +63,28 @@ class OFASpace(SearchSpace):
     Raises InvalidValueError for images, classes or a multiplier that are not published.
     """
 
+    identity = "ofa-mobilenetv3/v1"
+    published = ((RESOLUTIONS[-1], 3, 1000),)
     image_size: int = RESOLUTIONS[-1]
     channels: int = 3
-    num_classes: int = 1000
+    num_outputs: int = 1000
     width_multiplier: float = 1.2
 
     def __post_init__(self) -> None:
-        require_published("ofa-mobilenetv3", self.image_size, self.channels, self.num_classes, PUBLISHED)
+        require_published(self)
         if self.width_multiplier not in WIDTH_MULTIPLIERS:
             raise InvalidValueError(f"width multiplier {self.width_multiplier} must be one of {WIDTH_MULTIPLIERS}")
 
     @property
     def family(self) -> str:
-        """What a latency table is made for: everything but the number of classes."""
         size = f"{self.image_size}x{self.image_size}x{self.channels}"
-        return f"ofa-mobilenetv3/v1/w{self.width_multiplier}/{size}"
+        return f"{self.identity}/w{self.width_multiplier}/{size}"
+
+    def variants(self) -> tuple[SearchSpace, ...]:
+        return tuple(replace(self, width_multiplier=multiplier) for multiplier in WIDTH_MULTIPLIERS)
 
     @cached_property
-    def name(self) -> str:  # type: ignore[override]
-        return f"{self.family}/classes{self.num_classes}"
-
-    @cached_property
-    def choices(self) -> tuple[Choice, ...]:  # type: ignore[override]
+    def choices(self) -> tuple[Choice, ...]:
         choices = [Choice("resolution", RESOLUTIONS)]
         for stage in STAGES:
             choices.append(Choice(f"stage{stage.index}.depth", DEPTHS))
@@ -192,7 +192,7 @@ class OFASpace(SearchSpace):
         return (
             _layer("final", self._width(STAGES[-1].width), side, final, activation="hswish"),
             _layer("mix", final, side, mixed, activation="hswish"),
-            _layer("head", mixed, 1, self.num_classes),
+            _layer(HEAD, mixed, 1, self.num_outputs),
         )
 
     def _side(self, resolution: int, num_stages: int) -> int:
@@ -201,12 +201,6 @@ class OFASpace(SearchSpace):
 
     def _width(self, base: int) -> int:
         return make_divisible(base * self.width_multiplier)
-
-
-def make_divisible(channels: float) -> int:
-    """The nearest multiple of 8 that is not more than a tenth smaller (MobileNet's rule)."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 @cache
@@ -221,24 +215,3 @@ def _layer(
     activation: str = "relu",
 ) -> Layer:
     return Layer(kind, into, side, side, out, kernel, expansion, stride, activation)
-
-
-@cache
-def layer_cost(layer: Layer) -> LayerCost:
-    """Raises InvalidValueError for a layer of another space."""
-    into, out, kernel, side = layer.in_channels, layer.out_channels, layer.kernel_size, layer.height
-    out_side, inner = strided(side, layer.stride), layer.expansion * into
-    if layer.kind in ("stem", "final"):
-        convolutions = [Convolution(into, out, kernel, side, out_side)]
-    elif layer.kind in ("mbconv", "mbconv_se"):
-        convolutions = [Convolution(into, inner, 1, side, side)] if layer.expansion > 1 else []
-        convolutions.append(Convolution(inner, inner, kernel, side, out_side, groups=inner))
-        if layer.kind == "mbconv_se":
-            squeezed = make_divisible(inner // 4)
-            convolutions += [Convolution(inner, squeezed, 1, out_side, 1), Convolution(squeezed, inner, 1, 1, 1)]
-        convolutions.append(Convolution(inner, out, 1, out_side, out_side))
-    elif layer.kind in ("mix", "head"):
-        convolutions = [Convolution(into, out, 1, side, 1, has_bias=layer.kind == "head")]
-    else:
-        raise InvalidValueError(f"layer kind {layer.kind!r} is not of the ofa-mobilenetv3 space")
-    return cost_of(convolutions, layer.batch)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hwautoml.core.layer import Layer
 from hwautoml.spaces.blocks import Head, conv_bn
 from hwautoml.spaces.layer_modules import LayerModules
-from hwautoml.spaces.ofa import make_divisible
+from hwautoml.spaces.ofa_layers import make_divisible
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "hswish": nn.functional.hardswish}
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from hwautoml.core.space import SearchSpace
 from hwautoml.errors import InvalidValueError
 
 
-def require_published(
-    space: str, image_size: int, channels: int, num_classes: int, published: Iterable[tuple[int, int, int]]
-) -> None:
-    """Raises InvalidValueError unless (image_size, channels, num_classes) is one of ``published``."""
-    published = tuple(published)
-    if (image_size, channels, num_classes) not in published:
-        known = " or ".join(f"{side}x{side}x{depth} with {classes} classes" for side, depth, classes in published)
+def require_published(space: SearchSpace) -> None:
+    """Raises InvalidValueError unless the space's sizes are among its ``published`` ones."""
+    if (space.image_size, space.channels, space.num_outputs) not in space.published:
+        known = " or ".join(f"{side}x{side}x{depth} with {classes} classes" for side, depth, classes in space.published)
+        size = f"{space.image_size}x{space.image_size}x{space.channels}"
         raise InvalidValueError(
-            f"{space} is published for {known}, not for {image_size}x{image_size}x{channels} with {num_classes}",
+            f"{space.identity.partition('/')[0]} is published for {known}, not for {size} with {space.num_outputs}",
             fix="one of these, or the space 'mobile', which takes any size",
         )

@@ -155,6 +155,15 @@ class RunStore(Closing):
                 ),
             )
 
+    def forget_evaluations(self, architecture_id: str | None, weights: tuple[str, ...]) -> None:
+        """Of one architecture or (None) of all, with these weights."""
+        condition = "" if architecture_id is None else " AND architecture_id = ?"
+        values = () if architecture_id is None else (architecture_id,)
+        with self._writing():
+            self._db.executemany(
+                f"DELETE FROM evaluations WHERE weights = ?{condition}", [(name, *values) for name in weights]
+            )
+
     def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
         """In the order they were made."""
         rows = self._db.execute(

@@ -21,10 +21,10 @@ class Sandwich:
 
     def __init__(self, space: SearchSpace, is_within_reach: Callable[[Architecture], bool] = lambda _: True) -> None:
         self.space, self.is_within_reach = space, is_within_reach
-        self._kinds = np.array([choice.name.endswith(".kind") for choice in space.choices])
+        self._kinds = np.array([not choice.is_ordered for choice in space.choices])
 
     def largest(self, rng: np.random.Generator) -> Architecture:
-        """The kinds of its blocks are drawn anew, so that every kind is trained at full size."""
+        """What is not ordered (kinds of blocks) is drawn anew, so that every kind is trained at full size."""
         return self._shrunk(self._with_random_kinds(self.space.num_options - 1, rng), rng)
 
     def smallest(self, rng: np.random.Generator) -> Architecture:

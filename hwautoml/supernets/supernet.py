@@ -8,49 +8,44 @@ are the same code.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hwautoml.core.elastic_space import ElasticSpace
 from hwautoml.core.layer import Layer
-from hwautoml.core.space import Architecture, SearchSpace
-from hwautoml.errors import InvalidValueError
+from hwautoml.core.space import Architecture
 
 Slices = tuple[slice, ...]
 
 
-class ElasticSpace(Protocol):
-    """What a space offers so that its members can share weights; see ``MobileSpace``."""
-
-    def placed_layers(self, architecture: Architecture) -> tuple[tuple[str, Layer], ...]: ...
-    def shared_layers(self) -> dict[str, dict[str, Layer]]: ...
-    def weights_kind(self, layer: Layer) -> str: ...
-    def layer_module(self, layer: Layer) -> nn.Module: ...
-
-
 class Supernet(nn.Module):
-    """``forward(images, architecture)``: float (N, C, H, W) to logits (N, num_classes).
+    """``forward(images, architecture)``: float (N, C, H, W) to logits (N, num_outputs).
 
     Parameters are named ``<position>.<kind>.<weight>``, e.g. ``stage1_block0.fused.expand.conv.weight``.
     """
 
-    def __init__(self, space: SearchSpace) -> None:
+    def __init__(self, space: ElasticSpace) -> None:
         super().__init__()
-        if not hasattr(space, "shared_layers"):
-            raise InvalidValueError(f"space {space.name} does not say how its members share weights (shared_layers)")
-        self.space: ElasticSpace = space  # type: ignore[assignment]
+        self.space, shared = space, space.shared_layers()
         self.shared = nn.ModuleDict(
             {
-                position: nn.ModuleDict({kind: self.space.layer_module(layer) for kind, layer in kinds.items()})
-                for position, kinds in self.space.shared_layers().items()
+                position: nn.ModuleDict({kind: space.layer_module(layer) for kind, layer in kinds.items()})
+                for position, kinds in shared.items()
             }
         )
         self._skeleton = lru_cache(maxsize=None)(self._make_skeleton)
         self._tensors: dict[tuple[str, str], dict[str, Tensor]] = {}
-        initialise(self)
+        ends = (
+            f"shared.{position}.{kind}.{norm}"
+            for position, kinds in shared.items()
+            for kind, layer in kinds.items()
+            for norm in space.residual_norms(layer)
+        )
+        initialise(self, residual_norms=frozenset(ends))
 
     def forward(self, images: Tensor, architecture: Architecture) -> Tensor:
         x = images
@@ -97,8 +92,8 @@ class Supernet(nn.Module):
         return super()._apply(fn, recurse)
 
 
-def initialise(network: nn.Module) -> None:
-    """He initialisation; the last norm of a residual branch starts small, so that depth starts harmless."""
+def initialise(network: nn.Module, residual_norms: Collection[str] = ()) -> None:
+    """He initialisation; norms that end a residual branch, by name, start small, so that depth starts harmless."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -107,7 +102,7 @@ def initialise(network: nn.Module) -> None:
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d) and name.endswith(("project.norm", "second.norm")):
+        elif isinstance(module, nn.BatchNorm2d) and name in residual_norms:
             nn.init.constant_(module.weight, 0.25)
 
 

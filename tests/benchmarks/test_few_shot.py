@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.few_shot import METRICS, family, main, metrics
 from benchmarks.few_shot_peers import flops, ridge
+from benchmarks.published import FBNET_ORDER
+from benchmarks.published_terms import published_terms
 from hwautoml.spaces import load_space
-from hwautoml.spaces.published import FBNET_ORDER
-from hwautoml.spaces.published_terms import published_terms
 
 DEVICES = ("acpu_1", "bgpu_1", "cphone_1", "newboard_1")
 

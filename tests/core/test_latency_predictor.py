@@ -30,7 +30,7 @@ def table(space: SearchSpace, num_observations: int, scale: float = 1.1) -> Late
 @pytest.mark.parametrize("num_observations", [0, 30])
 @pytest.mark.parametrize("name", ["mobile", "nasbench201", "ofa-mobilenetv3"])
 def test_it_is_predict_many_by_other_means(name: str, num_observations: int) -> None:
-    space = load_space(name, image_size=32, channels=3, num_classes=10) if name == "mobile" else load_space(name)
+    space = load_space(name, image_size=32, channels=3, num_outputs=10) if name == "mobile" else load_space(name)
     fitted = table(space, num_observations)
     encodings = np.random.default_rng(1).integers(0, space.num_options, (60, len(space.num_options)))
     found = Predictor(fitted, space).predict(encodings)

@@ -53,3 +53,13 @@ def test_few_samples_give_their_range_and_no_p95() -> None:
 def test_impossible_samples_are_refused(values: tuple[float, ...]) -> None:
     with pytest.raises(InvalidValueError, match="positive, finite samples"):
         Measurement(values)
+
+
+def test_json_leads_back_to_the_measurement_and_leaves_other_facts_alone() -> None:
+    measured = Measurement((1.0, 2.0, 3.0), {"cpu": "x"}, True, (1.5,))
+    assert Measurement.from_json({**measured.to_json(), "weights": "random"}) == measured
+
+
+def test_json_without_samples_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="samples"):
+        Measurement.from_json({})

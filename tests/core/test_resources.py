@@ -59,6 +59,22 @@ def test_a_wheel_uses_its_package_data(config: Path, tmp_path: Path, monkeypatch
     assert target_folders() == [data]
 
 
+def test_packages_bring_targets_and_a_broken_one_is_named(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    boards, info = tmp_path / "site" / "their_boards", tmp_path / "site" / "their_boards-1.0.dist-info"
+    for folder in (boards, info):
+        folder.mkdir(parents=True)
+    text = (package_folder("targets") / "rpi4.toml").read_text(encoding="utf-8")
+    (boards / "their-board.toml").write_text(text, encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-boards\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hwautoml.targets]\nbroken = no_such_package\ntheirs = their_boards\n")
+    assert target_folders() == [package_folder("targets"), boards]
+    assert load_target("their-board", target_folders()).kind == load_target("rpi4", target_folders()).kind
+    assert "'broken' of package 'their-boards' is to be a folder, and no_such_package is none" in caplog.text
+
+
 @pytest.mark.skipif(Path(hwautoml.__file__).parents[1] != CHECKOUT, reason="not running from a checkout")
 def test_a_checkout_uses_its_own_folders(config: Path) -> None:
     assert package_folder("targets") == CHECKOUT / "targets"

@@ -24,11 +24,11 @@ def test_differences_name_field_value_and_wish() -> None:
 @pytest.mark.parametrize(
     ("identity", "command"),
     [
-        (IDENTITY, "hwautoml profile --target cpu --runtime tvm --threads 2"),
+        (IDENTITY, "hwautoml profile --target cpu --space mobile --image-size 32 --runtime tvm --threads 2"),
         (
             TableIdentity("my-board", "onnxruntime", 1, 8, "int8", "mobile/v1/8x8x1"),
-            "hwautoml profile --target my-board --image-size 8 --channels grey --runtime onnxruntime --threads 1 "
-            "--batch 8 --precision int8",
+            "hwautoml profile --target my-board --space mobile --image-size 8 --channels grey --runtime onnxruntime "
+            "--threads 1 --batch 8 --precision int8",
         ),
         (
             TableIdentity("cpu", "torch", 1, 1, "fp32", "ofa-mobilenetv3/v1/w1.2/224x224x3"),
@@ -36,7 +36,7 @@ def test_differences_name_field_value_and_wish() -> None:
         ),
     ],
 )
-def test_the_command_says_all_that_is_not_the_default(identity: TableIdentity, command: str) -> None:
+def test_the_command_makes_such_a_table(identity: TableIdentity, command: str) -> None:
     assert identity.command == command
 
 

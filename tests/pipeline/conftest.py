@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from hwautoml.compilers import load_backend
+from hwautoml.core.board import HERE
 from hwautoml.core.latency_file import save
 from hwautoml.core.latency_prior import roofline_table
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
+from hwautoml.datasets import ImageDataset, load_dataset
 from hwautoml.devices.machine import fingerprint
-from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.context import Devices, RunContext
+from hwautoml.pipeline.runs.journal import Journal
+from hwautoml.pipeline.runs.resources import Resources
 from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.pipeline.tables.finding import table_path
 from hwautoml.spaces.mobile import MobileSpace
@@ -60,18 +64,30 @@ def profiles_dir(tmp_path: Path, cpu: Target, table: LatencyTable) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_job(tmp_path: Path, cpu: Target, table: LatencyTable) -> Iterator[Callable[..., Job]]:
-    stores: list[RunStore] = []
+@pytest.fixture(scope="session")
+def digits() -> ImageDataset:
+    return load_dataset("digits")
 
-    def make(name: str = "run", **settings: object) -> Job:
-        store = RunStore(tmp_path / name, create=True)
-        stores.append(store)
+
+@pytest.fixture
+def make_run(tmp_path: Path, cpu: Target, digits: ImageDataset) -> Iterator[Callable[..., RunContext]]:
+    """A run of the digits that has just begun."""
+    runs: list[RunContext] = []
+
+    def make(name: str = "run", **settings: object) -> RunContext:
         given = {"source": "digits", "target": "cpu", "latency_ms": 1.0, **settings}
-        job = Job(store, RunSettings(**given), cpu, silent)  # type: ignore[arg-type]
-        job.space, job.tables = SPACE, {"onnxruntime": table}
-        return job
+        journal = Journal(RunStore(tmp_path / name, create=True))
+        run_settings = RunSettings(**given)  # type: ignore[arg-type] # names and values are the test's
+        runs.append(RunContext(journal, run_settings, cpu, digits, SPACE, Devices(cpu, HERE), silent))
+        return runs[-1]
 
     yield make
-    for store in stores:
-        store.close()
+    for run in runs:
+        run.devices.close()
+        run.journal.close()
+
+
+@pytest.fixture
+def resources(table: LatencyTable, digits: ImageDataset) -> Resources:
+    """With an estimated table, before training was timed; the limit is 1 ms."""
+    return Resources(SPACE, {"onnxruntime": table}, 1.0, digits.train.num_images)

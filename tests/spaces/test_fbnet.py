@@ -77,7 +77,7 @@ def test_the_large_networks_size_is_that_of_the_paper() -> None:
 @pytest.fixture(scope="module")
 def effects(published_file: Callable[[str], Path]) -> dict[str, np.ndarray]:
     """Per device (22, 9) ms that an operation at a position adds to ``skip`` there: least squares."""
-    from hwautoml.spaces.published import load_published
+    from benchmarks.published import load_published
 
     published = load_published(published_file("fbnet.npz"), SMALL)
     one_hot = np.eye(len(OPERATIONS))[published.encodings][:, :, 1:]

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hwautoml.core.layer import Layer
 from hwautoml.core.space import Architecture
 from hwautoml.errors import InvalidValueError, UnknownNameError
-from hwautoml.spaces.mobile import DEPTHWISE_KINDS, EXPANSIONS, KINDS, MobileSpace, layer_cost
+from hwautoml.spaces.mobile import EXPANSIONS, MobileSpace
+from hwautoml.spaces.mobile_layers import DEPTHWISE_KINDS, KINDS, layer_cost
 
 EDGE_SIZES = (8, 9, 23, 24, 47, 48, 95, 96, 224)  # where widths, strides or resolutions change, and the ends
 SPACE = MobileSpace(32, 3, 10)
@@ -79,7 +80,7 @@ def test_ids_are_equal_exactly_for_equal_networks(space: MobileSpace, seed: int,
 @networks
 def test_a_network_gives_one_logit_per_class(space: MobileSpace, seed: int) -> None:
     architecture = sample(space, seed)
-    assert run_once(space, architecture, space.module(architecture)).shape == (2, space.num_classes)
+    assert run_once(space, architecture, space.module(architecture)).shape == (2, space.num_outputs)
 
 
 @pytest.mark.parametrize("image_size", EDGE_SIZES)
@@ -160,17 +161,17 @@ def test_the_family_leaves_out_the_classes_and_the_name_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_size", "channels", "num_classes", "message"),
+    ("image_size", "channels", "num_outputs", "message"),
     [
         (7, 3, 10, "image size 7 must be between 8 and 224"),
         (225, 3, 10, "image size 225 must be between 8 and 224"),
         (32, 2, 10, r"channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
-        (32, 3, 1, "at least 2 classes, got 1"),
+        (32, 3, 0, "at least 1 output, got 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(image_size: int, channels: int, num_classes: int, message: str) -> None:
+def test_settings_out_of_range_are_refused(image_size: int, channels: int, num_outputs: int, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        MobileSpace(image_size, channels, num_classes)
+        MobileSpace(image_size, channels, num_outputs)
 
 
 def test_an_unknown_choice_is_refused_and_the_nearest_known_comes_first() -> None:

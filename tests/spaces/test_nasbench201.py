@@ -12,7 +12,8 @@ from torch import nn
 from hwautoml.core.space import Architecture
 from hwautoml.errors import InvalidValueError
 from hwautoml.exporters import export_probe
-from hwautoml.spaces.nasbench201 import EDGES, OPERATIONS, NasBench201Space, live_edges, to_string
+from hwautoml.spaces.nasbench201 import NasBench201Space, to_string
+from hwautoml.spaces.nasbench201_layers import EDGES, OPERATIONS, live_edges
 
 SPACE = NasBench201Space()
 EVERY_CELL = np.array(list(itertools.product(range(len(OPERATIONS)), repeat=len(EDGES))))
@@ -144,7 +145,7 @@ def test_what_is_no_cell_is_refused(text: str) -> None:
 
 
 def test_published_cells_are_all_cells_and_their_strings_agree(published_file: Callable[[str], Path]) -> None:
-    from hwautoml.spaces.published import load_published
+    from benchmarks.published import load_published
 
     path = published_file("nasbench201.npz")
     encodings = load_published(path, SPACE).encodings
@@ -157,7 +158,7 @@ def test_published_cells_are_all_cells_and_their_strings_agree(published_file: C
 
 def test_published_latencies_include_dead_edges(published_file: Callable[[str], Path]) -> None:
     """They were measured with eager runtimes: counts of dead layers explain what live ones leave over."""
-    from hwautoml.spaces.published import load_published
+    from benchmarks.published import load_published
 
     published = load_published(published_file("nasbench201.npz"), SPACE)
     latency = published.latency_ms["1080ti_256"]

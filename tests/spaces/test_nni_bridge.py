@@ -13,7 +13,7 @@ from hwautoml.spaces.nni_bridge import from_nni, sample_with_nni, to_nni
 
 pytest.importorskip("nni")
 
-SPACES = [MobileSpace(image_size=32, channels=3, num_classes=10), MobileSpace(image_size=8, channels=1, num_classes=2)]
+SPACES = [MobileSpace(image_size=32, channels=3, num_outputs=10), MobileSpace(image_size=8, channels=1, num_outputs=2)]
 SPACE = SPACES[0]
 
 
@@ -106,7 +106,7 @@ def test_nni_stays_off_standard_output() -> None:
         "import logging\n"
         "from hwautoml.spaces.mobile import MobileSpace\n"
         "from hwautoml.spaces.nni_bridge import sample_with_nni\n"
-        "sample_with_nni(MobileSpace(image_size=8, channels=1, num_classes=2), 3)\n"
+        "sample_with_nni(MobileSpace(image_size=8, channels=1, num_outputs=2), 3)\n"
         "logging.getLogger('nni').warning('to nobody')"
     )
     assert run(code) == ""
@@ -118,7 +118,7 @@ def test_a_users_own_nni_log_is_left_alone() -> None:
         "import logging, nni\n"
         "from hwautoml.spaces.mobile import MobileSpace\n"
         "from hwautoml.spaces.nni_bridge import to_nni\n"
-        "to_nni(MobileSpace(image_size=8, channels=1, num_classes=2))\n"
+        "to_nni(MobileSpace(image_size=8, channels=1, num_outputs=2))\n"
         "logging.getLogger('nni').info('heard')"
     )
     assert "heard" in run(code)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from hwautoml.errors import InvalidValueError
-from hwautoml.spaces.ofa import DEPTHS, RESOLUTIONS, STAGES, OFASpace, make_divisible
+from hwautoml.spaces.ofa import DEPTHS, RESOLUTIONS, STAGES, OFASpace
+from hwautoml.spaces.ofa_layers import make_divisible
 
 SPACE, NARROW = OFASpace(), OFASpace(width_multiplier=1.0)
 
@@ -65,7 +66,7 @@ def test_only_published_widths() -> None:
 
 def test_published_encodings_explain_their_latencies(published_file: Callable[[str], Path]) -> None:
     """With 64 images a GPU's time follows the multiply-accumulates, if the columns mean what we think."""
-    from hwautoml.spaces.published import load_published
+    from benchmarks.published import load_published
 
     published = load_published(published_file("ofa.npz"), SPACE)
     macs = np.append([SPACE.cost(layer).macs for layer in SPACE.all_layers()], 0)

@@ -1,7 +1,8 @@
 import numpy as np
 
 from hwautoml.core.space import Architecture
-from hwautoml.spaces.mobile import KINDS, MobileSpace
+from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.spaces.mobile_layers import KINDS
 from hwautoml.supernets.sandwich import Sandwich
 
 SPACE = MobileSpace(32, 3, 10)

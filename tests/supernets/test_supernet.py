@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hwautoml.core.space import Architecture, Choice
-from hwautoml.errors import InvalidValueError
-from hwautoml.spaces.mobile import KINDS, MobileSpace
+from hwautoml.core.space import Architecture
+from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.spaces.mobile_layers import KINDS
 from hwautoml.supernets.supernet import Supernet
 
 SPACE = MobileSpace(32, 3, 10)
@@ -164,10 +164,8 @@ def test_loading_weights_reaches_the_members(supernet: Supernet) -> None:
     torch.testing.assert_close(other(images, architecture), supernet.eval()(images, architecture))
 
 
-def test_a_space_that_shares_nothing_is_refused() -> None:
-    class Unshared:
-        name = "plain/v1"
-        choices = (Choice("depth", (1, 2)),)
-
-    with pytest.raises(InvalidValueError, match=r"plain/v1 does not say how its members share weights"):
-        Supernet(Unshared())  # type: ignore[arg-type]
+def test_norms_that_end_a_residual_branch_start_small_and_no_others() -> None:
+    scales = {n: m.weight[0].item() for n, m in Supernet(SPACE).named_modules() if isinstance(m, nn.BatchNorm2d)}
+    small = {name for name, scale in scales.items() if scale == 0.25}
+    assert small == {name for name in scales if name.endswith(("project.norm", "second.norm"))}
+    assert {scales[name] for name in scales.keys() - small} == {1.0}

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwautoml.core.layer import LayerCost
+from hwautoml.core.training_cost import fit_training_cost
 from hwautoml.spaces.mobile import MobileSpace
-from hwautoml.supernets.training_cost import MIN_MEMBERS, fit_training_cost, measure_training_cost
+from hwautoml.supernets.training_cost import MIN_MEMBERS, measure_training_cost
 
 SPACE = MobileSpace(8, 1, 3)
 

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hwautoml.core.space import Architecture
 from hwautoml.devices.machine import has_int8_dot_product
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
 from hwautoml.exporters.quantization import layer_sensitivity
-from hwautoml.pipeline.runs.job import Job
-from hwautoml.pipeline.stages.shipping import export_architecture, spread
+from hwautoml.pipeline.runs.candidates import export_architecture, spread
+from hwautoml.pipeline.runs.context import RunContext
 
 MAX_LOSS = 0.005  # of accuracy, as a fraction: half a point
 CALIBRATION_IMAGES, SENSITIVITY_IMAGES = 256, 64
@@ -25,14 +26,17 @@ MAX_FP32_SHARE = 0.34  # of the layers, in mixed precision
 _log = logging.getLogger(__name__)
 
 
-def keeps_accuracy(job: Job, architecture: Architecture) -> bool:
-    """Whether a network, as it is trained so far, loses no more than allowed in int8: tried, not assumed."""
-    resolution = job.space.resolution(architecture)
-    job.report("specialise", 0.2, f"{architecture.id} in int8")
-    images = calibration_images(job, resolution)
+def keeps_accuracy(run: RunContext, architecture: Architecture, budget_sec: float) -> bool:
+    """Whether a network, as it is trained so far, loses no more than allowed in int8: tried, not assumed.
+
+    ``budget_sec`` is the whole run's.
+    """
+    resolution = run.space.resolution(architecture)
+    run.report("specialise", 0.2, f"{architecture.id} in int8")
+    images = calibration_images(run, resolution)
     with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-        source = export_architecture(job, architecture, Path(folder) / "model.onnx")
-        scorer = Scorer(job, source, resolution, job.settings.latency_ms)
+        source = export_architecture(run, architecture, Path(folder) / "model.onnx")
+        scorer = Scorer(run, source, resolution, run.limit_ms, budget_sec)
         wanted = scorer.base_accuracy - MAX_LOSS
         try:
             accuracy, _ = quantize_until_accurate(source, Path(folder) / "int8.onnx", images, scorer.accuracy, wanted)
@@ -44,16 +48,16 @@ def keeps_accuracy(job: Job, architecture: Architecture) -> bool:
     return accuracy >= wanted
 
 
-def calibration_images(job: Job, resolution: int) -> np.ndarray:
-    """uint8 (n, H, W, C) of the training split."""
-    split = job.dataset.train
+def calibration_images(run: RunContext, resolution: int) -> NDArray[np.uint8]:
+    """(n, H, W, C) of the training split."""
+    split = run.dataset.train
     return split.raw(spread(split.num_images, CALIBRATION_IMAGES), resolution)
 
 
 def quantize_until_accurate(
     source: Path,
     path: Path,
-    images: np.ndarray,
+    images: NDArray[np.uint8],
     accuracy_of: Callable[[Path], float],
     wanted_accuracy: float,
     *,
@@ -66,7 +70,8 @@ def quantize_until_accurate(
     """
     saturates = not has_int8_dot_product()
     quantize_onnx(source, path, images, reduce_range=saturates)
-    accuracy, kept, number = accuracy_of(path), (), 1
+    kept: tuple[str, ...] = ()
+    accuracy, number = accuracy_of(path), 1
     if accuracy >= wanted_accuracy:
         return accuracy, kept
     few = images[spread(len(images), SENSITIVITY_IMAGES)]
@@ -81,15 +86,15 @@ def quantize_until_accurate(
 class Scorer:
     """Validation accuracy through files: as many images as can be had in the time, the same for every file."""
 
-    def __init__(self, job: Job, source: Path, resolution: int, median_ms: float) -> None:
-        split = job.dataset.val
-        affordable = int(min(MAX_SCORING_SEC, 0.03 * job.plan.total) * 1e3 / median_ms)
-        self._job, chosen = job, spread(split.num_images, max(affordable, 200))
+    def __init__(self, run: RunContext, source: Path, resolution: int, median_ms: float, budget_sec: float) -> None:
+        split = run.dataset.val
+        affordable = int(min(MAX_SCORING_SEC, 0.03 * budget_sec) * 1e3 / median_ms)
+        self._run, chosen = run, spread(split.num_images, max(affordable, 200))
         self._images, self._labels = split.raw(chosen, resolution), split.labels.numpy()[chosen]
         self.num_images = len(chosen)
         self.base_accuracy = self.accuracy(source)
 
     def accuracy(self, path: Path) -> float:
-        self._job.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        probabilities = self._job.device("onnxruntime").run_model(path, self._images)
+        self._run.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
+        probabilities = self._run.devices("onnxruntime").run_model(path, self._images)
         return float((probabilities.argmax(axis=1) == self._labels).mean())

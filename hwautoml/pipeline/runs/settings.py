@@ -26,6 +26,7 @@ class RunSettings:
     searcher: str = "surrogate"
     seed: int = 0
     precision: str = "auto"
+    space: str = "mobile"
 
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms < float("inf"):

@@ -8,39 +8,36 @@ through the very file, and measured side by side with their float32 files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from hwautoml.compilers import load_backend
+from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.plan import Plan
+from hwautoml.core.run_result import PrecisionAccuracy, Quantization
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import CompileError, InvalidValueError
-from hwautoml.exporters import check_parity, require_parity
 from hwautoml.exporters.quantization import weighted_layers
-from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
-from hwautoml.pipeline.runs.job import BOARD_RUNTIME, Job
-from hwautoml.pipeline.stages.shipping import (
+from hwautoml.pipeline.runs.candidates import (
     FINAL_PROTOCOL,
     Finalist,
     candidate_folder,
     choose_winner,
-    measurement_to_json,
     most_accurate,
 )
+from hwautoml.pipeline.runs.context import BOARD_RUNTIME, RunContext
+from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
+from hwautoml.pipeline.runs.outcomes import Quantized, QuantizedNetwork
 from hwautoml.pipeline.tables.finding import records_path
 
 MAX_FORMS = 3
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
-# Two runtimes round sums of int8 products at different places; a wrong scale shows up as other classes.
-RUNTIMES_TOLERANCE, RUNTIMES_AGREEMENT = 0.1, 0.98
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +46,7 @@ _log = logging.getLogger(__name__)
 class Int8Form:
     """``finalist`` is ``base`` in int8; both measured side by side. Accuracies are of the same validation images.
 
-    ``fp32_layers`` stayed in float32.
+    ``fp32_layers`` stayed in float32; ``tvm_error`` says why there is no TVM library.
     """
 
     finalist: Finalist
@@ -58,6 +55,12 @@ class Int8Form:
     base_accuracy: float
     num_images: int
     fp32_layers: tuple[str, ...] = ()
+    tvm_error: str | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are there: not every runtime could be compiled for."""
+        return [path for path in self.finalist.files.values() if path.is_file()]
 
     @property
     def loss(self) -> float:
@@ -88,29 +91,46 @@ def _reason_against(budget_sec: float, precision: str, target: Target) -> str | 
     return "--precision fp32" if precision == "fp32" else None
 
 
-def quantize_stage(job: Job, candidates: Sequence[Finalist]) -> list[Int8Form]:
+def quantize_stage(run: RunContext, plan: Plan, candidates: Sequence[Finalist]) -> list[Int8Form]:
     """Makes, scores and measures the int8 forms; afterwards they are read from the journal."""
-    precision = job.settings.precision
-    if _reason_against(job.plan.total, precision, job.target):
+    if _reason_against(plan.total, run.settings.precision, run.target):
         return []
-    if job.store.stage("quantize") is None:
-        with job.timed_stage("quantize") as payload:
-            payload["forms"], payload["failures"] = {}, {}
-            for base in _worth_trying(candidates, job.settings.latency_ms, precision):
-                if precision == "auto" and job.elapsed_sec > job.plan.total:
-                    payload["failures"][base.architecture.id] = "the budget was used up"
-                    continue
-                try:
-                    payload["forms"][base.architecture.id] = _make(job, base)
-                except (CompileError, InvalidValueError) as error:
-                    _log.warning("%s cannot be quantised: %s", base.architecture.id, error.message)
-                    payload["failures"][base.architecture.id] = error.message
+    done = run.once(
+        Quantized,
+        lambda: _quantize(run, plan, candidates),
+        lambda done: [path for form in _forms(run, done, candidates) for path in form.files],
+    )
+    return _forms(run, done, candidates)
+
+
+def _forms(run: RunContext, quantized: Quantized, candidates: Sequence[Finalist]) -> list[Int8Form]:
     by_id = {c.architecture.id: c for c in candidates}
-    stored = (job.store.stage("quantize") or {}).get("forms", {})
-    return [_form(job, by_id[key], facts) for key, facts in stored.items() if key in by_id]
+    return [_form(run, by_id[key], network) for key, network in quantized.forms.items() if key in by_id]
 
 
-def choose_form(job: Job, candidates: Sequence[Finalist], forms: Sequence[Int8Form]) -> tuple[Finalist, dict[str, Any]]:
+def _quantize(run: RunContext, plan: Plan, candidates: Sequence[Finalist]) -> Quantized:
+    forms: dict[str, QuantizedNetwork] = {}
+    failures: dict[str, str] = {}
+    for base in _worth_trying(candidates, run.limit_ms, run.settings.precision):
+        if _is_out_of_time(run, plan):
+            failures[base.architecture.id] = "the budget was used up"
+            continue
+        try:
+            forms[base.architecture.id] = _make(run, plan, base)
+        except (CompileError, InvalidValueError) as error:
+            _log.warning("%s cannot be quantised: %s", base.architecture.id, error.message)
+            failures[base.architecture.id] = error.message
+    return Quantized(forms, failures)
+
+
+def _is_out_of_time(run: RunContext, plan: Plan) -> bool:
+    """What was asked for is made whatever it takes."""
+    return run.settings.precision == "auto" and run.journal.elapsed_sec > plan.total
+
+
+def choose_form(
+    run: RunContext, plan: Plan, candidates: Sequence[Finalist], forms: Sequence[Int8Form]
+) -> tuple[Finalist, Quantization]:
     """The form that ships, and what is to be said of int8.
 
     A form's latency is that of its own measurement; whether int8 is faster is decided by the two side by side.
@@ -119,46 +139,33 @@ def choose_form(job: Job, candidates: Sequence[Finalist], forms: Sequence[Int8Fo
         LimitNotMetError: no form meets the limit by measurement.
         CompileError: int8 was asked for, and no candidate could be quantised.
     """
-    limit, precision = job.settings.latency_ms, job.settings.precision
+    limit, precision = run.limit_ms, run.settings.precision
+    quantized = run.journal.outcome(Quantized) or Quantized()
     if precision == "int8":
         pool = [f.finalist for f in forms if f.finalist.meets(limit)]
     else:
         needed = [f.finalist for f in forms if f.is_accepted(limit) and not f.base.meets(limit)]
         pool = [c for c in candidates if c.meets(limit)] + needed
     if not pool:
-        failures = (job.store.stage("quantize") or {}).get("failures", {})
-        job.store.forget_stages(("quantize",))
+        run.journal.forget(Quantized)
         if precision == "int8" and not forms:
-            reasons = "; ".join(f"{key}: {reason}" for key, reason in failures.items()) or "there was none to try"
-            raise CompileError(f"no candidate could be quantised: {reasons}", fix="--precision auto")
-        choose_winner(job, list(candidates) if precision != "int8" else [f.finalist for f in forms])  # raises
+            reasons = "; ".join(f"{key}: {reason}" for key, reason in quantized.failures.items())
+            raise CompileError(
+                f"no candidate could be quantised: {reasons or 'there was none to try'}", fix="--precision auto"
+            )
+        choose_winner(run, candidates if precision != "int8" else [f.finalist for f in forms])  # raises
     winner = most_accurate(pool)
     better = next((f for f in forms if _is_base(f, winner) and f.is_accepted(limit)), None)
     winner = winner if better is None else better.finalist
-    return winner, _facts(job, winner, forms)
+    form = next((f for f in forms if f.base.architecture == winner.architecture), None)
+    if form is not None:
+        return winner, _facts(winner, form, limit)
+    against = _reason_against(plan.total, precision, run.target) or quantized.failures.get(winner.architecture.id)
+    return winner, _untried(winner, against or "another network was the candidate for it")
 
 
 def _is_base(form: Int8Form, winner: Finalist) -> bool:
     return winner.precision == "fp32" and form.base.architecture == winner.architecture
-
-
-def check_int8(job: Job, winner: Finalist, images: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Differences of the int8 files from the trained network: reported, since the accuracy is what was gated.
-
-    Raises:
-        ParityError: two runtimes make different things of the same int8 file.
-    """
-    outputs = {r: job.device(r).run_model(winner.files[r], images) for r in winner.measured}
-    facts = {}
-    for runtime, found in outputs.items():
-        report = check_parity(reference, found, tolerance=1.0)
-        facts[runtime] = {"max_abs": report.max_abs, "top1_agreement": report.top1_agreement}
-    if len(outputs) == 2:
-        first, second = outputs.values()
-        between = check_parity(first, second, tolerance=RUNTIMES_TOLERANCE)
-        require_parity(between, artifact=str(winner.files["tvm"]), min_top1_agreement=RUNTIMES_AGREEMENT)
-        facts["between_runtimes"] = {"max_abs": between.max_abs, "top1_agreement": between.top1_agreement}
-    return facts
 
 
 def _worth_trying(candidates: Sequence[Finalist], limit_ms: float, precision: str) -> list[Finalist]:
@@ -171,46 +178,49 @@ def _worth_trying(candidates: Sequence[Finalist], limit_ms: float, precision: st
     return [*better, most_accurate(passed)][-MAX_FORMS:]
 
 
-def _make(job: Job, base: Finalist) -> dict[str, Any]:
-    """Facts of one int8 form, for the journal."""
-    resolution, folder = job.space.resolution(base.architecture), candidate_folder(job, base.architecture)
+def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
+    resolution, folder = run.space.resolution(base.architecture), candidate_folder(run, base.architecture)
     source, path = base.files["onnxruntime"], folder / "model_int8.onnx"
-    images = calibration_images(job, resolution)
-    job.report("quantize", 0.05, f"{base.architecture.id}: calibrating on {len(images)} training images")
-    scorer = Scorer(job, source, resolution, base.measured.get("onnxruntime", base.best).median_ms)
+    images = calibration_images(run, resolution)
+    run.report("quantize", 0.05, f"{base.architecture.id}: calibrating on {len(images)} training images")
+    median_ms = base.measured.get("onnxruntime", base.best).median_ms
+    scorer = Scorer(run, source, resolution, median_ms, plan.total)
 
     def listen(done: int, total: int) -> None:
-        job.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
+        run.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
 
     accuracy, fp32_layers = quantize_until_accurate(
         source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
     )
-    facts: dict[str, Any] = {
-        "accuracy": accuracy,
-        "base_accuracy": scorer.base_accuracy,
-        "num_images": scorer.num_images,
-        "fp32_layers": list(fp32_layers),
-        "num_layers": len(weighted_layers(source)),
-        "tvm_error": None,
-    }
-    files = {"onnxruntime": path}
+    files, tvm_error = {"onnxruntime": path}, None
     if "tvm" in base.measured:
-        files["tvm"], facts["tvm_error"] = _compiled(job, path, folder)
-    return {**facts, **_measured(job, base, {r: f for r, f in files.items() if f is not None})}
+        library, tvm_error = _compiled(run, plan, path, folder)
+        files |= {} if library is None else {"tvm": library}
+    measured = _measured(run, plan, base, files)
+    return QuantizedNetwork(
+        accuracy,
+        scorer.base_accuracy,
+        scorer.num_images,
+        fp32_layers,
+        len(weighted_layers(source)),
+        tvm_error,
+        fp32={form.runtime: found for form, found in measured.items() if form.precision == "fp32"},
+        int8={form.runtime: found for form, found in measured.items() if form.precision == "int8"},
+    )
 
 
-def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | None]:
+def _compiled(run: RunContext, plan: Plan, path: Path, folder: Path) -> tuple[Path | None, str | None]:
     """The TVM library, or why there is none."""
-    if job.settings.precision == "auto" and job.elapsed_sec > job.plan.total:
+    if _is_out_of_time(run, plan):
         return None, "not compiled: the budget was used up"
-    job.report("quantize", 0.6, "TVM: compiling")
+    run.report("quantize", 0.6, "TVM: compiling")
     try:
         compiled = load_backend("tvm").compile_model(
             path,
             folder / "int8",
-            tvm_target=job.target.tvm,
-            num_threads=job.target.num_threads,
-            records_path=records_path(job.target, job.profiles_dir),
+            tvm_target=run.target.tvm,
+            num_threads=run.target.num_threads,
+            records_path=records_path(run.target, run.profiles_dir),
         )
     except CompileError as error:
         _log.warning("TVM cannot compile the int8 form: %s", error.message)
@@ -218,84 +228,76 @@ def _compiled(job: Job, path: Path, folder: Path) -> tuple[Path | None, str | No
     return compiled.path, None
 
 
-def _measured(job: Job, base: Finalist, files: dict[str, Path]) -> dict[str, Any]:
-    """Every file of both precisions in the same rounds."""
-    job.report("quantize", 0.8, "measuring both precisions side by side")
-    entries = [("fp32", runtime, base.files[runtime]) for runtime in base.measured]
-    entries += [("int8", runtime, path) for runtime, path in files.items() if runtime in job.runtimes]
-    protocol = replace(FINAL_PROTOCOL, max_total_sec=min(FINAL_PROTOCOL.max_total_sec, 0.04 * job.plan.total + 2.0))
-    if job.is_remote:  # boards have one runtime
-        paths = [path for _, _, path in entries]
-        results = job.device(BOARD_RUNTIME).measure(paths, paths[0], protocol)
+def _measured(run: RunContext, plan: Plan, base: Finalist, int8: Mapping[str, Path]) -> dict[Form, Measurement]:
+    """Every file of both precisions in the same rounds.
+
+    Raises:
+        CompileError: no runtime could run both precisions.
+    """
+    run.report("quantize", 0.8, "measuring both precisions side by side")
+    files = {Form(runtime): base.files[runtime] for runtime in base.measured}
+    files |= {Form(runtime, "int8"): path for runtime, path in int8.items() if runtime in run.runtimes}
+    protocol = replace(FINAL_PROTOCOL, max_total_sec=min(FINAL_PROTOCOL.max_total_sec, 0.04 * plan.total + 2.0))
+    if run.board.is_remote:  # boards have one runtime
+        paths = list(files.values())
+        results = run.devices(BOARD_RUNTIME).measure(paths, paths[0], protocol)
     else:
-        results = _side_by_side(job, base, entries, protocol)
-    found: dict[str, Any] = {"fp32": {}, "int8": {}}
-    for (precision, runtime, _), result in zip(entries, results, strict=True):
-        if isinstance(result, Measurement):
-            found[precision][runtime] = {**measurement_to_json(result), "weights": precision}
-    if not found["int8"] or not found["fp32"]:
+        results = _side_by_side(run, base, files, protocol)
+    measured = {form: found for form, found in zip(files, results, strict=True) if isinstance(found, Measurement)}
+    if {form.precision for form in measured} != {"fp32", "int8"}:
         raise CompileError("no runtime could run both precisions")
-    return found
+    return measured
 
 
 def _side_by_side(
-    job: Job, base: Finalist, entries: Sequence[tuple[str, str, Path]], protocol: MeasureProtocol
+    run: RunContext, base: Finalist, files: Mapping[Form, Path], protocol: MeasureProtocol
 ) -> list[Measurement | MeasureFailure]:
-    """On this machine, each file in a process of its own; ``entries`` are of (precision, runtime, path)."""
-    threads = job.target.num_threads
+    """On this machine, each file in a process of its own."""
     with ExitStack() as stack:
-        own = [LocalDevice(runtime, num_threads=threads) for _, runtime, _ in entries]  # started when they are used
-        devices = [
-            job.device(runtime) if precision == "fp32" else stack.enter_context(device)
-            for device, (precision, runtime, _) in zip(own, entries, strict=True)
-        ]
-        timer = stack.enter_context(LocalDevice("onnxruntime", num_threads=threads))
-        pairs = [(device, path) for device, (_, _, path) in zip(devices, entries, strict=True)]
-        return measure_side_by_side(pairs, (timer, base.files["onnxruntime"]), protocol)  # type: ignore[arg-type]
+
+        def own(runtime: str) -> LocalDevice:  # started when it is used
+            return stack.enter_context(LocalDevice(runtime, num_threads=run.target.num_threads))
+
+        def device(form: Form) -> LocalDevice:
+            shared = run.devices(form.runtime) if form.precision == "fp32" else own(form.runtime)
+            assert isinstance(shared, LocalDevice), "this machine measures"
+            return shared
+
+        pairs = [(device(form), path) for form, path in files.items()]
+        return measure_side_by_side(pairs, (own("onnxruntime"), base.files["onnxruntime"]), protocol)
 
 
-def _form(job: Job, base: Finalist, facts: dict[str, Any]) -> Int8Form:
-    folder = candidate_folder(job, base.architecture)
+def _form(run: RunContext, base: Finalist, found: QuantizedNetwork) -> Int8Form:
+    folder = candidate_folder(run, base.architecture)
     files = {"onnxruntime": folder / "model_int8.onnx", "tvm": folder / "int8" / "model.so"}
-    measured = {p: {r: _measurement(m) for r, m in facts[p].items()} for p in ("fp32", "int8")}
-    accuracy = base.accuracy_val - (facts["base_accuracy"] - facts["accuracy"])
-    finalist = Finalist(base.architecture, accuracy, files, measured["int8"], "int8")
-    beside = replace(base, measured=measured["fp32"])
+    accuracy = base.accuracy_val - (found.base_accuracy - found.accuracy)
+    finalist = Finalist(base.architecture, accuracy, files, found.int8, "int8")
+    beside = replace(base, measured=found.fp32)
     return Int8Form(
-        finalist, beside, facts["accuracy"], facts["base_accuracy"], facts["num_images"], tuple(facts["fp32_layers"])
+        finalist, beside, found.accuracy, found.base_accuracy, found.num_images, found.fp32_layers, found.tvm_error
     )
 
 
-def _measurement(payload: dict[str, Any]) -> Measurement:
-    samples, singles = tuple(payload["samples_ms"]), tuple(payload["single_ms"])
-    return Measurement(samples, payload["conditions"], payload["drift_corrected"], singles)
+def _untried(winner: Finalist, why: str) -> Quantization:
+    return Quantization(winner.precision, False, f"{winner.precision} ships; int8 was not tried: {why}.")
 
 
-def _facts(job: Job, winner: Finalist, forms: Sequence[Int8Form]) -> dict[str, Any]:
+def _facts(winner: Finalist, form: Int8Form, limit_ms: float) -> Quantization:
     """What result.json, the report and the bundle say of int8."""
-    stage = job.store.stage("quantize") or {}
-    form = next((f for f in forms if f.base.architecture == winner.architecture), None)
-    if form is None:
-        failure = stage.get("failures", {}).get(winner.architecture.id)
-        against = _reason_against(job.plan.total, job.settings.precision, job.target)
-        text = against or failure or "another network was the candidate for it"
-        reason = f"{winner.precision} ships; int8 was not tried: {text}."
-        return {"precision": winner.precision, "tried": False, "reason": reason}
-    facts = {
-        "precision": winner.precision,
-        "tried": True,
-        "reason": _reason(winner, form, job.settings.latency_ms),
-        "accuracy_val": {"fp32": form.base_accuracy, "int8": form.accuracy, "num_images": form.num_images},
-        "loss_points": 100 * form.loss,
-        "max_loss_points": 100 * MAX_LOSS,
-        "fp32_layers": list(form.fp32_layers),
-        "median_ms": {
+    return Quantization(
+        winner.precision,
+        tried=True,
+        reason=_reason(winner, form, limit_ms),
+        accuracy_val=PrecisionAccuracy(form.base_accuracy, form.accuracy, form.num_images),
+        loss_points=100 * form.loss,
+        max_loss_points=100 * MAX_LOSS,
+        fp32_layers=form.fp32_layers,
+        median_ms={
             "fp32": {r: m.median_ms for r, m in form.base.measured.items()},
             "int8": {r: m.median_ms for r, m in form.finalist.measured.items()},
         },
-    }
-    tvm_error = stage.get("forms", {}).get(winner.architecture.id, {}).get("tvm_error")
-    return facts if tvm_error is None else {**facts, "tvm_error": tvm_error}
+        tvm_error=form.tvm_error,
+    )
 
 
 def _reason(winner: Finalist, form: Int8Form, limit_ms: float) -> str:
@@ -309,14 +311,10 @@ def _reason(winner: Finalist, form: Int8Form, limit_ms: float) -> str:
     if winner.precision == "int8":
         asked = "" if form.is_accepted(limit_ms) else ", as was asked for"
         return f"int8 ships{asked}: {figures}."
-    too_inaccurate, too_slow = form.loss > MAX_LOSS, not form.is_faster
-    why = [
-        text
-        for text, is_so in (
-            ("it loses more than 0.5 points", too_inaccurate),
-            ("it is not faster", too_slow),
-            (f"it misses {limit_ms:g} ms", not int8.meets(limit_ms)),
-        )
-        if is_so
-    ]
-    return f"fp32 ships, int8 was measured and rejected because {' and '.join(why) or 'fp32 was preferred'}: {figures}."
+    objections = {
+        "it loses more than 0.5 points": form.loss > MAX_LOSS,
+        "it is not faster": not form.is_faster,
+        f"it misses {limit_ms:g} ms": not int8.meets(limit_ms),
+    }
+    why = " and ".join(text for text, is_so in objections.items() if is_so) or "fp32 was preferred"
+    return f"fp32 ships, int8 was measured and rejected because {why}: {figures}."

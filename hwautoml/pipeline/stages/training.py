@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,68 +11,68 @@ import numpy as np
 
 from hwautoml.core.duration import format_duration
 from hwautoml.core.space import Architecture
-from hwautoml.pipeline.runs.job import Job
-from hwautoml.pipeline.runs.utilisation import batch_size, sandwich_of
-from hwautoml.store.files import read_tensors, write_tensors
+from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.outcomes import Specialised, Trained
+from hwautoml.pipeline.runs.resources import Resources, batch_size
+from hwautoml.store.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     import torch
 
     from hwautoml.datasets import ImageDataset
     from hwautoml.supernets.supernet import Supernet
-    from hwautoml.supernets.training import TrainProgress, TrainState
+    from hwautoml.supernets.training import StepLoss, TrainProgress, TrainState
 
 CHECKPOINT = "checkpoints/supernet.safetensors"
 
 
-def load_supernet(job: Job) -> Supernet:
+def load_supernet(run: RunContext) -> Supernet:
     """The trained supernet of a run, in evaluation mode."""
     import torch
 
     from hwautoml.supernets.supernet import Supernet
     from hwautoml.supernets.training import default_device
 
-    supernet = Supernet(job.space)
-    tensors, _ = read_tensors(job.folder / CHECKPOINT)
-    supernet.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
+    supernet = Supernet(run.space)
+    supernet.load_state_dict(dict(read_checkpoint(run.folder / CHECKPOINT).weights))
     return supernet.to(default_device(), memory_format=torch.channels_last).eval()
 
 
-def train_supernet(job: Job) -> None:
-    if job.store.stage("train") is not None:
-        return
-    with job.timed_stage("train") as payload:
-        payload.update(_train(job))
+def train_supernet(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
+    """Whose weights are no longer looked at once the finalists have their own."""
+    trained = run.journal.outcome(Trained)
+    if trained is not None and run.journal.outcome(Specialised) is not None:
+        return trained
+    return run.once(Trained, lambda: _train(run, resources, budget_sec), lambda _: [run.folder / CHECKPOINT])
 
 
-def _train(job: Job) -> dict[str, object]:
+def _train(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
     import torch
 
+    from hwautoml.supernets.resizing import resized
     from hwautoml.supernets.scoring import Normalised
     from hwautoml.supernets.supernet import Supernet
     from hwautoml.supernets.training import TrainSettings, default_device, fastest_setup, supernet_step, train
 
     began = time.monotonic()
-    torch.manual_seed(job.settings.seed)
-    device, dataset = default_device(), job.dataset
-    supernet = Supernet(job.space)
-    path = job.folder / CHECKPOINT
+    torch.manual_seed(run.settings.seed)
+    device, dataset = default_device(), run.dataset
+    supernet = Supernet(run.space)
+    path = run.folder / CHECKPOINT
     state = restore(path, supernet)
+    if state.steps == 0:
+        run.journal.forget_shared_scores()  # of a supernet whose checkpoint was lost
     model = Normalised(supernet, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
-    settings = TrainSettings(batch_size=batch_size(dataset.train.num_images), seed=job.settings.seed)
+    settings = TrainSettings(batch_size=batch_size(dataset.train.num_images), seed=run.settings.seed)
+    sandwich = resources.sandwich()
 
-    sandwich = sandwich_of(job)
+    def resize(images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
+        return resized(images, run.space.resolution(architecture))
 
-    def make_step(dtype: torch.dtype | None):  # type: ignore[no-untyped-def]
+    def make_step(dtype: torch.dtype | None) -> StepLoss:
+        rng = np.random.default_rng(run.settings.seed + state.steps)
         return supernet_step(
-            model,
-            sandwich,
-            num_random=1,
-            rng=np.random.default_rng(job.settings.seed + state.steps),
-            settings=settings,
-            dtype=dtype,
-            resize=_resizer(job),
-            device=device,
+            model, sandwich, num_random=1, rng=rng, settings=settings, dtype=dtype, resize=resize, device=device
         )
 
     batches = training_batches(dataset, settings.batch_size, device)
@@ -83,14 +82,14 @@ def _train(job: Job) -> dict[str, object]:
         supernet,
         make_step(setup.dtype),
         batches,
-        budget_sec=job.plan.train - (time.monotonic() - began),
+        budget_sec=budget_sec - (time.monotonic() - began),
         settings=settings,
         state=state,
         images_per_epoch=dataset.train.num_images,
-        on_progress=training_listener(job, "train", job.plan.train),
-        on_checkpoint=lambda current: checkpoint(job, path, supernet, current),
+        on_progress=training_listener(run, "train", budget_sec),
+        on_checkpoint=lambda current: checkpoint(run, path, supernet, current),
     )
-    return {"images": state.images, "steps": state.steps, "epochs": state.images / dataset.train.num_images}
+    return Trained(state.images, state.steps, state.images / dataset.train.num_images)
 
 
 def training_batches(
@@ -114,23 +113,21 @@ def training_batches(
     return epoch
 
 
-def training_listener(job: Job, stage: str, budget_sec: float) -> Callable[[TrainProgress], None]:
+def training_listener(run: RunContext, stage: str, budget_sec: float) -> Callable[[TrainProgress], None]:
     def listen(progress: TrainProgress) -> None:
         left = format_duration(max(budget_sec - progress.seconds, 0))
         speed = f"{progress.images_per_sec:,.0f} images/s"
         text = f"{speed}, epoch {progress.epochs:.1f}, loss {progress.loss:.3f}, {left} left"
-        job.report(stage, min(progress.share, 0.999), text)
+        run.report(stage, min(progress.share, 0.999), text)
 
     return listen
 
 
-def checkpoint(job: Job, path: Path, network: torch.nn.Module, state: TrainState) -> None:
-    """Weights, momentum and counters in one file, so that they can never disagree; and the time spent so far."""
-    job.save_elapsed()
-    tensors = {f"net.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {f"momentum.{name}": tensor for name, tensor in (state.momentum or {}).items()}
+def checkpoint(run: RunContext, path: Path, network: torch.nn.Module, state: TrainState) -> None:
+    """Beside it the time that the run has taken so far, so that a killed run does not get it twice."""
+    run.journal.save_elapsed()
     counters = {"seconds": state.seconds, "images": state.images, "steps": state.steps}
-    write_tensors(path, tensors, {"state": json.dumps(counters)})
+    write_checkpoint(path, Checkpoint(network.state_dict(), state.momentum or {}, counters))
 
 
 def restore(path: Path, network: torch.nn.Module) -> TrainState:
@@ -139,21 +136,7 @@ def restore(path: Path, network: torch.nn.Module) -> TrainState:
 
     if not path.is_file():
         return TrainState()
-    tensors, metadata = read_tensors(path)
-    network.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("net.")})
-    momentum = {name[9:]: tensor for name, tensor in tensors.items() if name.startswith("momentum.")}
-    return TrainState(**json.loads(metadata["state"]), momentum=momentum)
-
-
-def _resizer(job: Job):  # type: ignore[no-untyped-def]
-    import torch
-    from torch.nn import functional
-
-    def resize(images: torch.Tensor, architecture: Architecture) -> torch.Tensor:
-        side = job.space.resolution(architecture)
-        if images.shape[-1] == side:
-            return images
-        resized = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
-        return resized.contiguous(memory_format=torch.channels_last)
-
-    return resize
+    found = read_checkpoint(path)
+    network.load_state_dict(dict(found.weights))
+    counts = found.counters
+    return TrainState(counts["seconds"], int(counts["images"]), int(counts["steps"]), dict(found.momentum))

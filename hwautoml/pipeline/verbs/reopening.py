@@ -3,32 +3,108 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwautoml.core import json_form
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_table import LatencyTable
-from hwautoml.core.plan import Plan
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 from hwautoml.pipeline.connecting import onnxruntime_outputs
-from hwautoml.pipeline.runs.job import Job
-from hwautoml.pipeline.runs.settings import PRECISIONS, RunSettings
-from hwautoml.pipeline.stages.profiling import profile_stage
+from hwautoml.pipeline.runs.candidates import (
+    export_architecture,
+    load_network,
+    network_outputs,
+    spread,
+    weights_path,
+)
+from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.opening import reopened
+from hwautoml.pipeline.runs.settings import PRECISIONS
+from hwautoml.pipeline.stages.profiling import kept_tables, origin_of
+from hwautoml.pipeline.stages.results import REPORT_DATA
+from hwautoml.pipeline.stages.searching import FrontRow, front_rows, latencies_of, run_search, shared_evaluator
+from hwautoml.pipeline.stages.shipping import RESULT, read_result
 from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table
+from hwautoml.searchers.problem import require_feasible
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SEARCH_SEC = 7.0
 TABLE_SEC = 60.0
 SEARCH_EVALUATIONS = 24
 FORMATS = ("onnx",)
+PARITY_IMAGES, PARITY_TOLERANCE = 200, 1e-4
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The front of a trained run, fastest first; ``best`` is the most accurate row that meets the limit.
+
+    Accuracies are those of shared weights; ``num_new`` of the ``num_scored`` networks were scored by this search.
+    """
+
+    target: str
+    runtimes: tuple[str, ...]
+    precisions: tuple[str, ...]
+    limit_ms: float
+    latency_origin: str
+    best: FrontRow | None
+    front: tuple[FrontRow, ...]
+    num_scored: int
+    num_new: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return json_form.to_json(self)
+
+
+@dataclass(frozen=True)
+class ExportParity:
+    """Of the file and the network, on validation images."""
+
+    max_abs: float
+    top1_agreement: float
+    num_images: int
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """``weights`` says whether they were fine-tuned or come from the supernet."""
+
+    architecture: str
+    path: str
+    format: str
+    sha256: str
+    weights: str
+    parity: ExportParity
+
+    def to_json(self) -> dict[str, Any]:
+        return json_form.to_json(self)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The files that were written."""
+
+    html: str
+    png: str
+    csv: str
+
+    def to_json(self) -> dict[str, Any]:
+        return json_form.to_json(self)
 
 
 def search(
@@ -43,7 +119,7 @@ def search(
     targets_dir: Path | None = None,
     profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
+) -> SearchResult:
     """The front of a trained run for another target or limit: seconds, no retraining.
 
     Everything the run has scored is reused; what loading leaves of ``budget_sec`` goes into scoring more.
@@ -55,56 +131,47 @@ def search(
         InfeasibleLimitError: nothing in the space is predicted to meet the limit.
         RunFolderError: no run there, or it is not trained yet.
     """
-    from hwautoml.pipeline.stages.searching import front_rows, latencies_of, run_search
-    from hwautoml.pipeline.verbs.running import open_data
-    from hwautoml.searchers.problem import require_feasible
-
     require_duration(budget_sec, "budget_sec")
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
+    if latency_ms is not None and not 0 < latency_ms < float("inf"):
+        raise InvalidValueError(f"latency limit must be a positive number of ms, got {latency_ms}")
     began = time.monotonic()
-    with RunStore(Path(run)) as store:
-        job = _open_job(store, on_progress, targets_dir)
-        _require_stage(job, "train", "its supernet is not trained yet")
-        found = load_target(target or job.settings.target, target_folders(targets_dir))
-        limit = latency_ms if latency_ms is not None else job.settings.latency_ms
-        if not 0 < limit < float("inf"):
-            raise InvalidValueError(f"latency limit must be a positive number of ms, got {limit}")
-        open_data(job)
-        tables = _tables(job, found, runtime, precision, profiles_dir)
-        generator = np.random.default_rng(job.settings.seed if seed is None else seed)
-        require_feasible(job.space, latencies_of(job.space, tables), limit, generator)
+    with reopened(run, on_progress, targets_dir) as context:
+        found = load_target(target or context.settings.target, target_folders(targets_dir))
+        limit = latency_ms if latency_ms is not None else context.limit_ms
+        tables = _tables(context, found, runtime, precision, profiles_dir)
+        generator = np.random.default_rng(context.settings.seed if seed is None else seed)
+        require_feasible(context.space, latencies_of(context.space, tables), limit, generator)
         left = max(budget_sec - (time.monotonic() - began), 0.0)
-        problem = run_search(job, tables, limit, SEARCH_EVALUATIONS, left, seed)
-        origin = "predicted" if all(table.origin == "measured" for table in tables.values()) else "estimated"
-        rows = front_rows(problem, tables, origin)
-        within = [row for row in rows if row["meets_limit"]]
-        result = {
-            "target": found.name,
-            "runtimes": list(dict.fromkeys(table.runtime for table in tables.values())),
-            "precisions": list(dict.fromkeys(table.precision for table in tables.values())),
-            "limit_ms": limit,
-            "latency_origin": origin,
-            "best": within[-1] if within else None,
-            "front": rows,
-            "num_scored": len(problem.scores),
-            "num_new": problem.num_evaluated,
-            "seconds": time.monotonic() - began,
-        }
-        write_json(job.folder / "searches" / f"{found.name}-{limit:g}ms.json", result)
+        problem = run_search(context, tables, limit, SEARCH_EVALUATIONS, left, seed)
+        rows = front_rows(problem, tables, origin_of(tables))
+        within = [row for row in rows if row.meets_limit]
+        result = SearchResult(
+            target=found.name,
+            runtimes=tuple(dict.fromkeys(table.runtime for table in tables.values())),
+            precisions=tuple(dict.fromkeys(table.precision for table in tables.values())),
+            limit_ms=limit,
+            latency_origin=origin_of(tables),
+            best=within[-1] if within else None,
+            front=rows,
+            num_scored=len(problem.scores),
+            num_new=problem.num_evaluated,
+            seconds=time.monotonic() - began,
+        )
+        write_json(context.folder / "searches" / f"{found.name}-{limit:g}ms.json", result.to_json())
         on_progress(Progress("search", 1.0))
         return result
 
 
 def _tables(
-    job: Job, target: Target, runtime: str, precision: str, profiles_dir: Path | None
-) -> dict[str, LatencyTable]:
+    run: RunContext, target: Target, runtime: str, precision: str, profiles_dir: Path | None
+) -> Mapping[str, LatencyTable]:
     """By form: the run's own where they are for that target, else what is found or measured in a minute."""
-    if target.name == job.settings.target:
-        profile_stage(job)
+    if target.name == run.settings.target:
         fitting = {
             form: table
-            for form, table in job.tables.items()
+            for form, table in kept_tables(run).items()
             if runtime in ("auto", table.runtime) and precision in ("auto", table.precision)
         }
         if fitting:
@@ -112,11 +179,11 @@ def _tables(
     table = ensure_table(
         target,
         choose_runtime(target, runtime),
-        job.space,
+        run.space,
         precision="fp32" if precision == "auto" else precision,
         budget_sec=TABLE_SEC,
         profiles_dir=profiles_dir,
-        on_progress=job.on_progress,
+        on_progress=run.on_progress,
     )
     return {table.form: table}
 
@@ -129,7 +196,7 @@ def export(
     out: str | Path | None = None,
     targets_dir: Path | None = None,
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
+) -> ExportResult:
     """Write one network of a run as a file: ``best``, or the id of any scored architecture.
 
     Fine-tuned weights are used where the run has them; otherwise the subnet is cut out of the supernet and
@@ -139,63 +206,47 @@ def export(
         UnknownNameError: the run has no such architecture.
         ParityError: the file does not compute what the network computes.
     """
-    from hwautoml.pipeline.stages.searching import SHARED_WEIGHTS, Evaluator, scored_weights_path
-    from hwautoml.pipeline.stages.shipping import export_architecture
-    from hwautoml.pipeline.stages.specialising import load_network
-    from hwautoml.pipeline.verbs.running import open_data
-
     if format not in FORMATS:
         raise UnknownNameError("format", format, FORMATS)
-    with RunStore(Path(run)) as store:
-        job = _open_job(store, on_progress, targets_dir)
-        _require_stage(job, "train", "its supernet is not trained yet")
-        open_data(job)
-        known = {
-            e.architecture.id: e.architecture for e in store.evaluations(job.space, weights=SHARED_WEIGHTS, split="val")
-        }
-        wanted = _best_id(job) if arch == "best" else arch
+    with reopened(run, on_progress, targets_dir) as context:
+        known = {e.architecture.id: e.architecture for e in context.journal.shared_scores(context.space)}
+        wanted = _best_id(context) if arch == "best" else arch
         if wanted not in known:
             raise UnknownNameError("architecture", wanted, [*known, "best"][:20])
         architecture = known[wanted]
-        path = Path(out) if out is not None else job.folder / "exports" / f"{wanted}.onnx"
-        is_tuned = scored_weights_path(job.folder, wanted).is_file()
-        job.report("export", 0.3, f"ONNX of {wanted}")
-        network = load_network(job, architecture) if is_tuned else Evaluator(job).recalibrated(architecture).eval()
-        export_architecture(job, architecture, path, network)
-        parity = _exported_parity(job, architecture, network, path)
+        path = Path(out) if out is not None else context.folder / "exports" / f"{wanted}.onnx"
+        context.report("export", 0.3, f"ONNX of {wanted}")
+        is_tuned = weights_path(context, architecture).is_file()
+        network = load_network(context, architecture) if is_tuned else _cut_out(context, architecture)
+        export_architecture(context, architecture, path, network)
+        parity = _exported_parity(context, architecture, network, path)
         on_progress(Progress("export", 1.0))
-        return {
-            "architecture": wanted,
-            "path": str(path),
-            "format": format,
-            "sha256": sha256_file(path),
-            "weights": "fine-tuned" if is_tuned else "supernet, recalibrated",
-            "parity": parity,
-        }
+        weights = "fine-tuned" if is_tuned else "supernet, recalibrated"
+        return ExportResult(wanted, str(path), format, sha256_file(path), weights, parity)
 
 
-def _exported_parity(job: Job, architecture: Architecture, network: Any, path: Path) -> dict[str, Any]:
-    """Of the file and the network, on validation images. Raises ParityError."""
+def _cut_out(run: RunContext, architecture: Architecture) -> nn.Module:
+    return shared_evaluator(run).recalibrated(architecture).eval()
+
+
+def _exported_parity(run: RunContext, architecture: Architecture, network: nn.Module, path: Path) -> ExportParity:
+    """Raises ParityError."""
     from hwautoml.exporters import check_parity, require_parity
-    from hwautoml.pipeline.stages.shipping import spread
 
-    images = job.dataset.val.raw(spread(job.dataset.val.num_images, 200), job.space.resolution(architecture))
-    report = check_parity(_probabilities(job, network, images), onnxruntime_outputs(path, images), tolerance=1e-4)
+    split = run.dataset.val
+    images = split.raw(spread(split.num_images, PARITY_IMAGES), run.space.resolution(architecture))
+    expected = network_outputs(run, network, images)
+    report = check_parity(expected, onnxruntime_outputs(path, images), tolerance=PARITY_TOLERANCE)
     require_parity(report, artifact=str(path))
-    return {
-        "max_abs": report.max_abs,
-        "top1_agreement": report.top1_agreement,
-        "num_images": report.num_images,
-    }
+    return ExportParity(report.max_abs, report.top1_agreement, report.num_images)
 
 
-def report(run: str | Path) -> dict[str, Any]:
+def report(run: str | Path) -> ReportResult:
     """Write report.html, front.png and candidates.csv of a finished run anew.
 
     Raises:
         RunFolderError: the run is not finished.
     """
-    from hwautoml.pipeline.stages.results import REPORT_DATA
     from hwautoml.reports.report import write_report
 
     folder = Path(run)
@@ -205,40 +256,12 @@ def report(run: str | Path) -> dict[str, Any]:
                 f"{folder} is not finished, so there is nothing to report", fix=f"hwautoml run --resume --out {folder}"
             )
     files = write_report(read_json(folder / REPORT_DATA), folder)
-    return {"html": str(files.html), "png": str(files.png), "csv": str(files.csv)}
+    return ReportResult(str(files.html), str(files.png), str(files.csv))
 
 
-def _open_job(store: RunStore, on_progress: OnProgress, targets_dir: Path | None) -> Job:
-    stored = store.setting("settings")
-    if stored is None:
-        raise RunFolderError(f"{store.folder} holds no started run", fix="hwautoml run DATA --out FOLDER")
-    settings = RunSettings.from_json(stored)
-    job = Job(store, settings, load_target(settings.target, target_folders(targets_dir)), on_progress)
-    plan = store.setting("plan")
-    if plan is not None:
-        job.plan = Plan(**plan)
-    return job
-
-
-def _require_stage(job: Job, name: str, reason: str) -> None:
-    if job.store.stage(name) is None:
-        raise RunFolderError(f"{job.folder}: {reason}", fix=f"hwautoml run --resume --out {job.folder}")
-
-
-def _best_id(job: Job) -> str:
-    path, nearest = job.folder / "result.json", job.store.setting("nearest")
-    if not path.is_file() and nearest is not None:
-        return str(nearest["id"])  # the run ended without a winner
-    if not path.is_file():
-        raise RunFolderError(f"{job.folder} has no winner yet", fix=f"hwautoml run --resume --out {job.folder}")
-    return str(read_json(path)["architecture"]["id"])
-
-
-def _probabilities(job: Job, network: Any, images: np.ndarray) -> np.ndarray:
-    import torch
-
-    from hwautoml.exporters import Deployable
-
-    module = Deployable(network.cpu(), job.dataset.mean, job.dataset.std).eval()
-    with torch.no_grad():
-        return np.asarray(module(torch.from_numpy(images)).numpy())
+def _best_id(run: RunContext) -> str:
+    if (run.folder / RESULT).is_file():
+        return read_result(run.folder).architecture.id
+    if run.journal.nearest is not None:
+        return run.journal.nearest  # the run ended without a winner
+    raise RunFolderError(f"{run.folder} has no winner yet", fix=f"hwautoml run --resume --out {run.folder}")

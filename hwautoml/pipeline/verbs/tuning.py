@@ -22,7 +22,7 @@ from hwautoml.pipeline.connecting import board_route, require_reachable
 from hwautoml.pipeline.tables.finding import choose_runtime, records_path
 from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
 from hwautoml.schedules.records import Records
-from hwautoml.spaces import load_space
+from hwautoml.spaces import load_profiled_space
 
 if TYPE_CHECKING:
     from hwautoml.compilers._tvm_request import BoardRoute
@@ -34,7 +34,6 @@ MAX_NETWORKS, NUM_DRAWN, NETWORKS_SHARE = 64, 1500, 0.1
 LONGEST_SEQUENCE = 5
 #: A candidate that runs (or compiles) longer than this hangs.
 SILENCE_SEC = 120.0
-NUM_CLASSES = 10
 
 
 def tune(
@@ -89,14 +88,8 @@ def tune(
         raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
     require_writable(path)
     board = board_route(found, device=device, tracker=tracker, key=key)
-    chosen = _space(space, image_size, channels)
+    chosen = load_profiled_space(space, image_size=image_size, channels=channels)
     return _tune(found, chosen, batch, precision, path, board, budget_sec, seed, on_progress)
-
-
-def _space(name: str, image_size: int | None, channels: int | None) -> SearchSpace:
-    if name == "mobile":
-        return load_space(name, image_size=image_size or 32, channels=channels or 3, num_classes=NUM_CLASSES)
-    return load_space(name, image_size=image_size, channels=channels)
 
 
 def _tune(

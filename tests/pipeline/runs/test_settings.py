@@ -16,6 +16,11 @@ def test_settings_survive_json(settings: RunSettings) -> None:
     assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
+def test_runs_of_before_spaces_had_names_go_on_with_theirs() -> None:
+    stored = {name: value for name, value in FULL.to_json().items() if name != "space"}
+    assert RunSettings.from_json(stored) == FULL and FULL.space == "mobile"
+
+
 def test_settings_of_another_version_are_refused_by_name() -> None:
     with pytest.raises(RunFolderError, match=r"made by another version: it has settings \['colour'\]"):
         RunSettings.from_json({**FULL.to_json(), "colour": "red"})

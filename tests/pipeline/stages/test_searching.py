@@ -9,135 +9,143 @@ import torch
 
 from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.core.plan import RANKED_EPOCHS, make_plan
-from hwautoml.datasets import ImageDataset, load_dataset
+from hwautoml.datasets import ImageDataset
 from hwautoml.errors import RunFolderError
-from hwautoml.pipeline.runs.job import Job
-from hwautoml.pipeline.runs.utilisation import lowest_utilisation, utilisation
+from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.outcomes import Trained
+from hwautoml.pipeline.runs.resources import Resources, lowest_utilisation
+from hwautoml.pipeline.runs.trust import trust_of
 from hwautoml.pipeline.stages.searching import (
     MIN_FOCUSED,
-    Evaluator,
+    SharedScorer,
     fastest_forms,
     front_rows,
     latencies_of,
-    recalibration_batches,
     run_search,
     search_stage,
-    trained_enough,
+    shared_evaluator,
 )
 from hwautoml.pipeline.stages.training import CHECKPOINT, checkpoint, load_supernet
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import Evaluation
+from hwautoml.supernets.evaluator import recalibration_batches
 from hwautoml.supernets.supernet import Supernet
 from hwautoml.supernets.training import TrainState
 
 
-@pytest.fixture(scope="module")
-def digits() -> ImageDataset:
-    return load_dataset("digits")
+@pytest.fixture
+def trained(make_run: Callable[..., RunContext]) -> RunContext:
+    """As after the train stage; the weights are random, which the search does not mind."""
+    run = make_run()
+    torch.manual_seed(0)
+    checkpoint(run, run.folder / CHECKPOINT, Supernet(run.space), TrainState(1.0, 8, 1))
+    return run
 
 
 @pytest.fixture
-def trained(make_job: Callable[..., Job], digits: ImageDataset) -> Job:
-    """As after the train stage; the weights are random, which the search does not mind."""
-    job = make_job()
-    job.dataset = digits
-    torch.manual_seed(0)
-    checkpoint(job, job.folder / CHECKPOINT, Supernet(job.space), TrainState(1.0, 8, 1))
-    return job
+def tables(table: LatencyTable) -> dict[str, LatencyTable]:
+    return {"onnxruntime": table}
 
 
-def evaluations(job: Job) -> list[Evaluation]:
-    return job.store.evaluations(job.space, weights="supernet", split="val")
+def evaluations(run: RunContext) -> list[Evaluation]:
+    return run.journal.shared_scores(run.space)
 
 
-def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_split(trained: Job) -> None:
+def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_split(trained: RunContext) -> None:
     architecture = trained.space.largest()
-    accuracy = Evaluator(trained)(architecture)
+    accuracy = SharedScorer(trained)(architecture)
     (stored,) = evaluations(trained)
     assert stored.architecture == architecture and stored.accuracy == accuracy
     assert stored.confusion.shape == (10, 10)
     assert stored.confusion.sum(1).tolist() == np.bincount(trained.dataset.val.labels, minlength=10).tolist()
 
 
-def test_an_evaluation_can_be_repeated(trained: Job) -> None:
+def test_an_evaluation_can_be_repeated(trained: RunContext) -> None:
     """In another order, and by another evaluator: nothing leaks from one score into the next."""
     members = [trained.space.sample(np.random.default_rng(seed)) for seed in range(3)]
-    first = [Evaluator(trained)(a) for a in members]
-    evaluator = Evaluator(trained)
+    first = [SharedScorer(trained)(a) for a in members]
+    evaluator = SharedScorer(trained)
     assert [evaluator(a) for a in reversed(members)] == first[::-1]
 
 
-def test_scores_do_not_depend_on_the_supernets_running_statistics(trained: Job) -> None:
+def test_scores_do_not_depend_on_the_supernets_running_statistics(trained: RunContext) -> None:
     """They fit no member; each is scored with statistics of its own."""
     members = [trained.space.sample(np.random.default_rng(seed)) for seed in range(3)]
-    first = [Evaluator(trained)(a) for a in members]
+    first = [SharedScorer(trained)(a) for a in members]
     spoiled = load_supernet(trained)
     for norm in (m for m in spoiled.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.normal_(norm.running_mean, std=5.0)
         torch.nn.init.uniform_(norm.running_var, 0.01, 100.0)
     checkpoint(trained, trained.folder / CHECKPOINT, spoiled, TrainState(1.0, 8, 1))
-    assert [Evaluator(trained)(a) for a in members] == first
+    assert [SharedScorer(trained)(a) for a in members] == first
 
 
 @pytest.mark.parametrize(("num_images", "sizes"), [(100, [100]), (130, [65, 65]), (300, [100, 100, 100])])
 def test_no_batch_of_recalibration_is_a_remainder(digits: ImageDataset, num_images: int, sizes: list[int]) -> None:
     """Each counts alike in the statistics."""
     few = replace(digits, train=replace(digits.train, indices=digits.train.indices[:num_images]))
-    assert [len(labels) for _, labels in recalibration_batches(few, 8, "cpu")] == sizes
+    assert [len(labels) for _, labels in recalibration_batches(few.train, 8, "cpu")] == sizes
 
 
-def test_a_search_journals_every_score_and_goes_on_from_the_journal(trained: Job) -> None:
-    first = run_search(trained, trained.tables, 1.0, max_evaluations=8, budget_sec=120.0)
+def test_a_search_journals_every_score_and_goes_on_from_the_journal(
+    trained: RunContext, tables: dict[str, LatencyTable]
+) -> None:
+    first = run_search(trained, tables, 1.0, max_evaluations=8, budget_sec=120.0)
     assert len(first.scores) == 8
     assert {e.architecture: e.accuracy for e in evaluations(trained)} == first.scores
-    second = run_search(trained, trained.tables, 1.0, max_evaluations=3, budget_sec=120.0)
+    second = run_search(trained, tables, 1.0, max_evaluations=3, budget_sec=120.0)
     assert second.num_evaluated == 3 and len(second.scores) == 11
     assert second.scores.items() > first.scores.items()
 
 
 @pytest.mark.parametrize("epochs", [0.5, 2 * RANKED_EPOCHS])
-def test_a_supernet_that_cannot_rank_scores_members_that_are_worth_training(trained: Job, epochs: float) -> None:
-    trained.plan = replace(make_plan(60.0, 1.0, False, 1.0), search=0.0, max_evaluations=1)
-    trained.store.finish_stage("train", 1.0, {"epochs": epochs})
-    middle = trained.table.predict(trained.space.layers(trained.space.sample(np.random.default_rng(0)))).mean_ms
-    trained.settings = replace(trained.settings, latency_ms=middle)
-    search_stage(trained)
-    used = utilisation(trained, [e.architecture for e in evaluations(trained)])
-    wanted = (lowest_utilisation(trained_enough(trained)) <= used) & (used <= 1)
+def test_a_supernet_that_cannot_rank_scores_members_that_are_worth_training(
+    trained: RunContext, table: LatencyTable, resources: Resources, epochs: float
+) -> None:
+    plan = replace(make_plan(60.0, 1.0, False, 1.0), search=0.0, max_evaluations=1)
+    trained.journal.finish(Trained(epochs=epochs), 1.0)
+    middle = table.predict(trained.space.layers(trained.space.sample(np.random.default_rng(0)))).mean_ms
+    limited = replace(trained, settings=replace(trained.settings, latency_ms=middle))
+    resources = replace(resources, limit_ms=middle)
+    search_stage(limited, resources, plan)
+    used = resources.utilisation([e.architecture for e in evaluations(trained)])
+    wanted = (lowest_utilisation(trust_of(trained)) <= used) & (used <= 1)
     assert (wanted.sum() >= MIN_FOCUSED) == (epochs < RANKED_EPOCHS), "however little time there is"
 
 
-def test_a_whole_validation_split_is_scored_where_it_says_something(trained: Job) -> None:
-    assert trained_enough(trained) == 0.0
+def test_a_whole_validation_split_is_scored_where_it_says_something(trained: RunContext) -> None:
+    assert trust_of(trained) == 0.0
     sizes = []
     for epochs in (0.0, RANKED_EPOCHS):
-        trained.store.forget_stages(("train",))
-        trained.store.finish_stage("train", 1.0, {"epochs": epochs})
-        batches = Evaluator(trained)._validation_batches(8)
+        trained.journal.forget(Trained)
+        trained.journal.finish(Trained(epochs=epochs), 1.0)
+        batches = shared_evaluator(trained).validation_batches(8)
         sizes.append(sum(len(labels) for _, labels in batches))
     assert sizes == [min(500, trained.dataset.val.num_images), trained.dataset.val.num_images]
 
 
-def test_what_is_known_needs_no_weights(trained: Job) -> None:
-    run_search(trained, trained.tables, 1.0, max_evaluations=7, budget_sec=120.0)
+def test_what_is_known_needs_no_weights(trained: RunContext, tables: dict[str, LatencyTable]) -> None:
+    run_search(trained, tables, 1.0, max_evaluations=7, budget_sec=120.0)
     (trained.folder / CHECKPOINT).unlink()
-    again = run_search(trained, trained.tables, 0.5, max_evaluations=0, budget_sec=120.0)
-    assert len(again.scores) == 7 and front_rows(again, trained.tables, "predicted")
+    again = run_search(trained, tables, 0.5, max_evaluations=0, budget_sec=120.0)
+    assert len(again.scores) == 7 and front_rows(again, tables, "predicted")
     with pytest.raises(RunFolderError, match=r"supernet.safetensors does not exist"):
-        run_search(trained, trained.tables, 1.0, max_evaluations=1, budget_sec=120.0)
+        run_search(trained, tables, 1.0, max_evaluations=1, budget_sec=120.0)
 
 
-def test_front_rows_say_what_meets_the_limit_and_where_figures_come_from(trained: Job) -> None:
-    problem = run_search(trained, trained.tables, 1.0, max_evaluations=10, budget_sec=120.0)
-    means = np.array([row["latency_ms"] for row in front_rows(problem, trained.tables, "estimated")])
+def test_front_rows_say_what_meets_the_limit_and_where_figures_come_from(
+    trained: RunContext, tables: dict[str, LatencyTable]
+) -> None:
+    problem = run_search(trained, tables, 1.0, max_evaluations=10, budget_sec=120.0)
+    means = np.array([row.latency_ms for row in front_rows(problem, tables, "estimated")])
     problem.limit_ms = float(np.median(means))
-    rows = front_rows(problem, trained.tables, "estimated")
-    assert [row["meets_limit"] for row in rows] == list(means <= problem.limit_ms)
+    rows = front_rows(problem, tables, "estimated")
+    assert [row.meets_limit for row in rows] == list(means <= problem.limit_ms)
     for row in rows:
-        architecture = trained.space.architecture(row["values"])
-        assert row["id"] == architecture.id and row["accuracy_val"] == problem.scores[architecture]
-        assert row["latency_origin"] == "estimated" and row["latency_std_ms"] > 0
-        assert (row["runtime"], row["precision"]) == ("onnxruntime", "fp32")
+        architecture = trained.space.architecture(row.values)
+        assert row.id == architecture.id and row.accuracy_val == problem.scores[architecture]
+        assert row.latency_origin == "estimated" and row.latency_std_ms > 0
+        assert (row.runtime, row.precision) == ("onnxruntime", "fp32")
 
 
 def scaled(table: LatencyTable, factors: dict[str, float], runtime: str) -> LatencyTable:

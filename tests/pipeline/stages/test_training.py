@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from hwautoml.core.progress import Progress
 from hwautoml.datasets import load_dataset
 from hwautoml.errors import RunFolderError
-from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.stages.training import checkpoint, restore, training_batches, training_listener
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.supernets import training
@@ -30,14 +32,14 @@ def batches(generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.randn(8, 1, 8, 8, generator=data), torch.arange(8)
 
 
-def train_until(job: Job, supernet: Supernet, state: TrainState, steps: int, name: str) -> None:
+def train_until(run: RunContext, supernet: Supernet, state: TrainState, steps: int, name: str) -> None:
     """Ctrl-C after ``steps`` more steps; every step draws the same members, whatever came before."""
 
     def stop(progress: TrainProgress) -> None:
         if state.steps == last:
             raise KeyboardInterrupt
 
-    last, space = state.steps + steps, job.space
+    last, space = state.steps + steps, run.space
     step = supernet_step(
         supernet,
         Sandwich(space),
@@ -58,7 +60,7 @@ def train_until(job: Job, supernet: Supernet, state: TrainState, steps: int, nam
             state=state,
             images_per_epoch=8,
             on_progress=stop,
-            on_checkpoint=lambda current: checkpoint(job, job.folder / name, supernet, current),
+            on_checkpoint=lambda current: checkpoint(run, run.folder / name, supernet, current),
         )
 
 
@@ -88,19 +90,19 @@ def steady_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_training_goes_on_as_if_never_interrupted(
-    make_job: Callable[..., Job], space: MobileSpace, steady_clock: None
+    make_run: Callable[..., RunContext], space: MobileSpace, steady_clock: None
 ) -> None:
-    job = make_job()
+    run = make_run()
     whole, first, resumed = new_supernet(space, 0), new_supernet(space, 0), new_supernet(space, 1)
-    train_until(job, whole, TrainState(), 3, "whole")
-    train_until(job, first, TrainState(), 3, "parts")
-    state = restore(job.folder / "parts", resumed)
+    train_until(run, whole, TrainState(), 3, "whole")
+    train_until(run, first, TrainState(), 3, "parts")
+    state = restore(run.folder / "parts", resumed)
     assert (state.steps, state.images) == (3, 24) and state.momentum and state.seconds > 0
     for name, tensor in first.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
-    whole_state = restore(job.folder / "whole", new_supernet(space, 2))
-    train_until(job, whole, whole_state, 2, "whole")
-    train_until(job, resumed, state, 2, "parts")
+    whole_state = restore(run.folder / "whole", new_supernet(space, 2))
+    train_until(run, whole, whole_state, 2, "whole")
+    train_until(run, resumed, state, 2, "parts")
     assert state.steps == whole_state.steps == 5
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, msg=lambda m, n=name: f"{n}: {m}")
@@ -110,18 +112,20 @@ def test_without_a_checkpoint_training_begins_anew(tmp_path: Path, space: Mobile
     assert restore(tmp_path / "none", new_supernet(space, 0)) == TrainState()
 
 
-def test_a_checkpoint_notes_the_time_the_run_has_taken(make_job: Callable[..., Job], space: MobileSpace) -> None:
+def test_a_checkpoint_notes_the_time_the_run_has_taken(
+    make_run: Callable[..., RunContext], space: MobileSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """So that a killed run does not get its time twice."""
-    job = make_job()
-    job.started -= 100.0
-    checkpoint(job, job.folder / "supernet.safetensors", new_supernet(space, 0), TrainState(1.0, 8, 1))
-    assert 100.0 <= job.store.setting("elapsed_sec") <= job.elapsed_sec < 110.0
+    run = make_run()
+    monkeypatch.setattr(run.journal, "_since", time.monotonic() - 100.0)
+    checkpoint(run, run.folder / "supernet.safetensors", new_supernet(space, 0), TrainState(1.0, 8, 1))
+    assert 100.0 <= run.journal.store.setting("elapsed_sec") <= run.journal.elapsed_sec < 110.0
 
 
-def test_a_damaged_checkpoint_is_an_error_with_a_fix(make_job: Callable[..., Job], space: MobileSpace) -> None:
-    job, supernet = make_job(), new_supernet(space, 0)
-    path = job.folder / "supernet.safetensors"
-    checkpoint(job, path, supernet, TrainState(1.0, 8, 1))
+def test_a_damaged_checkpoint_is_an_error_with_a_fix(make_run: Callable[..., RunContext], space: MobileSpace) -> None:
+    run, supernet = make_run(), new_supernet(space, 0)
+    path = run.folder / "supernet.safetensors"
+    checkpoint(run, path, supernet, TrainState(1.0, 8, 1))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(RunFolderError, match="supernet.safetensors is damaged"):
         restore(path, supernet)
@@ -143,8 +147,8 @@ def test_a_set_smaller_than_a_batch_still_gives_one() -> None:
     assert len(few) == 1 and len(few[0][1]) == dataset.train.num_images
 
 
-def test_progress_tells_speed_and_time_left(make_job: Callable[..., Job]) -> None:
-    job, events = make_job(), []
-    job.on_progress = events.append
-    training_listener(job, "train", 100.0)(TrainProgress(1.0, 37.0, 2.34, 1234.5, 0.5))
+def test_progress_tells_speed_and_time_left(make_run: Callable[..., RunContext]) -> None:
+    events: list[Progress] = []
+    run = replace(make_run(), on_progress=events.append)
+    training_listener(run, "train", 100.0)(TrainProgress(1.0, 37.0, 2.34, 1234.5, 0.5))
     assert events == [Progress("train", 0.999, "1,234 images/s, epoch 2.3, loss 0.500, 1m03s left")]

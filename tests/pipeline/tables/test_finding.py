@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load, save
 from hwautoml.core.latency_table import Entry, LatencyTable
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError
 from hwautoml.pipeline import profile
-from hwautoml.pipeline.runs.job import Job
+from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.stages.profiling import kept_table_path, profile_stage, sibling_table
 from hwautoml.pipeline.tables.finding import (
     choose_runtime,
@@ -47,7 +48,10 @@ def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -
     [
         ({"fingerprint": "another-machine"}, "it was measured on another machine"),
         ({"runtime_version": "0.0.1"}, "runtime_version is '0.0.1', needed"),
-        ({"num_threads": 2}, "num_threads is 2, needed 1\n  fix: hwautoml profile --target cpu --image-size 8 --chan"),
+        (
+            {"num_threads": 2},
+            "num_threads is 2, needed 1\n  fix: hwautoml profile --target cpu --space mobile --image",
+        ),
         ({"batch": 4}, "batch is 4, needed 1"),
         ({"precision": "int8"}, "precision is 'int8', needed 'fp32'"),
         ({"space": "mobile/v1/9x9x1"}, "space is 'mobile/v1/9x9x1', needed 'mobile/v1/8x8x1'"),
@@ -115,33 +119,29 @@ def test_this_machine_is_available_and_boards_are_not(cpu: Target) -> None:
 
 
 def test_a_runs_table_is_kept_in_its_folder_and_read_from_there(
-    make_job: Callable[..., Job], profiles_dir: Path
+    make_run: Callable[..., RunContext], profiles_dir: Path
 ) -> None:
-    job = make_job(runtime="onnxruntime")
-    job.tables, job.profiles_dir, job.profile_cap_sec = {}, profiles_dir, 1.0
-    profile_stage(job)
-    path = table_path(job.target, "onnxruntime", job.space, profiles_dir)
+    run = replace(make_run(runtime="onnxruntime"), profiles_dir=profiles_dir)
+    path = table_path(run.target, "onnxruntime", run.space, profiles_dir)
     known = load(path)
-    assert load(kept_table_path(job, "onnxruntime")) == known
+    assert profile_stage(run, 1.0) == {"onnxruntime": known}
+    assert load(kept_table_path(run, "onnxruntime")) == known
     path.unlink()
-    job.tables = {}
-    profile_stage(job)
-    assert job.tables == {"onnxruntime": known}
+    assert profile_stage(run, 1.0) == {"onnxruntime": known}
 
 
 @pytest.mark.slow
-def test_a_further_runtime_starts_from_the_first_ones_table(make_job: Callable[..., Job], table: LatencyTable) -> None:
+def test_a_further_runtime_starts_from_the_first_ones_table(
+    make_run: Callable[..., RunContext], table: LatencyTable
+) -> None:
     """Torch, whose calls cost far more than ONNX Runtime's: the level is found from eight networks."""
-    job = make_job()
+    run = make_run()
     entries = {key: Entry(e.mean_ms, 0.05 * e.mean_ms) for key, e in table.entries.items()}
-    try:
-        made = sibling_table(job, replace(table, entries=entries), "torch")
-    finally:
-        job.close_devices()
+    made = sibling_table(run, replace(table, entries=entries), Form("torch"))
     assert (made.target, made.runtime, made.space) == ("cpu", "torch", table.space)
     assert made.origin == "measured" and len(made.observations) == 8
     assert made.conditions["sibling"] == "onnxruntime" and made.conditions["level"] > 1  # type: ignore[operator]
-    layers = {a.id: job.space.layers(a) for a in (job.space.sample(np.random.default_rng(i)) for i in range(64))}
+    layers = {a.id: run.space.layers(a) for a in (run.space.sample(np.random.default_rng(i)) for i in range(64))}
     for observation in made.observations:
         predicted = made.predict(layers[observation.architecture_id])
         assert abs(predicted.mean_ms - observation.measured_ms) < 3 * predicted.std_ms
@@ -149,21 +149,17 @@ def test_a_further_runtime_starts_from_the_first_ones_table(make_job: Callable[.
 
 @pytest.mark.slow
 def test_forms_are_compared_at_the_speed_of_the_first_ones_table(
-    make_job: Callable[..., Job], table: LatencyTable
+    make_run: Callable[..., RunContext], table: LatencyTable
 ) -> None:
     """Made when the machine took a second for its reference network: what takes less than 10 ms now took as long."""
-    job = make_job()
     known = replace(table, conditions={**table.conditions, "reference_median_ms": 1000.0})
-    try:
-        made = sibling_table(job, known, "onnxruntime", "int8")
-    finally:
-        job.close_devices()
+    made = sibling_table(make_run(), known, Form("onnxruntime", "int8"))
     assert made.form == "onnxruntime-int8" and made.conditions["sibling"] == "onnxruntime"
     assert all(o.measured_ms > 100 for o in made.observations) and made.conditions["reference_median_ms"] > 100  # type: ignore[operator]
 
 
 def test_tables_of_a_run_are_by_form_and_of_int8_alone_where_that_must_ship(
-    make_job: Callable[..., Job], cpu: Target, table: LatencyTable, profiles_dir: Path
+    make_run: Callable[..., RunContext], cpu: Target, table: LatencyTable, profiles_dir: Path
 ) -> None:
     """The user's table of int8 is found, whatever the time."""
     entries = {key.replace("/fp32/", "/int8/"): entry for key, entry in table.entries.items()}
@@ -171,13 +167,10 @@ def test_tables_of_a_run_are_by_form_and_of_int8_alone_where_that_must_ship(
     save(replace(table, precision="int8", entries=entries), path)
     forms = {}
     for precision in ("auto", "fp32", "int8"):
-        job = make_job(precision, runtime="onnxruntime", precision=precision)
-        job.profiles_dir, job.profile_cap_sec = profiles_dir, 1.0
+        run = replace(make_run(precision, runtime="onnxruntime", precision=precision), profiles_dir=profiles_dir)
         measured = replace(table, entries={k: replace(e, origin="measured") for k, e in table.entries.items()})
-        save(measured, table_path(job.target, "onnxruntime", job.space, profiles_dir))
-        profile_stage(job)
-        forms[precision] = list(job.tables)
-        job.close_devices()
+        save(measured, table_path(run.target, "onnxruntime", run.space, profiles_dir))
+        forms[precision] = list(profile_stage(run, 1.0))
     assert forms == {
         "auto": ["onnxruntime", "onnxruntime-int8"],
         "fp32": ["onnxruntime"],

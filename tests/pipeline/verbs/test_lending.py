@@ -129,7 +129,7 @@ def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir:
 
 def test_onnx_files_are_benched_in_the_boards_onnx_runtime(board: Service, targets_dir: Path, tmp_path: Path) -> None:
     """With what TVM makes of the same file, in the same rounds."""
-    space = load_space("mobile", image_size=8, channels=1, num_classes=10)
+    space = load_space("mobile", image_size=8, channels=1, num_outputs=10)
     network = deployable_probe(space, space.sample(np.random.default_rng(0)), tmp_path / "some.onnx")
     command = [
         "bench",

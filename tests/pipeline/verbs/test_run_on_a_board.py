@@ -43,7 +43,7 @@ def test_a_network_is_searched_measured_and_shipped_in_int8(tmp_path: Path, monk
             device=service.address,
             key=KEY,
             targets_dir=tmp_path,
-        )
+        ).to_json()
     assert (result["runtime"], result["precision"]) == ("tvm", "int8") and result["accuracy"]["test"] > 0.9
     assert result["latency_ms"]["predicted_precision"] == "int8" and result["latency_ms"]["measured_interval"][1] <= 1
     assert result["conditions"]["connection"] == "rpc"

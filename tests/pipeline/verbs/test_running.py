@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hwautoml.core.plan import make_plan
 from hwautoml.errors import (
     DatasetError,
     InfeasibleLimitError,
@@ -25,7 +26,8 @@ from hwautoml.pipeline.verbs.running import _run_folder
 from hwautoml.store.run_store import RunStore
 
 IMPOSSIBLE_MS = 1e-6
-ROOT = Path(__file__).resolve().parents[2]
+PLAN = make_plan(60.0, 1.0, False, 1.0)
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def started(folder: Path, **changes: Any) -> Path:
     settings = RunSettings(**{"source": "digits", "target": "cpu", "latency_ms": 1.0, **changes})
     with RunStore(folder, create=True) as store:
         store.set_setting("settings", settings.to_json())
-        store.set_setting("plan", {})
+        store.set_setting("plan", PLAN.to_json())
     return folder
 
 
@@ -145,7 +147,7 @@ def test_a_run_that_trained_is_neither_touched_nor_taken_up_unasked(tmp_path: Pa
         run(**given, out=folder)
     assert "--resume" in (caught.value.fix or "") and "--overwrite" in (caught.value.fix or "")
     with RunStore(folder) as store:
-        assert store.setting("plan") == {}
+        assert store.setting("plan") == PLAN.to_json()
 
 
 def test_overwriting_starts_anew(tmp_path: Path, refused: Callable[..., None]) -> None:
@@ -169,7 +171,7 @@ def test_a_wrong_argument_does_not_cost_the_run_that_was_to_be_overwritten(
     with pytest.raises((InvalidValueError, DatasetError)):
         refused(overwrite=True, **wrong)
     with RunStore(folder) as store:
-        assert store.setting("plan") == {}
+        assert store.setting("plan") == PLAN.to_json()
 
 
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"resume": True}])

@@ -187,7 +187,7 @@ def test_layers_of_the_mobile_space_have_the_functions_of_the_networks_made_of_t
 
     In int8, sums behind an activation and maps that two kinds of layers read are whole networks' alone.
     """
-    space = load_space("mobile", image_size=8, channels=1, num_classes=10)
+    space = load_space("mobile", image_size=8, channels=1, num_outputs=10)
     target = resolve_target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu}, 1)
     machine, generator = Machine(vector_unit(target), 1), np.random.default_rng(0)
     networks = [space.sample(generator) for _ in range(8)]

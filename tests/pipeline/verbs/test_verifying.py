@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from tests.pipeline.test_benching import classifier
 
 from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.compilers import load_backend
@@ -21,6 +20,7 @@ from hwautoml.devices.machine import fingerprint
 from hwautoml.errors import ParityError, RegressionError, RunFolderError
 from hwautoml.pipeline import verify
 from hwautoml.pipeline.verbs.verifying import require_verified
+from tests.pipeline.verbs.test_benching import classifier
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,7 @@ def result(folders: tuple[Path, Path]) -> dict[str, Any]:
         profiles_dir=profiles_dir,
         on_progress=events.append,
     )
-    found["events"] = events
-    return found
+    return {**found.to_json(), "events": events}
 
 
 def test_a_run_says_what_the_issue_asks_for(result: dict[str, Any], folders: tuple[Path, Path]) -> None:
@@ -113,7 +112,7 @@ def test_bundle_and_report_are_there(result: dict[str, Any], folders: tuple[Path
 
 def test_a_finished_run_is_not_run_again(result: dict[str, Any], folders: tuple[Path, Path]) -> None:
     started = time.monotonic()
-    again = run(out=folders[0], resume=True)
+    again = run(out=folders[0], resume=True).to_json()
     assert time.monotonic() - started < 5.0
     assert again["architecture"] == result["architecture"] and again["seconds"] == result["seconds"]
     with pytest.raises(RunFolderError, match=r"latency_ms was 0.3, now 0.2"):
@@ -126,7 +125,7 @@ def test_a_finished_run_is_searched_for_another_limit_or_target(
 ) -> None:
     out, profiles_dir = folders
     limit = 0.15 if target is None else 5.0
-    found = search(out, target=target, latency_ms=limit, profiles_dir=profiles_dir)
+    found = search(out, target=target, latency_ms=limit, profiles_dir=profiles_dir).to_json()
     assert found["seconds"] < 20.0
     assert found["latency_origin"] == origin and found["limit_ms"] == limit
     assert found["num_scored"] > found["num_new"] >= 0
@@ -141,12 +140,12 @@ def test_a_finished_run_is_searched_for_another_limit_or_target(
 def test_a_winner_and_any_scored_network_can_be_exported(
     result: dict[str, Any], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    best = export(folders[0])
+    best = export(folders[0]).to_json()
     assert best["architecture"] == result["architecture"]["id"] and best["weights"] == "fine-tuned"
     assert Path(best["path"]).is_file() and best["parity"]["max_abs"] <= 1e-4
     scored = [row["architecture_id"] for row in read_json(folders[0] / "report.json")["candidates"]]
     other = next(id for id in scored if not (folders[0] / "candidates" / id).exists())
-    found = export(folders[0], arch=other, out=tmp_path / "other.onnx")
+    found = export(folders[0], arch=other, out=tmp_path / "other.onnx").to_json()
     assert (tmp_path / "other.onnx").is_file() and found["architecture"] == other
     assert found["weights"] == "supernet, recalibrated" and found["parity"]["max_abs"] <= 1e-4
     with pytest.raises(UnknownNameError, match="unknown architecture 'nonsense'"):
@@ -156,7 +155,7 @@ def test_a_winner_and_any_scored_network_can_be_exported(
 def test_the_report_is_written_anew(result: dict[str, Any], folders: tuple[Path, Path]) -> None:
     page = folders[0] / "report.html"
     page.unlink()
-    assert report(folders[0])["html"] == str(page)
+    assert report(folders[0]).html == str(page)
     assert page.stat().st_size > 10_000
 
 

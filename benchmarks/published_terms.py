@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hwautoml.core.latency_components import DEAD, Work, work_of
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.space import SearchSpace, counts_of
-from hwautoml.spaces.nasbench201 import NUM_CELLS, OPERATIONS, WIDTHS, NasBench201Space
+from hwautoml.spaces.nasbench201 import NasBench201Space
+from hwautoml.spaces.nasbench201_layers import NUM_CELLS, OPERATIONS, WIDTHS
 
 Array = NDArray[np.float64]
 _IDLE = ("none", "skip_connect")  # operations without a layer of their own

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.published_terms import published_terms
 from hwautoml.core.latency_components import DEAD
 from hwautoml.spaces import load_space
-from hwautoml.spaces.nasbench201 import NUM_CELLS, OPERATIONS
-from hwautoml.spaces.published_terms import published_terms
+from hwautoml.spaces.nasbench201_layers import NUM_CELLS, OPERATIONS
 
 
 def cells(*operations: str) -> np.ndarray:

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.published import load_published
 from hwautoml.core.space import SearchSpace
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.spaces.fbnet import FBNetSpace
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.spaces.nasbench201 import NasBench201Space, to_string
 from hwautoml.spaces.ofa import RESOLUTIONS, OFASpace
-from hwautoml.spaces.published import load_published
 
 NUM = 7
 RNG = np.random.default_rng(0)

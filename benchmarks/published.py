@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from hwautoml.core.space import SearchSpace
 from hwautoml.errors import InvalidValueError, RunFolderError
-from hwautoml.spaces import fbnet, nasbench201, ofa
+from hwautoml.spaces import fbnet, nasbench201, nasbench201_layers, ofa
 
 LATENCY_PREFIX = "latency_ms/"
 NASBENCH201_ORDER = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -123,8 +123,8 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
 
 
 def _encode_nasbench201(file: _File) -> NDArray[np.int64]:
-    order = np.array([nasbench201.OPERATIONS.index(name) for name in NASBENCH201_ORDER])
-    return order[file.positions("arch", (len(nasbench201.EDGES),), range(len(order)))]
+    order = np.array([nasbench201_layers.OPERATIONS.index(name) for name in NASBENCH201_ORDER])
+    return order[file.positions("arch", (len(nasbench201_layers.EDGES),), range(len(order)))]
 
 
 def _encode_fbnet(file: _File) -> NDArray[np.int64]:

@@ -1,0 +1,1 @@
+"""Targets of hwautoml: every ``NAME.toml`` beside this file is one."""
