@@ -24,7 +24,7 @@ class ImageDataset:
     ``mean`` and ``std`` are per channel in [0, 1] units, from the training images. ``fingerprint`` identifies
     the content (class names, file names, bytes): the same for a folder and a zip of it, on every machine.
     ``pixel_rule`` made the images 8-bit and opaque; what ships has to apply it, too. ``findings``: what a person
-    should know of the images, the worst first.
+    should know of the images, the worst first. ``files``: names of the store's images, by index.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ImageDataset:
     std: tuple[float, ...]
     pixel_rule: PixelRule = field(default_factory=PixelRule)
     findings: tuple[Finding, ...] = ()
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def num_classes(self) -> int:

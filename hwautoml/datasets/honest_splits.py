@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hwautoml.core.finding import Finding, Severity
 from hwautoml.datasets.copies import Copies, find_copies, with_names
 from hwautoml.datasets.looks import Looks
+from hwautoml.datasets.naming import shown
 from hwautoml.datasets.splitting import SPLITS, Labelling, assign_splits
 from hwautoml.errors import DatasetError
 
@@ -74,14 +75,10 @@ def _copy_findings(copies: Copies, labelling: Labelling, names: Sequence[str]) -
             findings.append(Finding(severity, kind, message, fix, count, examples))
     torn = [members for members in _several(copies.exact) if len(set(labelling.labels[members].tolist())) > 1]
     if torn:
-        message = f"{len(torn):,} pictures are there with labels that contradict each other"
-        shown = tuple(
-            tuple(f"{names[i]} ({labelling.classes[labelling.labels[i]]})" for i in members[:NUM_EXAMPLES])
-            for members in torn[:NUM_EXAMPLES]
-        )
-        findings.append(
-            Finding("warn", "contradicting-labels", message, "keep the right one of each", len(torn), shown)
-        )
+        listed = " and ".join(f"{shown(names[i])} ({labelling.classes[labelling.labels[i]]})" for i in torn[0][:3])
+        message = f"{len(torn):,} pictures are there with labels that contradict each other: {listed}"
+        fix = "keep the right one of each"
+        findings.append(Finding("warn", "contradicting-labels", message, fix, len(torn), _examples(torn, names)))
     return findings
 
 

@@ -29,6 +29,7 @@ from hwautoml.datasets.pixel_findings import pixel_findings
 from hwautoml.datasets.pixels import MemoryPixels, PixelStore, StreamedPixels
 from hwautoml.datasets.probing import Probe, default_image_size, probe_files
 from hwautoml.datasets.python_sources import array_of, files_of
+from hwautoml.datasets.questions import content_findings, file_findings, label_findings
 from hwautoml.datasets.scan import Scan, channel_sums, check_usable, scan_files
 from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, FolderSource, open_source
 from hwautoml.datasets.split import Split
@@ -70,6 +71,7 @@ def load_dataset(
     seed: int = 0,
     val_fraction: float = 0.15,
     test_fraction: float = 0.2,
+    is_tolerant: bool = False,
     in_memory_limit_bytes: int = 2 * 1024**3,
     cache_dir: Path | None = None,
     on_progress: Progress | None = None,
@@ -88,6 +90,9 @@ def load_dataset(
     ``in_memory_limit_bytes`` of pixels are decoded batch by batch; the others are kept in ``cache_dir``, when
     given, for the next run. ``on_progress(done, total)`` counts decoded images.
 
+    What is to be said of the images is in ``findings``, and logged where it is a warning; what makes training
+    pointless is refused, unless ``is_tolerant``.
+
     Raises:
         DatasetError: the images cannot be used; the message names the file or folder and what helps.
         InvalidValueError: an argument is outside what is allowed.
@@ -101,16 +106,26 @@ def load_dataset(
     request = _Request(
         layout, image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
     )
+    dataset = _load(source, request)
+    for finding in () if is_tolerant else dataset.findings:
+        if finding.severity == "refuse":
+            raise DatasetError(f"{dataset.name}: {finding.message}", fix=finding.fix)
+        if finding.severity == "warn":
+            _log.warning("%s: %s", dataset.name, finding.message)
+    return dataset
+
+
+def _load(source: Any, request: _Request) -> ImageDataset:
     if not isinstance(source, str | Path):
-        files = files_of(source, layout.columns)
-        return _from_array(array_of(source), request) if files is None else _from_layout(*files, "images", request)
+        files = files_of(source, request.layout.columns)
+        return _from_array(array_of(source), request) if files is None else _from_layout(*files, "images", {}, request)
     path = require_source(source)
     if path is None:
         return _from_array(load_digits_array(), request)
     if path.is_file() and path.suffix.lower() == ".npz":
         return _from_array(load_npz(path), request)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
-        request = replace(request, layout=replace(layout, table=path.name))
+        request = replace(request, layout=replace(request.layout, table=path.name))
         return _from_files(FolderSource(path.parent), path.resolve(), request)
     return _from_files(open_source(path), path.resolve(), request)
 
@@ -151,33 +166,34 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     channels = request.channels or array.images.shape[-1]
     pixels = fit_images(array.images, image_size, channels)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
-    number = len(pixels)
+    names = [f"image {index}" for index in range(len(pixels))]
     splits, findings = split_honestly(
         looks_of(pixels),
-        Labelling(array.labels, [""] * number, array.classes, np.arange(number), array.name),
-        [f"image {index}" for index in range(number)],
-        [""] * number,
+        Labelling(array.labels, [""] * len(names), array.classes, np.arange(len(names)), array.name),
+        names,
+        [""] * len(names),
         **request.split_options,
     )
     store = MemoryPixels(pixels)
     dataset = _assemble(array.name, array.classes, store, sums, array.labels, splits, (), array.fingerprint)
-    return replace(dataset, pixel_rule=array.rule, findings=worst_first(findings))
+    findings += content_findings(names, sums, image_size**2, array.labels, array.classes)
+    findings += label_findings(_counts(array.labels, array.classes), dataset.test.num_images)
+    return replace(dataset, pixel_rule=array.rule, findings=worst_first(findings), files=tuple(names))
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
     listing = source.listing()
     layout = choose_layout(source, listing, request.layout)
-    left_out = [SkippedImage(path, "belongs to no class") for path in layout.loose]
-    left_out += [SkippedImage(path, OTHER_SUFFIXES[Path(path).suffix.lower()]) for path in listing.others]
-    if left_out:
-        examples = "; ".join(f"{source.name_of(s.path)} ({s.reason})" for s in left_out[:3])
-        _log.warning("%s: left out %d pictures: %s", source.origin, len(left_out), examples)
-    dataset = _from_layout(source, layout, str(path), request)
-    return replace(dataset, name=path.stem, skipped=(*dataset.skipped, *left_out))
+    left_out = dict.fromkeys(layout.loose, "belongs to no class")
+    left_out |= {path: OTHER_SUFFIXES[Path(path).suffix.lower()] for path in listing.others}
+    dataset = _from_layout(source, layout, str(path), left_out, request)
+    return replace(dataset, name=path.stem)
 
 
-def _from_layout(source: FileSource, layout: Layout, origin: str, request: _Request) -> ImageDataset:
-    """``origin`` tells sources apart in the cache."""
+def _from_layout(
+    source: FileSource, layout: Layout, origin: str, left_out: dict[str, str], request: _Request
+) -> ImageDataset:
+    """``origin`` tells sources apart in the cache; ``left_out``: why other pictures have no part in this, by path."""
     scan = _scan(source, origin, layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
     labels = np.array([file.label for file in layout.files], dtype=np.int64)
@@ -195,7 +211,7 @@ def _from_layout(source: FileSource, layout: Layout, origin: str, request: _Requ
     else:
         paths = tuple(entry.file.path for entry in layout.files)
         store = StreamedPixels(source, paths, scan.probe.image_size, scan.probe.channels, scan.probe.rule)
-    skipped = tuple(SkippedImage(layout.files[i].file.path, reason) for i, reason in scan.reasons.items())
+    broken = {names[i]: reason for i, reason in scan.reasons.items()}
     dataset = _assemble(
         origin,
         layout.classes,
@@ -203,11 +219,22 @@ def _from_layout(source: FileSource, layout: Layout, origin: str, request: _Requ
         scan.sums,
         labels,
         {split: usable[indices] for split, indices in splits.items()},
-        skipped,
+        tuple(SkippedImage(path, reason) for path, reason in (broken | left_out).items()),
         _fingerprint(layout, scan),
     )
-    findings = [*layout.findings, *pixel_findings(names, scan.facts, scan.probe), *findings]
-    return replace(dataset, pixel_rule=scan.probe.rule, findings=worst_first(findings))
+    size, known = scan.probe.image_size, [names[i] for i in usable]
+    findings += [
+        *layout.findings,
+        *pixel_findings(names, scan.facts, scan.probe),
+        *content_findings(known, scan.sums[usable], size**2, labels[usable], layout.classes),
+        *label_findings(_counts(labels[usable], layout.classes), dataset.test.num_images),
+        *file_findings(broken, left_out, scan.facts),
+    ]
+    return replace(dataset, pixel_rule=scan.probe.rule, findings=worst_first(findings), files=tuple(names))
+
+
+def _counts(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, int]:
+    return dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
 
 
 def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) -> Scan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from hwautoml.datasets.sources import FileSource
 from hwautoml.errors import DatasetError
 
 MAX_SKIPPED_FRACTION = 0.1
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,5 +108,4 @@ def check_usable(
                 f"class {classes[file.label]!r}{where} has no readable image left; unreadable: {shown}",
                 fix="replace the images, or remove the class",
             )
-    _log.warning("%s: skipped %d of %d images that cannot be read: %s", source.origin, count, len(files), shown)
     return kept

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.verbs.benching import bench
+    from hwautoml.pipeline.verbs.checking_data import check
     from hwautoml.pipeline.verbs.compiling import compile
     from hwautoml.pipeline.verbs.inspecting import doctor, targets
     from hwautoml.pipeline.verbs.lending import agent, devices
@@ -24,6 +25,7 @@ __all__ = [
     "agent",
     "bench",
     "build",
+    "check",
     "compile",
     "devices",
     "doctor",
@@ -41,6 +43,7 @@ _MODULE_OF = {
     "agent": "lending",
     "bench": "benching",
     "build": "runner_building",
+    "check": "checking_data",
     "compile": "compiling",
     "devices": "lending",
     "doctor": "inspecting",

@@ -17,7 +17,7 @@ from hwautoml.datasets.label_table import Columns, label_rows, parse_table
 from hwautoml.datasets.naming import shown
 from hwautoml.datasets.path_pattern import PathPattern
 from hwautoml.errors import DatasetError, InvalidValueError
-from tests.datasets.test_pixel_rules import case
+from tests.datasets.shared import case, finding
 
 Picture = Callable[..., Image.Image]
 ZipFolder = Callable[..., Path]
@@ -115,8 +115,7 @@ def test_paths_that_do_not_exist(images: Path) -> None:
     )
     (images / "images" / "03.png").unlink()
     (images / "labels.csv").write_text(csv_of())
-    (finding,) = load_dataset(images).findings
-    assert finding.kind == "missing-files" and "images/03.png" in finding.message
+    assert "images/03.png" in finding(load_dataset(images), "missing-files").message
 
 
 def test_labels_that_cannot_be_learnt(images: Path) -> None:
@@ -156,10 +155,10 @@ def test_a_table_that_disagrees_with_class_folders(images: Path) -> None:
     expect(images, torn, r"disagree on 1 of 20 images: cat/02\.png \(cat by its folder, dog by the", "metadata.csv")
     (images / "metadata.csv").write_text("\n".join(["file_name,label", *(f"{n:02d}.png,{n % 3}" for n in range(20))]))
     dataset = load_dataset(images)
-    assert dataset.classes == ("0", "1", "2") and dataset.findings[0].kind == "labels-from-table"
+    assert dataset.classes == ("0", "1", "2") and finding(dataset, "labels-from-table")
     (images / "metadata.csv").write_text("file_name,text\n00.png,a cat in the sun\n01.png,a dog")
     dataset = load_dataset(images)
-    assert dataset.classes == ("cat", "dog") and dataset.findings[0].kind == "table-without-labels"
+    assert dataset.classes == ("cat", "dog") and finding(dataset, "table-without-labels")
 
 
 def test_what_was_found_and_what_would_be_accepted(images: Path) -> None:

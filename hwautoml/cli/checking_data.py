@@ -1,0 +1,53 @@
+"""Subcommand for images before they are trained on: check them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwautoml.cli import console, summaries
+from hwautoml.cli.options import Json, Seed, app, channels_of
+
+
+@app.command(epilog="Example: hwautoml check photos/ --page photos.html")
+def check(
+    source: Annotated[str, typer.Argument(help="As for run: a folder, .zip, .csv, .npz, or digits.")],
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
+    channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: what the files have]")] = None,
+    label_pattern: Annotated[
+        str | None, typer.Option(help="Classes from paths, e.g. '{label}_*.png' or '*/{label}/**'.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="What must not lie in two splits: a column, or a pattern such as '**/{group}_*'.")
+    ] = None,
+    path_column: Annotated[str | None, typer.Option(help="Column of paths in a table of labels.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of labels in a table of labels.")] = None,
+    seed: Seed = 0,
+    page: Annotated[Path | None, typer.Option(help="HTML file to write, with pictures of what was found.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings, too, end with exit code 3.")] = False,
+    json: Json = False,
+) -> None:
+    """Ask of labelled images what should be known before training: copies, leaks, doubtful labels, and more.
+
+    Exit code 3: a run would refuse them.
+    """
+    with console.session(json) as show:
+        from hwautoml.pipeline import check as verb
+        from hwautoml.pipeline.verbs.checking_data import require_usable
+
+        result = verb(
+            source,
+            image_size=image_size,
+            channels=channels_of(channels),
+            label_pattern=label_pattern,
+            group=group,
+            path_column=path_column,
+            label_column=label_column,
+            seed=seed,
+            page=page,
+            on_progress=show.progress,
+        )
+        show.result(result, summaries.check_summary)
+        require_usable(result, is_strict=strict)
