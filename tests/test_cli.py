@@ -26,6 +26,7 @@ RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress", "on_listening"}
 POSITIONAL = {
     "run": ["source"],
+    "check": ["source"],
     "compile": ["model"],
     "bench": ["artifacts"],
     "report": ["run"],
@@ -270,6 +271,23 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             },
         ),
         ("report", "r", {"run": Path("r")}),
+        (
+            "check",
+            "photos --image-size 48 --channels grey --label-pattern {label}/* --group patient --path-column p "
+            "--label-column l --seed 7 --page out.html --strict",
+            {
+                "source": "photos",
+                "image_size": 48,
+                "channels": 1,
+                "label_pattern": "{label}/*",
+                "group": "patient",
+                "path_column": "p",
+                "label_column": "l",
+                "seed": 7,
+                "page": Path("out.html"),
+                "strict": True,
+            },
+        ),
         ("verify", "b --no-latency --tolerance 9%", {"bundle": Path("b"), "no_latency": True, "tolerance": "9%"}),
         ("doctor", "", {}),
         ("targets", "--targets-dir t", {"name": None, "like": None, "targets_dir": Path("t")}),

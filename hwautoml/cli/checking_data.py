@@ -47,7 +47,8 @@ def check(
             label_column=label_column,
             seed=seed,
             page=page,
+            strict=strict,
             on_progress=show.progress,
         )
         show.result(result, summaries.check_summary)
-        require_usable(result, is_strict=strict)
+        require_usable(result)

@@ -15,7 +15,8 @@ Verdict = Literal["refuse", "warn", "note", "fine"]
 @dataclass(frozen=True)
 class DataCheck:
     """``counts``: images by class, then by split. ``image_size`` (pixels) and ``channels`` are those of training, 0
-    where the images could not be used at all. ``page``: where the HTML page lies.
+    where the images could not be used at all. ``strict``: warnings make them unusable, too. ``page``: where the HTML
+    page lies.
     """
 
     source: str
@@ -24,6 +25,7 @@ class DataCheck:
     channels: int
     findings: tuple[Finding, ...]
     seconds: float
+    strict: bool = False
     page: str | None = None
 
     @property
@@ -33,11 +35,21 @@ class DataCheck:
         return next((severity for severity in SEVERITIES if severity in found), "fine")
 
     @property
+    def objections(self) -> tuple[Finding, ...]:
+        """What makes the images unusable."""
+        return tuple(f for f in self.findings if f.severity == "refuse" or (self.strict and f.severity == "warn"))
+
+    @property
     def num_images(self) -> int:
         return sum(sum(by_split.values()) for by_split in self.counts.values())
 
     def to_json(self) -> dict[str, Any]:
-        return {**json_form.to_json(self), "verdict": self.verdict, "num_images": self.num_images}
+        return {
+            **json_form.to_json(self),
+            "verdict": self.verdict,
+            "usable": not self.objections,
+            "num_images": self.num_images,
+        }
 
 
 @dataclass(frozen=True)

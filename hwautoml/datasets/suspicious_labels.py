@@ -49,6 +49,7 @@ def suspicious_labels(
         return []
     # The usual confidence in each class, of images that carry its label.
     usual = np.array([probabilities[given == label, label].mean() for label in range(len(classes))])
+    usual = np.minimum(usual, 1 - 1 / NUM_NEIGHBOURS)  # one neighbour may have a wrong label itself
     own = probabilities[np.arange(len(given)), given]
     likely = np.where(probabilities >= usual, probabilities, 0).argmax(axis=1)
     confident = probabilities[np.arange(len(given)), likely] >= usual[likely]

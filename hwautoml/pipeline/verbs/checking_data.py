@@ -34,10 +34,11 @@ def check(
     label_column: str | None = None,
     seed: int = 0,
     page: Path | None = None,
+    strict: bool = False,
     on_progress: OnProgress = silent,
 ) -> DataCheck:
     """Read all images, split them as a run would, and say what was found; ``page`` is an HTML file to write, with
-    pictures.
+    pictures. With ``strict``, what is warned of makes them unusable, too.
 
     The arguments are those of ``load_dataset``. Images that cannot be used at all are a finding, too.
 
@@ -66,10 +67,10 @@ def check(
         )
     except DatasetError as error:
         unusable = Finding("refuse", "unusable", error.message, error.fix or "")
-        return _finished(DataCheck(str(source), {}, 0, 0, (unusable,), 0.0), None, page, started)
+        return _finished(DataCheck(str(source), {}, 0, 0, (unusable,), 0.0, strict), None, page, started)
     on_progress(Progress("data", 1.0))
     findings = worst_first([*dataset.findings, *doubts(dataset)])
-    found = DataCheck(str(source), _counts(dataset), dataset.image_size, dataset.channels, findings, 0.0)
+    found = DataCheck(str(source), _counts(dataset), dataset.image_size, dataset.channels, findings, 0.0, strict)
     return _finished(found, dataset, page, started)
 
 
@@ -83,12 +84,12 @@ def _finished(found: DataCheck, dataset: ImageDataset | None, page: Path | None,
     return replace(found, seconds=time.monotonic() - started, page=None if page is None else str(page))
 
 
-def require_usable(found: DataCheck, is_strict: bool = False) -> None:
+def require_usable(found: DataCheck) -> None:
     """Raises DatasetError for images that a run would refuse, or (strict) warn of."""
-    refusing = [f for f in found.findings if f.severity == "refuse" or (is_strict and f.severity == "warn")]
-    if refusing:
-        more = f" (and {len(refusing) - 1} more)" if len(refusing) > 1 else ""
-        raise DatasetError(f"{found.source}: {refusing[0].message}{more}", fix=refusing[0].fix or None)
+    if found.objections:
+        worst, others = found.objections[0], len(found.objections) - 1
+        more = f" (and {others} more)" if others else ""
+        raise DatasetError(f"{found.source}: {worst.message}{more}", fix=worst.fix or None)
 
 
 def _counts(dataset: ImageDataset) -> dict[str, dict[str, int]]:
