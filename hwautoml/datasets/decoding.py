@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.datasets.levels import to_eight_bits
 from hwautoml.datasets.sources import OTHER_SUFFIXES, READ_ERRORS, FileSource
-from hwautoml.errors import DatasetError
 
 Progress = Callable[[int, int], None]
 
@@ -30,6 +30,8 @@ GREY_MODES = DEEP_MODES | {"1", "L", "LA", "La"}
 COLOUR_MODES = frozenset({"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV", "LAB"})
 NUM_WORKERS = min(8, os.cpu_count() or 1)
 CHUNK = 256
+LARGE_PIXELS = 1 << 24
+_LARGE = threading.BoundedSemaphore(2)
 #: What Pillow's decoders, and its reader of EXIF, report damage by.
 DECODING_ERRORS = (
     OSError,
@@ -83,13 +85,23 @@ def decode_image(data: bytes, image_size: int, channels: int, rule: PixelRule) -
     ``hwautoml/bundles/runner/run.py`` repeats these steps; a test compares the two.
 
     Raises:
-        UnusableImageError: not an image, truncated, or deep while ``rule`` has no levels.
-        DatasetError: a decompression bomb.
+        UnusableImageError: not an image, truncated, far too large, or deep while ``rule`` has no levels.
     """
     with _opened(data) as image:
         facts = facts_of(image)
         image.draft(None, (2 * image_size, 2 * image_size))
-        return DecodedImage(fit_image(image, image_size, channels, rule), facts)
+        with _few_at_once(image):
+            return DecodedImage(fit_image(image, image_size, channels, rule), facts)
+
+
+@contextmanager
+def _few_at_once(image: Image.Image) -> Iterator[None]:
+    """Large pictures wait for each other, or as many as there are cores would fill the memory."""
+    if image.width * image.height <= LARGE_PIXELS:
+        yield
+        return
+    with _LARGE:
+        yield
 
 
 @contextmanager
@@ -99,9 +111,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DatasetError(
-            f"decompression bomb, or far larger than a photo: {error}", fix="remove the image, or store it smaller"
-        ) from error
+        raise UnusableImageError(f"far larger than a photo, or a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
         raise UnusableImageError(foreign_format(data) or "not an image, or an unknown format") from error
     except DECODING_ERRORS as error:
@@ -128,7 +138,8 @@ def fit_image(image: Image.Image, image_size: int, channels: int, rule: PixelRul
     Raises:
         UnusableImageError: deep while ``rule`` has no levels.
     """
-    image = eight_bits(ImageOps.exif_transpose(image), rule)
+    ImageOps.exif_transpose(image, in_place=True)  # else it copies what is upright already
+    image = eight_bits(image, rule)
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -169,12 +180,7 @@ def facts_of(image: Image.Image) -> PictureFacts:
 
 
 def picture_facts(data: bytes) -> PictureFacts:
-    """From the header alone.
-
-    Raises:
-        UnusableImageError: not an image.
-        DatasetError: a decompression bomb.
-    """
+    """From the header alone. Raises UnusableImageError where it is no image, or far too large."""
     with _opened(data) as image:
         return facts_of(image)
 
@@ -194,14 +200,14 @@ def layered_thumbnail(data: bytes, side: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def bombs_are_errors() -> Iterator[None]:
-    """Pillow only warns about images between one and two times its limit; here both are errors.
+def quiet_decoding() -> Iterator[None]:
+    """Without Pillow's warnings of odd but harmless metadata (EXIF, ICC), and of large pictures: twice its limit, 179
+    megapixels, is the largest that it takes, and more is an error anyway.
 
     Wrap it around a whole pool: filters are global, so changing them inside threads would race.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Pillow warns about odd but harmless metadata (EXIF, ICC); the pixels are what counts here.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
         yield
 
@@ -209,11 +215,7 @@ def bombs_are_errors() -> Iterator[None]:
 def read_image(
     source: FileSource, path: str, image_size: int, channels: int, rule: PixelRule
 ) -> tuple[DecodedImage | str, int]:
-    """(image, or why it is unusable; CRC-32 of the file).
-
-    Raises:
-        DatasetError: a decompression bomb, named.
-    """
+    """(image, or why it is unusable; CRC-32 of the file)."""
     try:
         data = source.read(path)
     except READ_ERRORS as error:
@@ -223,8 +225,6 @@ def read_image(
         return decode_image(data, image_size, channels, rule), checksum
     except UnusableImageError as error:
         return str(error), checksum
-    except DatasetError as error:
-        raise DatasetError(f"{source.name_of(path)}: {error.message}", fix=error.fix) from error
 
 
 def map_chunks(work: Callable[[range], None], count: int, on_progress: Progress | None = None) -> None:

@@ -12,15 +12,14 @@ from hwautoml.core.pixel_rule import BLACK, GREY, WHITE, PixelRule
 from hwautoml.datasets.decoding import (
     PictureFacts,
     UnusableImageError,
-    bombs_are_errors,
     deep_pixels,
     layered_thumbnail,
     picture_facts,
+    quiet_decoding,
 )
 from hwautoml.datasets.layout import LabelledFile
 from hwautoml.datasets.levels import find_levels, range_of
 from hwautoml.datasets.sources import READ_ERRORS, FileSource
-from hwautoml.errors import DatasetError
 
 NUM_PROBED = 512
 NUM_DEEP = 256
@@ -69,12 +68,10 @@ def _facts(source: FileSource, files: Sequence[LabelledFile]) -> dict[int, Pictu
     for position in np.unique(np.linspace(0, len(files) - 1, min(NUM_PROBED, len(files))).astype(int)).tolist():
         path = files[position].file.path
         try:
-            with bombs_are_errors():
+            with quiet_decoding():
                 found[position] = picture_facts(source.read(path))
         except (UnusableImageError, *READ_ERRORS):
             continue
-        except DatasetError as error:
-            raise DatasetError(f"{source.name_of(path)}: {error.message}", fix=error.fix) from error
     return found
 
 

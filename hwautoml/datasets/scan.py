@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.datasets.decoding import PictureFacts, Progress, bombs_are_errors, map_chunks, read_image
+from hwautoml.datasets.decoding import PictureFacts, Progress, map_chunks, quiet_decoding, read_image
 from hwautoml.datasets.layout import LabelledFile
 from hwautoml.datasets.looks import Looks, looks_of
 from hwautoml.datasets.probing import Probe
@@ -43,11 +43,7 @@ def scan_files(
     keep_pixels: bool,
     on_progress: Progress | None = None,
 ) -> Scan:
-    """Decode every file once.
-
-    Raises:
-        DatasetError: a decompression bomb.
-    """
+    """Decode every file once."""
     size, channels, number = probe.image_size, probe.channels, len(files)
     pixels = np.zeros((number, size, size, channels), dtype=np.uint8) if keep_pixels else None
     sums = np.zeros((number, 2, channels), dtype=np.int64)
@@ -70,7 +66,7 @@ def scan_files(
         if pixels is not None:
             pixels[chunk.start : chunk.stop] = decoded
 
-    with bombs_are_errors():
+    with quiet_decoding():
         map_chunks(work, number, on_progress)
     return Scan(probe, pixels, sums, checksums, looks, tuple(facts), dict(sorted(reasons.items())))
 

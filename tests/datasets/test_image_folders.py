@@ -223,16 +223,21 @@ def test_a_class_without_readable_image_is_an_error(make_folder: MakeFolder) -> 
         load_dataset(root)
 
 
-@pytest.mark.parametrize("factor", [1.5, 3])
-def test_decompression_bomb(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, factor: float, picture: Picture
+@pytest.mark.parametrize("arguments", [{}, {"image_size": 32, "channels": 3}, {"in_memory_limit_bytes": 0}])
+def test_pictures_that_are_far_too_large_are_skipped_and_named(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, picture: Picture, arguments: dict[str, int]
 ) -> None:
-    root = make_folder({"a": 5, "b": 5})
+    """Up to twice Pillow's limit they are used, beyond it not; neither ends anything."""
+    root = make_folder({"a": 15, "b": 15})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32)
-    picture(1, size=(int(32 * factor), 32)).save(root / "b" / "002.png")
-    for arguments in ({}, {"image_size": 32, "channels": 3}):
-        with pytest.raises(DatasetError, match=r"b/002\.png: decompression bomb"):
-            load_dataset(root, **arguments)
+    monkeypatch.setattr("hwautoml.datasets.decoding.LARGE_PIXELS", 32 * 32)
+    picture(1, size=(48, 32)).save(root / "a" / "002.png")
+    picture(1, size=(96, 32)).save(root / "b" / "002.png")
+    dataset = load_dataset(root, **arguments)
+    (skipped,) = dataset.skipped
+    assert skipped.path == "b/002.png" and "far larger than a photo" in skipped.reason
+    assert "skipped 1 of 30 images" in finding(dataset, "broken-files").message
+    assert sum(len(images) for images, _ in dataset.train.batches(8)) == dataset.train.num_images
 
 
 # What is not an image folder.
