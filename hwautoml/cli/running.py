@@ -27,7 +27,8 @@ from hwautoml.core.duration import parse_duration
 @app.command(epilog="Example: hwautoml run photos/ --target cpu --image-size 32 --latency-ms 1 --budget 20m")
 def run(
     source: Annotated[
-        str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")
+        str | None,
+        typer.Argument(help="digits, a folder of class folders, a .zip of one, a .csv of labels, or an .npz."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="A target's name; see: hwautoml targets. \\[default: cpu]")] = None,
     latency_ms: Annotated[
@@ -36,7 +37,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/NAME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
-    channels: Annotated[str | None, typer.Option(help="rgb or grey; needed where the files are mixed.")] = None,
+    channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: colour if any file has it]")] = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime of the latency table: auto, onnxruntime or tvm.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
