@@ -54,7 +54,7 @@ class TargetUnavailableError(HwAutoMLError):
 
 
 class InfeasibleLimitError(HwAutoMLError):
-    """No architecture of the space can meet the limit on this target (predicted)."""
+    """No architecture of the space can meet a limit on this target (predicted), or several limits together."""
 
     exit_code = 5
 

@@ -122,9 +122,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
     [
         (
             "run",
-            "photos --target gpu --latency-ms 0.5 --out x --budget 20m --image-size 48 --channels grey --runtime tvm "
+            "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
+            "--budget 20m --image-size 48 --channels grey --runtime tvm "
             "--precision int8 --searcher random --space micro --seed 7 "
-            "--resume --overwrite --targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
+            "--resume --overwrite --targets-dir t --profiles-dir p "
+            "--device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
                 "tracker": "t:2",
@@ -132,6 +134,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "source": "photos",
                 "target": "gpu",
                 "latency_ms": 0.5,
+                "objective": ["macs"],
+                "limit": ["parameters<=9"],
                 "out": Path("x"),
                 "budget_sec": 1200.0,
                 "image_size": 48,
@@ -183,12 +187,14 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         (
             "search",
-            "--run r --target gpu --latency-ms 0.5 --runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t "
-            "--profiles-dir p",
+            "--run r --target gpu --latency-ms 0.5 --objective macs --objective num_kernels --limit parameters<=20000 "
+            "--runtime tvm --precision int8 --budget 3s --seed 7 --targets-dir t --profiles-dir p",
             {
                 "run": Path("r"),
                 "target": "gpu",
                 "latency_ms": 0.5,
+                "objective": ["macs", "num_kernels"],
+                "limit": ["parameters<=20000"],
                 "runtime": "tvm",
                 "precision": "int8",
                 "budget_sec": 3.0,

@@ -26,6 +26,7 @@ ROOMS = (
     "devices",
     "errors",
     "exporters",
+    "objectives",
     "pipeline",
     "profilers",
     "reports",

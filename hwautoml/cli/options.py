@@ -34,6 +34,13 @@ ImageSize = Annotated[
 Channels = Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")]
 Threads = Annotated[int | None, typer.Option(min=1, help="\\[default: the target's]")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per inference; latencies are of the whole batch.")]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(help="A further objective, such as parameters or macs; repeatable.", metavar="NAME"),
+]
+Limits = Annotated[
+    list[str] | None, typer.Option(help="'NAME<=VALUE' of any objective; repeatable.", metavar="NAME<=VALUE")
+]
 TrainedRun = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
 Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]

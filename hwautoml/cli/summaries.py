@@ -64,20 +64,26 @@ def check_summary(out: Console, result: DataCheck) -> None:
 
 
 def search_summary(out: Console, result: SearchResult) -> None:
-    table = _table("id", "accuracy (val)", f"latency ({result.latency_origin})", "on", "within the limit")
+    further = [objective for objective in result.objectives if objective.name not in ("accuracy", "latency_ms")]
+    names = [objective.name.replace("_", " ") for objective in further]
+    columns = ["id", "accuracy (val)", f"latency ({result.latency_origin})", "on", *names]
+    table = _table(*columns, "within the limits" if further else "within the limit")
     for row in result.front:
         table.add_row(
             row.id,
             f"{row.accuracy_val:.2%}",
             f"{row.latency_ms:.4g} +- {1.96 * row.latency_std_ms:.2g} ms",
             _form(row.runtime, row.precision),
+            *(objective.text(row.objectives[objective.name]) for objective in further),
             "yes" if row.meets_limit else "no",
         )
     out.print(table)
     best = result.best
     text = "nothing scored is predicted to meet it" if best is None else f"best {best.id}, {best.accuracy_val:.2%}"
+    limits = [f"limit {result.limit_ms:g} ms"]
+    limits += [str(o.limit_at(o.limit)) for o in result.objectives if o.limit is not None and o.name != "latency_ms"]
     out.print(
-        f"{result.target}, limit {result.limit_ms:g} ms: {text}; "
+        f"{result.target}, {', '.join(limits)}: {text}; "
         f"{result.num_scored} scored, {result.num_new} of them new, {result.seconds:.1f} s"
     )
 

@@ -12,6 +12,7 @@ computes, in a hundredth of its time. A network has few layers, and C stays in t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,9 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.latency_table import LatencyTable
-from hwautoml.core.space import SearchSpace
+from hwautoml.core.space import Architecture, SearchSpace
 
 Array = NDArray[np.float64]
+Latencies = Callable[[NDArray[np.integer]], tuple[Array, Array]]
+"""Predicted latencies of option indices (n, num_choices): means (n,) and standard deviations (n,) in ms."""
+
 _CHUNK = 8192  # architectures at a time: what is in work stays in the cache
 
 
@@ -69,6 +73,34 @@ class Predictor:
             doubts=np.append(np.sqrt(doubt), 0.0),
             pairs=2 * np.pad(covariance[:-1, :-1], (0, 1)),
         )
+
+
+def latencies_of(space: SearchSpace, tables: Mapping[str, LatencyTable]) -> Latencies:
+    """In each architecture's fastest form, ``tables`` being by form; for thousands of questions about the same tables.
+
+    Raises:
+        InvalidValueError: a layer of the space has no entry in a table, and no rule infers one.
+    """
+    predictors = [Predictor(table, space) for table in tables.values()]
+
+    def latencies(encodings: NDArray[np.integer]) -> tuple[Array, Array]:
+        predicted = np.array([predictor.predict(encodings) for predictor in predictors])  # (forms, 2, n)
+        best, columns = predicted[:, 0].argmin(axis=0), np.arange(len(encodings))
+        return predicted[best, 0, columns], predicted[best, 1, columns]
+
+    return latencies
+
+
+def fastest_forms(
+    space: SearchSpace, tables: Mapping[str, LatencyTable], architectures: Sequence[Architecture]
+) -> tuple[list[str], Array, Array]:
+    """Predicted fastest form of each architecture (a key of ``tables``), its mean and its deviation in ms."""
+    layers = [space.layers(a) for a in architectures]
+    predicted = [table.predict_many(layers) for table in tables.values()]
+    means, deviations = np.array([p[0] for p in predicted]), np.array([p[1] for p in predicted])
+    best = means.argmin(0)
+    names, columns = list(tables), np.arange(len(layers))
+    return [names[i] for i in best], means[best, columns], deviations[best, columns]
 
 
 @dataclass(frozen=True)

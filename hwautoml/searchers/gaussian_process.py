@@ -57,7 +57,7 @@ def fit(features: Floats, targets: Floats, num_analytic: int) -> GaussianProcess
     best: tuple[float, Shares, Floats] | None = None
     for shares, noise in itertools.product(SHARES, NOISES):
         covariance = _kernel(inputs, inputs, num_analytic, shares) + (noise + 1e-8) * np.eye(len(inputs))
-        factor = np.linalg.cholesky(covariance)
+        factor = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
         whitened = np.linalg.solve(factor, standard)
         evidence = -0.5 * float(whitened @ whitened) - float(np.log(np.diag(factor)).sum())
         if best is None or evidence > best[0]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwautoml.searchers.problem import SearchProblem
+from hwautoml.core.space import Architecture
+from hwautoml.searchers.problem import SearchProblem, Values
 
 POPULATION = 16
+MAX_STALLED = 20  # generations without anything new
+WORST = 1e12  # stands for NaN
 
 
 def search(problem: SearchProblem) -> None:
@@ -18,6 +21,7 @@ def search(problem: SearchProblem) -> None:
     from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
     space = problem.space
+    limited = np.flatnonzero(np.isfinite(problem.limits))
     algorithm = NSGA2(
         pop_size=POPULATION,
         sampling=IntegerRandomSampling(),
@@ -25,20 +29,31 @@ def search(problem: SearchProblem) -> None:
         mutation=PM(prob=1.0, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
-    algorithm.setup(
-        Problem(n_var=len(space.choices), n_obj=2, n_ieq_constr=1, xl=0, xu=space.num_options - 1, vtype=int),
-        seed=int(problem.rng.integers(2**31)),
-        verbose=False,
+    described = Problem(
+        n_var=len(space.choices),
+        n_obj=len(problem.objectives),
+        n_ieq_constr=len(limited),
+        xl=0,
+        xu=space.num_options - 1,
+        vtype=int,
     )
+    algorithm.setup(described, seed=int(problem.rng.integers(2**31)), verbose=False)
     stalled = 0
-    while not problem.is_over and stalled < 20:
+    while not problem.is_over and stalled < MAX_STALLED:
         before = problem.num_evaluated
         offspring = algorithm.ask()
         for individual in offspring:
-            architecture = space.decode(np.asarray(individual.X, dtype=np.int64))
-            milliseconds = float(problem.latencies([architecture])[0][0])
-            score = problem.scores.get(architecture, 0.0) if problem.is_over else problem.evaluate_once(architecture)
-            individual.set("F", np.array([milliseconds, -score]))
-            individual.set("G", np.array([milliseconds - problem.limit_ms]))
+            values = _minimised(problem, space.decode(np.asarray(individual.X, dtype=np.int64)))
+            individual.set("F", values)
+            individual.set("G", (values - problem.limits)[limited])
         algorithm.tell(infills=offspring)
         stalled = stalled + 1 if problem.num_evaluated == before else 0
+
+
+def _minimised(problem: SearchProblem, architecture: Architecture) -> Values:
+    """(num_objectives,); what failed, or came after the end, is as bad as can be told: pymoo's sorting takes no NaN."""
+    if problem.is_over and not problem.is_evaluated(architecture):
+        values = problem.foreseen([architecture])[0]
+    else:
+        values = problem.signs * problem.evaluate_once(architecture)
+    return np.where(np.isnan(values), WORST, values)

@@ -1,4 +1,4 @@
-"""Baseline: uniform sampling of architectures that are predicted to meet the limit."""
+"""Baseline: uniform sampling of architectures that meet the limits, as far as that is known."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from hwautoml.core.space import Architecture
 from hwautoml.searchers.evolution import mutate
-from hwautoml.searchers.problem import SearchProblem, fastest
+from hwautoml.searchers.feasibility import nearest_to_limits
+from hwautoml.searchers.problem import SearchProblem
 
 MAX_REJECTIONS = 2000
 
@@ -14,27 +15,28 @@ MAX_REJECTIONS = 2000
 def search(problem: SearchProblem) -> None:
     while not problem.is_over:
         architecture = sample_feasible(problem)
-        if architecture in problem.scores:
-            return  # whatever is within the limit is known
+        if problem.is_evaluated(architecture):
+            return  # whatever is within the limits is known
         problem.evaluate_once(architecture)
 
 
 def sample_feasible(problem: SearchProblem) -> Architecture:
-    """Rejection sampling with an end: after 2000 misses a mutation of the fastest network, or itself if none is new."""
+    """Rejection sampling with an end: after 2000 misses a mutation of the network nearest to the limits, or itself if
+    none is new."""
     space, rng = problem.space, problem.rng
     for _ in range(MAX_REJECTIONS // 50):
         found = _first_new(problem, [space.sample(rng) for _ in range(50)])
         if found is not None:
             return found
-    best = fastest(space, problem.latencies, rng)[0]
+    best = nearest_to_limits(problem)
     parents = np.tile(space.encode(best), (MAX_REJECTIONS // 4, 1))
     mutants = [space.decode(child) for child in mutate(space, parents, 1.5 / parents.shape[1], rng)]
     return _first_new(problem, mutants) or best
 
 
 def _first_new(problem: SearchProblem, drawn: list[Architecture]) -> Architecture | None:
-    means, _ = problem.latencies(drawn)
-    for architecture, milliseconds in zip(drawn, means, strict=True):
-        if milliseconds <= problem.limit_ms and architecture not in problem.scores:
+    within = problem.is_within(problem.foreseen(drawn))
+    for architecture, is_within in zip(drawn, within, strict=True):
+        if is_within and not problem.is_evaluated(architecture):
             return architecture
     return None

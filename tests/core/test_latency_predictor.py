@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwautoml.core.latency_predictor import Predictor
+from hwautoml.core.latency_predictor import Predictor, fastest_forms, latencies_of
 from hwautoml.core.latency_table import Entry, LatencyTable, Observation
 from hwautoml.core.space import SearchSpace
 from hwautoml.errors import InvalidValueError
@@ -62,3 +62,32 @@ def test_a_layer_without_entry_is_named() -> None:
     partial = replace(full, entries={key: full.entries[key] for key in rest})
     with pytest.raises(InvalidValueError, match=first):
         Predictor(partial, space)
+
+
+def test_each_network_is_predicted_in_its_fastest_form() -> None:
+    space = MobileSpace(8, 1, 10)
+    plain = table(space, 0)
+    tables = {
+        "onnxruntime": scaled(plain, {"fused": 3.0, "basic": 3.0}),
+        "tvm": scaled(plain, {"mbconv": 3.0, "mbconv_se": 3.0}),
+    }
+    members = [
+        space.architecture({**space.largest().as_dict, **{f"stage{i}.kind": kind for i in range(3)}})
+        for kind in ("mbconv", "fused")
+    ]
+    names, means, deviations = fastest_forms(space, tables, members)
+    assert names == ["onnxruntime", "tvm"]
+    for name, mean, deviation, member in zip(names, means, deviations, members, strict=True):
+        expected = tables[name].predict(space.layers(member))
+        assert (mean, deviation) == (pytest.approx(expected.mean_ms), pytest.approx(expected.std_ms))
+    encodings = np.array([space.encode(member) for member in members])
+    np.testing.assert_allclose(latencies_of(space, tables)(encodings), (means, deviations), rtol=1e-9)
+
+
+def scaled(plain: LatencyTable, factors: dict[str, float]) -> LatencyTable:
+    """``factors``: by the kind of a layer; others stay."""
+    entries = {
+        key: Entry(entry.mean_ms * factors.get(key.split("/")[1], 1.0), entry.deviation_ms, entry.origin)
+        for key, entry in plain.entries.items()
+    }
+    return replace(plain, entries=entries)

@@ -7,17 +7,9 @@ import pytest
 
 from hwautoml.core.plugins import Plugins
 from hwautoml.errors import MissingDependencyError, UnknownNameError
+from tests.entry_points import install
 
 GROUP = "hwautoml.test_parts"
-
-
-def install(site: Path, name: str, entries: str, source: str = "PART = 7\n") -> None:
-    """A package as pip leaves it: its module and the metadata that declares its entry points."""
-    (site / f"{name}.py").write_text(source)
-    info = site / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entries}\n")
 
 
 @pytest.fixture
@@ -31,7 +23,7 @@ def parts() -> Plugins:
 
 
 def test_parts_of_this_package_and_of_others(site: Path) -> None:
-    install(site, "theirs_one", "seven = theirs_one:PART")
+    install(site, "theirs_one", GROUP, "seven = theirs_one:PART")
     found = parts()
     assert found.names == ("own", "seven")
     assert (found.load("own"), found.load("seven")) == (Plugins, 7)
@@ -44,7 +36,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_nothing_replaces_a_part_of_this_package(site: Path, caplog: pytest.LogCaptureFixture) -> None:
-    install(site, "theirs_two", "own = theirs_two:PART")
+    install(site, "theirs_two", GROUP, "own = theirs_two:PART")
     with caplog.at_level(logging.WARNING):
         assert parts().load("own") is Plugins
     assert "part 'own' of theirs_two is passed over: hwautoml has one" in caplog.text
@@ -53,7 +45,7 @@ def test_nothing_replaces_a_part_of_this_package(site: Path, caplog: pytest.LogC
 @pytest.mark.parametrize("source", ["import no_such_module\n", "OTHER = 1\n", "def :\n"])
 def test_a_package_that_cannot_be_loaded_is_named(site: Path, source: str) -> None:
     name = f"broken_{abs(hash(source))}"
-    install(site, name, f"bad = {name}:PART", source)
+    install(site, name, GROUP, f"bad = {name}:PART", source)
     with pytest.raises(MissingDependencyError, match=f"part 'bad' of package '{name}'"):
         parts().load("bad")
 

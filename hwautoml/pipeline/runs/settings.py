@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from hwautoml.core.objective import Limit
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
+from hwautoml.objectives.base import Definition
+from hwautoml.pipeline.runs.judging import LATENCY, definitions_of
 
 MIN_BUDGET_SEC = 30.0
 PRECISIONS = ("auto", "fp32", "int8")
@@ -14,7 +17,10 @@ PRECISIONS = ("auto", "fp32", "int8")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """``None`` means: decided from the data, and written down once decided."""
+    """``None`` means: decided from the data, and written down once decided.
+
+    ``objectives`` are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
+    """
 
     source: str
     target: str
@@ -27,6 +33,8 @@ class RunSettings:
     seed: int = 0
     precision: str = "auto"
     space: str = "mobile"
+    objectives: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms < float("inf"):
@@ -40,6 +48,20 @@ class RunSettings:
             raise UnknownNameError("precision", self.precision, PRECISIONS)
         if not 0 <= self.seed < 2**31:
             raise InvalidValueError(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
+        for definition in self.definitions:
+            objective = definition.objective
+            if objective.limit is not None and objective.source != "known" and objective.name != LATENCY:
+                raise InvalidValueError(
+                    f"a run keeps limits of {LATENCY} and of what is known before training, and {objective.name} is "
+                    f"{objective.source}",
+                    fix=f"run without it, then: hwautoml search --run RUN --limit "
+                    f"'{objective.limit_at(objective.limit)}'",
+                )
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """What networks are judged by. Raises InvalidValueError: see ``definitions_of``."""
+        return definitions_of(self.latency_ms, self.objectives, [Limit.parse(text) for text in self.limits])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,7 +71,7 @@ class RunSettings:
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
             raise RunFolderError(f"the run was made by another version: it has settings {sorted(unknown)}")
-        return cls(**data)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
 
 def require_same(stored: RunSettings, given: Mapping[str, Any]) -> None:

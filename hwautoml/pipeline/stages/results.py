@@ -12,6 +12,7 @@ import numpy as np
 from hwautoml import __version__
 from hwautoml.core import json_form
 from hwautoml.core.form import Form
+from hwautoml.core.latency_predictor import fastest_forms
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.pareto import non_dominated
@@ -32,7 +33,6 @@ from hwautoml.pipeline.runs.candidates import Finalist
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.outcomes import Checked, Compiled
 from hwautoml.pipeline.stages.profiling import origin_of
-from hwautoml.pipeline.stages.searching import fastest_forms
 from hwautoml.store.files import write_json
 
 REPORT_DATA = "report.json"

@@ -16,6 +16,7 @@ import numpy as np
 from hwautoml.core.elastic_space import ElasticSpace
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import save as save_table
+from hwautoml.core.latency_predictor import fastest_forms
 from hwautoml.core.latency_table import LatencyTable, Observation
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.plan import Plan
@@ -25,10 +26,10 @@ from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.errors import CompileError, LimitNotMetError
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import RANDOM
+from hwautoml.pipeline.runs.judging import meets_known_limits
 from hwautoml.pipeline.runs.resources import Resources, lowest_utilisation
 from hwautoml.pipeline.runs.trust import promise, trust_of
 from hwautoml.pipeline.stages.profiling import kept_table_path
-from hwautoml.pipeline.stages.searching import fastest_forms
 from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.profilers.reference import reference_architecture
@@ -176,7 +177,10 @@ class _Screening:
 
 
 def _scores(run: RunContext, trust: float) -> dict[Architecture, float]:
+    """Of those that meet the limits of what is known without a target."""
     smooth = smoothed(run.space, {e.architecture: e.accuracy for e in run.journal.shared_scores(run.space)})
+    within = meets_known_limits(run.settings.definitions, run.space, list(smooth))
+    smooth = {a: score for (a, score), is_within in zip(smooth.items(), within, strict=True) if is_within}
     if not smooth:
         return {}
     return dict(zip(smooth, promise(run.space, np.array(list(smooth.values())), list(smooth), trust), strict=True))
@@ -212,7 +216,8 @@ def _limit_not_met(run: RunContext, measured: Mapping[Architecture, Measurement]
     limit = run.limit_ms
     if not measured:
         return LimitNotMetError(
-            f"no scored candidate is predicted to run within {limit:g} ms on {run.target.name}",
+            f"no scored candidate is predicted to run within {limit:g} ms on {run.target.name}"
+            + "".join(f" and meets {text}" for text in run.settings.limits),
             fix="a higher --latency-ms, or a longer --budget so that more candidates are scored",
         )
     nearest = min(measured, key=lambda a: measured[a].interval_ms[1])

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hwautoml.core import json_form
 from hwautoml.core.form import Form
-from hwautoml.core.latency_predictor import Predictor
+from hwautoml.core.latency_predictor import fastest_forms, latencies_of
 from hwautoml.core.plan import Plan
-from hwautoml.core.space import Architecture, SearchSpace, Value
+from hwautoml.core.space import Architecture, Value
+from hwautoml.objectives import known_values, scored_values
+from hwautoml.objectives.base import Definition
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import SHARED
+from hwautoml.pipeline.runs.judging import ACCURACY
 from hwautoml.pipeline.runs.outcomes import Searched
 from hwautoml.pipeline.runs.resources import Resources, lowest_utilisation
 from hwautoml.pipeline.runs.trust import promise, trust_of
 from hwautoml.pipeline.stages.training import load_supernet
-from hwautoml.searchers import load_searcher
+from hwautoml.searchers import feasibility, load_searcher
 from hwautoml.searchers.problem import SearchProblem, front
 from hwautoml.searchers.surrogate import guessed
 from hwautoml.store.run_store import Evaluation
@@ -44,25 +46,30 @@ def _search(run: RunContext, resources: Resources, plan: Plan) -> Searched:
     trust = trust_of(run)
     budget_sec = max(plan.search - run.journal.stage_sec(Searched.stage), 0.0)  # less that of an interrupted session
     focus_sec = FOCUS_SHARE * (1 - trust) * budget_sec
-    problem = run_search(run, resources.tables, run.limit_ms, plan.max_evaluations, budget_sec - focus_sec)
+    judged = run.settings.definitions
+    problem = run_search(run, resources.tables, judged, plan.max_evaluations, budget_sec - focus_sec)
     if trust < 1:
         _score_where_it_counts(resources, problem, focus_sec, trust)
-    return Searched(len(problem.scores))
+    return Searched(len(problem.evaluated))
 
 
 def _score_where_it_counts(resources: Resources, problem: SearchProblem, budget_sec: float, trust: float) -> None:
     """Score the most promising of many random members that are worth training; a few of them at least."""
     ends, num_scored = time.monotonic() + budget_sec, 0
-    space, lowest, sandwich = resources.space, lowest_utilisation(trust), resources.sandwich(reach=1.0)
+    space, sandwich = resources.space, resources.sandwich(reach=1.0)
+    # Further limits may leave only small ones, of which the larger ones are the more promising.
+    lowest = lowest_utilisation(trust) if np.isfinite(problem.limits).sum() == 1 else 0.0
     while True:
         drawn = [space.sample(problem.rng) for _ in range(FOCUS_DRAWS)]
         drawn += [sandwich.random(problem.rng) for _ in range(FOCUS_BATCH)]  # also where few are small enough
         used = resources.utilisation(drawn)
         fresh = {a: None for a, share in zip(drawn, used, strict=True) if lowest <= share <= 1}
-        candidates = [a for a in fresh if a not in problem.scores]
+        candidates = [a for a in fresh if not problem.is_evaluated(a)]
+        within = problem.is_within(problem.foreseen(candidates))
+        candidates = [a for a, is_within in zip(candidates, within, strict=True) if is_within]
         if not candidates:
             return
-        scores = guessed(space, problem.scores, candidates)
+        scores = guessed(space, problem.values_of(ACCURACY), candidates)
         for index in np.argsort(-promise(space, scores, candidates, trust))[:FOCUS_BATCH]:
             if time.monotonic() > ends and num_scored >= MIN_FOCUSED:
                 return
@@ -70,10 +77,22 @@ def _score_where_it_counts(resources: Resources, problem: SearchProblem, budget_
             num_scored += 1
 
 
+def require_feasible(
+    run: RunContext, tables: Mapping[str, LatencyTable], definitions: Sequence[Definition], seed: int | None = None
+) -> None:
+    """Raises InfeasibleLimitError: nothing in the space meets the limits, as far as that is known before training."""
+    feasibility.require_feasible(
+        run.space,
+        [definition.objective for definition in definitions],
+        known_values(definitions, run.space, latencies_of(run.space, tables)),
+        np.random.default_rng(run.settings.seed if seed is None else seed),
+    )
+
+
 def run_search(
     run: RunContext,
     tables: Mapping[str, LatencyTable],
-    limit_ms: float,
+    definitions: Sequence[Definition],
     max_evaluations: int,
     budget_sec: float,
     seed: int | None = None,
@@ -82,13 +101,14 @@ def run_search(
     known = run.journal.shared_scores(run.space)
     problem = SearchProblem(
         space=run.space,
+        objectives=tuple(definition.objective for definition in definitions),
+        known=known_values(definitions, run.space, latencies_of(run.space, tables)),
         evaluate=SharedScorer(run),
-        latencies=latencies_of(run.space, tables),
-        limit_ms=limit_ms,
+        score=scored_values(definitions),
         rng=np.random.default_rng(run.settings.seed if seed is None else seed),
         max_evaluations=max_evaluations,
         budget_sec=budget_sec,
-        scores={evaluation.architecture: evaluation.accuracy for evaluation in known},
+        outcomes={evaluation.architecture: evaluation for evaluation in known},
         on_progress=lambda done, total, text: run.report("search", min(done / total, 0.999), text),
     )
     load_searcher(run.settings.searcher).search(problem)
@@ -105,14 +125,14 @@ class SharedScorer:
         self.run = run
         self._evaluator: Evaluator | None = None
 
-    def __call__(self, architecture: Architecture) -> float:
+    def __call__(self, architecture: Architecture) -> Evaluation:
         started = time.monotonic()
         if self._evaluator is None:
             self._evaluator = shared_evaluator(self.run)
         confusion = self._evaluator(architecture)
         evaluation = Evaluation(architecture, SHARED, "val", confusion, time.monotonic() - started)
         self.run.journal.add_evaluation(evaluation)
-        return evaluation.accuracy
+        return evaluation
 
 
 def shared_evaluator(run: RunContext) -> Evaluator:
@@ -123,37 +143,12 @@ def shared_evaluator(run: RunContext) -> Evaluator:
     return Evaluator(load_supernet(run), run.dataset, trust=trust_of(run), device=default_device())
 
 
-def latencies_of(
-    space: SearchSpace, tables: Mapping[str, LatencyTable]
-) -> Callable[[Sequence[Architecture]], tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """In each architecture's fastest form; for thousands of questions about the same tables."""
-    predictors = [Predictor(table, space) for table in tables.values()]
-
-    def latencies(architectures: Sequence[Architecture]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        encodings = np.array([space.encode(a) for a in architectures], dtype=np.int64)
-        encodings = encodings.reshape(len(architectures), len(space.choices))
-        predicted = np.array([predictor.predict(encodings) for predictor in predictors])  # (forms, 2, n)
-        best, columns = predicted[:, 0].argmin(axis=0), np.arange(len(architectures))
-        return predicted[best, 0, columns], predicted[best, 1, columns]
-
-    return latencies
-
-
-def fastest_forms(
-    space: SearchSpace, tables: Mapping[str, LatencyTable], architectures: Sequence[Architecture]
-) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Predicted fastest form of each architecture (a key of ``tables``), its mean and its deviation in ms."""
-    layers = [space.layers(a) for a in architectures]
-    predicted = [table.predict_many(layers) for table in tables.values()]
-    means, deviations = np.array([p[0] for p in predicted]), np.array([p[1] for p in predicted])
-    best = means.argmin(0)
-    names, columns = list(tables), np.arange(len(layers))
-    return [names[i] for i in best], means[best, columns], deviations[best, columns]
-
-
 @dataclass(frozen=True)
 class FrontRow:
-    """One network of a front; its latency is predicted, in the form ``runtime`` and ``precision``."""
+    """One network of a front; its latency is predicted, in the form ``runtime`` and ``precision``.
+
+    ``objectives`` has the value of each by name; ``meets_limit`` says whether all limits are met.
+    """
 
     id: str
     values: Mapping[str, Value]
@@ -163,6 +158,7 @@ class FrontRow:
     latency_origin: str
     runtime: str
     precision: str
+    objectives: Mapping[str, float]
     meets_limit: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -176,17 +172,19 @@ def front_rows(problem: SearchProblem, tables: Mapping[str, LatencyTable], origi
         return ()
     names, means, deviations = fastest_forms(problem.space, tables, architectures)
     forms = [Form(tables[name].runtime, tables[name].precision) for name in names]
+    values = {objective.name: problem.values_of(objective.name) for objective in problem.objectives}
     return tuple(
         FrontRow(
             a.id,
             a.as_dict,
-            problem.scores[a],
+            values[ACCURACY][a],
             float(ms),
             float(std),
             origin,
             form.runtime,
             form.precision,
-            bool(ms <= problem.limit_ms),
+            {name: of[a] for name, of in values.items()},
+            all(objective.is_met(values[objective.name][a]) for objective in problem.objectives),
         )
         for a, form, ms, std in zip(architectures, forms, means, deviations, strict=True)
     )

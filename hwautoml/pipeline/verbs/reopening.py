@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from hwautoml.core import json_form
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
 from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.objective import Limit, Objective
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
+from hwautoml.errors import RunFolderError, UnknownNameError
+from hwautoml.objectives import load_objectives
+from hwautoml.objectives.base import Definition
 from hwautoml.pipeline.connecting import onnxruntime_outputs
 from hwautoml.pipeline.runs.candidates import (
     export_architecture,
@@ -28,14 +30,15 @@ from hwautoml.pipeline.runs.candidates import (
     weights_path,
 )
 from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.judging import ACCURACY, LATENCY, definitions_of, latency_limit
 from hwautoml.pipeline.runs.opening import reopened
-from hwautoml.pipeline.runs.settings import PRECISIONS
+from hwautoml.pipeline.runs.settings import PRECISIONS, RunSettings
 from hwautoml.pipeline.stages.profiling import kept_tables, origin_of
 from hwautoml.pipeline.stages.results import REPORT_DATA
-from hwautoml.pipeline.stages.searching import FrontRow, front_rows, latencies_of, run_search, shared_evaluator
+from hwautoml.pipeline.stages.searching import FrontRow, front_rows, require_feasible, run_search, shared_evaluator
 from hwautoml.pipeline.stages.shipping import RESULT, read_result
 from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table
-from hwautoml.searchers.problem import require_feasible
+from hwautoml.searchers.problem import SearchProblem
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
 
@@ -51,7 +54,7 @@ PARITY_IMAGES, PARITY_TOLERANCE = 200, 1e-4
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The front of a trained run, fastest first; ``best`` is the most accurate row that meets the limit.
+    """The front of a trained run, fastest first; ``best`` is the most accurate row that meets the limits.
 
     Accuracies are those of shared weights; ``num_new`` of the ``num_scored`` networks were scored by this search.
     """
@@ -60,6 +63,7 @@ class SearchResult:
     runtimes: tuple[str, ...]
     precisions: tuple[str, ...]
     limit_ms: float
+    objectives: tuple[Objective, ...]
     latency_origin: str
     best: FrontRow | None
     front: tuple[FrontRow, ...]
@@ -112,6 +116,8 @@ def search(
     *,
     target: str | None = None,
     latency_ms: float | None = None,
+    objective: Sequence[str] | None = None,
+    limit: Sequence[str] | None = None,
     runtime: str = "auto",
     precision: str = "auto",
     budget_sec: float = SEARCH_SEC,
@@ -123,45 +129,77 @@ def search(
     """The front of a trained run for another target or limit: seconds, no retraining.
 
     Everything the run has scored is reused; what loading leaves of ``budget_sec`` goes into scoring more.
+    ``objective``: names of further ones to trade accuracy and latency against. ``limit``: limits of any objective
+    (``parameters<=20000``), which is added where it is missing. What the run was asked to keep is kept, too.
     A target that cannot be measured from here gets latencies estimated from its datasheet, and the result says so.
     ``precision``: ``auto`` takes the faster one of each network as far as the run has tables of both; what int8 costs
     in accuracy is not known to a search, whose scores are those of fp32.
 
     Raises:
-        InfeasibleLimitError: nothing in the space is predicted to meet the limit.
+        InfeasibleLimitError: nothing in the space is predicted to meet the limits.
+        UnknownNameError: there is no such objective.
         RunFolderError: no run there, or it is not trained yet.
     """
     require_duration(budget_sec, "budget_sec")
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
-    if latency_ms is not None and not 0 < latency_ms < float("inf"):
-        raise InvalidValueError(f"latency limit must be a positive number of ms, got {latency_ms}")
+    limits = [Limit.parse(text) for text in limit or ()]
+    load_objectives(objective or (), limits)  # a mistyped name is refused before the images are read
+    asked_ms = latency_limit(latency_ms, limits)
     began = time.monotonic()
     with reopened(run, on_progress, targets_dir) as context:
         found = load_target(target or context.settings.target, target_folders(targets_dir))
-        limit = latency_ms if latency_ms is not None else context.limit_ms
+        limit_ms = context.limit_ms if asked_ms is None else asked_ms
+        definitions = _definitions(context.settings, limit_ms, objective or (), limits)
         tables = _tables(context, found, runtime, precision, profiles_dir)
-        generator = np.random.default_rng(context.settings.seed if seed is None else seed)
-        require_feasible(context.space, latencies_of(context.space, tables), limit, generator)
+        require_feasible(context, tables, definitions, seed)
         left = max(budget_sec - (time.monotonic() - began), 0.0)
-        problem = run_search(context, tables, limit, SEARCH_EVALUATIONS, left, seed)
-        rows = front_rows(problem, tables, origin_of(tables))
-        within = [row for row in rows if row.meets_limit]
-        result = SearchResult(
-            target=found.name,
-            runtimes=tuple(dict.fromkeys(table.runtime for table in tables.values())),
-            precisions=tuple(dict.fromkeys(table.precision for table in tables.values())),
-            limit_ms=limit,
-            latency_origin=origin_of(tables),
-            best=within[-1] if within else None,
-            front=rows,
-            num_scored=len(problem.scores),
-            num_new=problem.num_evaluated,
-            seconds=time.monotonic() - began,
-        )
-        write_json(context.folder / "searches" / f"{found.name}-{limit:g}ms.json", result.to_json())
+        problem = run_search(context, tables, definitions, SEARCH_EVALUATIONS, left, seed)
+        result = _search_result(found, tables, problem, limit_ms, time.monotonic() - began)
+        name = _name_of(found, problem.objectives)
+        write_json(context.folder / "searches" / f"{name}.json", result.to_json())
         on_progress(Progress("search", 1.0))
         return result
+
+
+def _definitions(
+    settings: RunSettings, limit_ms: float, names: Sequence[str], limits: Sequence[Limit]
+) -> tuple[Definition, ...]:
+    """The run's own, unless another limit of the same objective is asked for, and further ones."""
+    asked = {limit.name for limit in limits}
+    kept = [own for own in map(Limit.parse, settings.limits) if own.name not in asked]
+    return definitions_of(limit_ms, (*settings.objectives, *names), (*kept, *limits))
+
+
+def _search_result(
+    target: Target, tables: Mapping[str, LatencyTable], problem: SearchProblem, limit_ms: float, seconds: float
+) -> SearchResult:
+    rows = front_rows(problem, tables, origin_of(tables))
+    return SearchResult(
+        target=target.name,
+        runtimes=tuple(dict.fromkeys(table.runtime for table in tables.values())),
+        precisions=tuple(dict.fromkeys(table.precision for table in tables.values())),
+        limit_ms=limit_ms,
+        objectives=problem.objectives,
+        latency_origin=origin_of(tables),
+        best=max((row for row in rows if row.meets_limit), key=lambda row: row.accuracy_val, default=None),
+        front=rows,
+        num_scored=len(problem.evaluated),
+        num_new=problem.num_evaluated,
+        seconds=seconds,
+    )
+
+
+def _name_of(target: Target, objectives: Sequence[Objective]) -> str:
+    """Of a search's file: ``cpu-0.5ms``, and what was asked beyond accuracy and a limit of the latency."""
+    parts = [target.name]
+    for objective in objectives:
+        limit = "" if objective.limit is None else f"-{objective.limit:g}"
+        if objective.name == LATENCY:
+            parts.append(f"{objective.limit:g}ms")
+        elif objective.name != ACCURACY or limit:
+            parts.append(objective.name + limit)
+    return re.sub(r"[^\w.+-]+", "-", "-".join(parts))
 
 
 def _tables(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hwautoml.compilers._toolchains import architecture_of, require_compiler
 from hwautoml.core.board import Board
+from hwautoml.core.objective import Limit
 from hwautoml.core.plan import Plan, default_budget_sec, make_plan, profile_cap_sec
 from hwautoml.core.progress import OnProgress, silent
 from hwautoml.core.resources import target_folders
@@ -22,6 +22,7 @@ from hwautoml.pipeline.connecting import device_for, require_reachable, require_
 from hwautoml.pipeline.runs.candidates import measured_finalists
 from hwautoml.pipeline.runs.context import BOARD_RUNTIME, SHIPPED_RUNTIMES, RunContext
 from hwautoml.pipeline.runs.journal import Journal
+from hwautoml.pipeline.runs.judging import LATENCY, latency_limit
 from hwautoml.pipeline.runs.opening import opened
 from hwautoml.pipeline.runs.outcomes import Shipped
 from hwautoml.pipeline.runs.resources import MAX_TIMING_SEC, Resources, resources_of, time_training
@@ -31,13 +32,12 @@ from hwautoml.pipeline.stages.checking import check_stage
 from hwautoml.pipeline.stages.profiling import kept_tables, profile_stage
 from hwautoml.pipeline.stages.quantizing import choose_form, quantize_stage, reserve_sec
 from hwautoml.pipeline.stages.results import Finished
-from hwautoml.pipeline.stages.searching import latencies_of, search_stage
+from hwautoml.pipeline.stages.searching import require_feasible, search_stage
 from hwautoml.pipeline.stages.shipping import read_result, ship_stage
 from hwautoml.pipeline.stages.specialising import specialise_stage
 from hwautoml.pipeline.stages.training import train_supernet
 from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.searchers import load_searcher
-from hwautoml.searchers.problem import require_feasible
 from hwautoml.store.run_store import RunStore, clear_run
 
 _log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ def run(
     *,
     target: str | None = None,
     latency_ms: float | None = None,
+    objective: Sequence[str] | None = None,
+    limit: Sequence[str] | None = None,
     out: str | Path | None = None,
     budget_sec: float | None = None,
     image_size: int | None = None,
@@ -69,7 +71,9 @@ def run(
     """Search, train, export, compile, measure and bundle the best network for a target and a limit.
 
     ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, or an ``.npz``. ``latency_ms`` is
-    for one image on the target, and is met by measurement. ``budget_sec`` is wall-clock time for everything;
+    for one image on the target, and is met by measurement. ``objective``: names of further ones to trade it and the
+    accuracy against while searching; ``limit``: limits of any that is known before training (``parameters<=20000``),
+    or of the latency. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
     ``space`` names an ``ElasticSpace``, of this package (``mobile``) or of another one.
@@ -83,10 +87,13 @@ def run(
     Raises:
         HwAutoMLError: the family of docs/exit_codes.md.
     """
+    limits = [Limit.parse(text) for text in limit or ()]
     given = {
         "source": source,
         "target": target,
-        "latency_ms": latency_ms,
+        "latency_ms": latency_limit(latency_ms, limits),
+        "objectives": None if objective is None else tuple(objective),
+        "limits": None if limit is None else tuple(str(asked) for asked in limits if asked.name != LATENCY),
         "budget_sec": budget_sec,
         "image_size": image_size,
         "channels": channels,
@@ -127,8 +134,7 @@ def _run_stages(run: RunContext) -> RunResult:
     budget_sec = run.settings.budget_sec or default_budget_sec(train.num_images, run.dataset.image_size)
     resources = resources_of(run, profile_stage(run, profile_cap_sec(budget_sec)))
     if run.journal.plan is None:  # later, measurements decide
-        rng = np.random.default_rng(run.settings.seed)
-        require_feasible(run.space, latencies_of(run.space, resources.tables), run.limit_ms, rng)
+        require_feasible(run, resources.tables, run.settings.definitions)
     cost = time_training(run, resources, min(0.01 * budget_sec, MAX_TIMING_SEC))
     plan = _plan(run, replace(resources, training_cost=cost), budget_sec)
     resources = resources_of(run, resources.tables)

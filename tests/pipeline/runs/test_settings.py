@@ -8,7 +8,20 @@ import pytest
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
 
-FULL = RunSettings("photos", "gpu", 0.5, 90.0, 48, 1, "tvm", "random", 7)
+FULL = RunSettings(
+    "photos",
+    "gpu",
+    0.5,
+    90.0,
+    48,
+    1,
+    "tvm",
+    "random",
+    7,
+    "fp32",
+    objectives=("num_kernels",),
+    limits=("parameters<=20000", "macs<=1e9"),
+)
 
 
 @pytest.mark.parametrize("settings", [FULL, RunSettings("digits", "cpu", 1.0)])
@@ -62,3 +75,28 @@ def test_a_resumed_run_may_not_change_them_and_all_changes_are_named() -> None:
     assert "latency_ms was 0.5, now 0.7; seed was 7, now 0" in str(caught.value)
     assert "target was" not in str(caught.value)
     assert "hwautoml search" in (caught.value.fix or "")
+
+
+def test_what_networks_are_judged_by() -> None:
+    assert [(d.objective.name, d.objective.limit) for d in FULL.definitions] == [
+        ("accuracy", None),
+        ("latency_ms", 0.5),
+        ("num_kernels", None),
+        ("parameters", 20_000.0),
+        ("macs", 1e9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objectives": ("flops",)}, "unknown objective 'flops'"),
+        ({"limits": ("parameters>=5",)}, "limited by <="),
+        ({"limits": ("parameters",)}, "a limit is NAME<=VALUE"),
+        ({"limits": ("latency_ms<=0.4",)}, "latency_ms has two limits"),
+        ({"limits": ("accuracy>=0.9",)}, "a run keeps limits of latency_ms and of what is known before training"),
+    ],
+)
+def test_limits_that_a_run_cannot_keep_are_refused(changes, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        replace(FULL, **changes)

@@ -7,26 +7,26 @@ import numpy as np
 import pytest
 import torch
 
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.objective import Limit
 from hwautoml.core.plan import RANKED_EPOCHS, make_plan
 from hwautoml.datasets import ImageDataset
-from hwautoml.errors import RunFolderError
+from hwautoml.errors import InfeasibleLimitError, RunFolderError
 from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.judging import definitions_of
 from hwautoml.pipeline.runs.outcomes import Trained
 from hwautoml.pipeline.runs.resources import Resources, lowest_utilisation
 from hwautoml.pipeline.runs.trust import trust_of
 from hwautoml.pipeline.stages.searching import (
     MIN_FOCUSED,
     SharedScorer,
-    fastest_forms,
     front_rows,
-    latencies_of,
+    require_feasible,
     run_search,
     search_stage,
     shared_evaluator,
 )
 from hwautoml.pipeline.stages.training import CHECKPOINT, checkpoint, load_supernet
-from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import Evaluation
 from hwautoml.supernets.evaluator import recalibration_batches
 from hwautoml.supernets.supernet import Supernet
@@ -53,7 +53,7 @@ def evaluations(run: RunContext) -> list[Evaluation]:
 
 def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_split(trained: RunContext) -> None:
     architecture = trained.space.largest()
-    accuracy = SharedScorer(trained)(architecture)
+    accuracy = SharedScorer(trained)(architecture).accuracy
     (stored,) = evaluations(trained)
     assert stored.architecture == architecture and stored.accuracy == accuracy
     assert stored.confusion.shape == (10, 10)
@@ -63,21 +63,21 @@ def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_spl
 def test_an_evaluation_can_be_repeated(trained: RunContext) -> None:
     """In another order, and by another evaluator: nothing leaks from one score into the next."""
     members = [trained.space.sample(np.random.default_rng(seed)) for seed in range(3)]
-    first = [SharedScorer(trained)(a) for a in members]
+    first = [SharedScorer(trained)(a).accuracy for a in members]
     evaluator = SharedScorer(trained)
-    assert [evaluator(a) for a in reversed(members)] == first[::-1]
+    assert [evaluator(a).accuracy for a in reversed(members)] == first[::-1]
 
 
 def test_scores_do_not_depend_on_the_supernets_running_statistics(trained: RunContext) -> None:
     """They fit no member; each is scored with statistics of its own."""
     members = [trained.space.sample(np.random.default_rng(seed)) for seed in range(3)]
-    first = [SharedScorer(trained)(a) for a in members]
+    first = [SharedScorer(trained)(a).accuracy for a in members]
     spoiled = load_supernet(trained)
     for norm in (m for m in spoiled.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.normal_(norm.running_mean, std=5.0)
         torch.nn.init.uniform_(norm.running_var, 0.01, 100.0)
     checkpoint(trained, trained.folder / CHECKPOINT, spoiled, TrainState(1.0, 8, 1))
-    assert [SharedScorer(trained)(a) for a in members] == first
+    assert [SharedScorer(trained)(a).accuracy for a in members] == first
 
 
 @pytest.mark.parametrize(("num_images", "sizes"), [(100, [100]), (130, [65, 65]), (300, [100, 100, 100])])
@@ -90,12 +90,12 @@ def test_no_batch_of_recalibration_is_a_remainder(digits: ImageDataset, num_imag
 def test_a_search_journals_every_score_and_goes_on_from_the_journal(
     trained: RunContext, tables: dict[str, LatencyTable]
 ) -> None:
-    first = run_search(trained, tables, 1.0, max_evaluations=8, budget_sec=120.0)
-    assert len(first.scores) == 8
-    assert {e.architecture: e.accuracy for e in evaluations(trained)} == first.scores
-    second = run_search(trained, tables, 1.0, max_evaluations=3, budget_sec=120.0)
-    assert second.num_evaluated == 3 and len(second.scores) == 11
-    assert second.scores.items() > first.scores.items()
+    first = run_search(trained, tables, definitions_of(1.0), max_evaluations=8, budget_sec=120.0)
+    assert len(first.evaluated) == 8
+    assert {e.architecture: e.accuracy for e in evaluations(trained)} == first.values_of("accuracy")
+    second = run_search(trained, tables, definitions_of(1.0), max_evaluations=3, budget_sec=120.0)
+    assert second.num_evaluated == 3 and len(second.evaluated) == 11
+    assert second.values_of("accuracy").items() > first.values_of("accuracy").items()
 
 
 @pytest.mark.parametrize("epochs", [0.5, 2 * RANKED_EPOCHS])
@@ -125,50 +125,63 @@ def test_a_whole_validation_split_is_scored_where_it_says_something(trained: Run
 
 
 def test_what_is_known_needs_no_weights(trained: RunContext, tables: dict[str, LatencyTable]) -> None:
-    run_search(trained, tables, 1.0, max_evaluations=7, budget_sec=120.0)
+    run_search(trained, tables, definitions_of(1.0), max_evaluations=7, budget_sec=120.0)
     (trained.folder / CHECKPOINT).unlink()
-    again = run_search(trained, tables, 0.5, max_evaluations=0, budget_sec=120.0)
-    assert len(again.scores) == 7 and front_rows(again, tables, "predicted")
+    again = run_search(trained, tables, definitions_of(0.5), max_evaluations=0, budget_sec=120.0)
+    assert len(again.evaluated) == 7 and front_rows(again, tables, "predicted")
     with pytest.raises(RunFolderError, match=r"supernet.safetensors does not exist"):
-        run_search(trained, tables, 1.0, max_evaluations=1, budget_sec=120.0)
+        run_search(trained, tables, definitions_of(1.0), max_evaluations=1, budget_sec=120.0)
 
 
 def test_front_rows_say_what_meets_the_limit_and_where_figures_come_from(
     trained: RunContext, tables: dict[str, LatencyTable]
 ) -> None:
-    problem = run_search(trained, tables, 1.0, max_evaluations=10, budget_sec=120.0)
-    means = np.array([row.latency_ms for row in front_rows(problem, tables, "estimated")])
-    problem.limit_ms = float(np.median(means))
+    first = run_search(trained, tables, definitions_of(1.0), max_evaluations=10, budget_sec=120.0)
+    means = np.array([row.latency_ms for row in front_rows(first, tables, "estimated")])
+    limit_ms = float(np.median(means)) * (1 + 1e-9)
+    problem = run_search(trained, tables, definitions_of(limit_ms), max_evaluations=0, budget_sec=120.0)
     rows = front_rows(problem, tables, "estimated")
-    assert [row.meets_limit for row in rows] == list(means <= problem.limit_ms)
+    assert [row.meets_limit for row in rows] == list(means <= limit_ms)
     for row in rows:
         architecture = trained.space.architecture(row.values)
-        assert row.id == architecture.id and row.accuracy_val == problem.scores[architecture]
+        assert row.id == architecture.id and row.accuracy_val == problem.values_of("accuracy")[architecture]
+        assert row.objectives == {"accuracy": row.accuracy_val, "latency_ms": pytest.approx(row.latency_ms)}
         assert row.latency_origin == "estimated" and row.latency_std_ms > 0
         assert (row.runtime, row.precision) == ("onnxruntime", "fp32")
 
 
-def scaled(table: LatencyTable, factors: dict[str, float], runtime: str) -> LatencyTable:
-    """``factors``: by the kind of a layer; others stay."""
-    entries = {
-        key: Entry(entry.mean_ms * factors.get(key.split("/")[1], 1.0), entry.deviation_ms, entry.origin)
-        for key, entry in table.entries.items()
-    }
-    return replace(table, runtime=runtime, entries=entries)
+def test_a_known_objective_is_searched_beside_the_others(trained: RunContext, tables: dict[str, LatencyTable]) -> None:
+    space = trained.space
+    costs = [space.total_cost(space.sample(np.random.default_rng(seed))) for seed in range(40)]
+    limit = float(np.quantile([cost.parameters for cost in costs], 0.2))
+    judged = definitions_of(1e3, ["num_kernels"], [Limit("parameters", "<=", limit)])
+    require_feasible(trained, tables, judged)
+    problem = run_search(trained, tables, judged, max_evaluations=14, budget_sec=120.0)
+    within = [a for a in problem.evaluated if space.total_cost(a).parameters <= limit]
+    assert len(within) > 7, "a fifth of them would be by chance"
+    for row in front_rows(problem, tables, "predicted"):
+        cost = space.total_cost(space.architecture(row.values))
+        assert (row.objectives["parameters"], row.objectives["num_kernels"]) == (cost.parameters, cost.num_kernels)
+        assert row.meets_limit == (cost.parameters <= limit)
 
 
-def test_each_network_is_predicted_in_its_fastest_form(space: MobileSpace, table: LatencyTable) -> None:
-    tables = {
-        "onnxruntime": scaled(table, {"fused": 3.0, "basic": 3.0}, "onnxruntime"),
-        "tvm": scaled(table, {"mbconv": 3.0, "mbconv_se": 3.0}, "tvm"),
-    }
-    members = [
-        space.architecture({**space.largest().as_dict, **{f"stage{i}.kind": kind for i in range(3)}})
-        for kind in ("mbconv", "fused")
-    ]
-    names, means, deviations = fastest_forms(space, tables, members)
-    assert names == ["onnxruntime", "tvm"]
-    for name, mean, deviation, member in zip(names, means, deviations, members, strict=True):
-        expected = tables[name].predict(space.layers(member))
-        assert (mean, deviation) == (pytest.approx(expected.mean_ms), pytest.approx(expected.std_ms))
-    np.testing.assert_allclose(latencies_of(space, tables)(members), (means, deviations), rtol=1e-9)
+def test_members_that_are_worth_training_keep_the_limits(
+    trained: RunContext, resources: Resources, table: LatencyTable
+) -> None:
+    costs = [trained.space.total_cost(trained.space.sample(np.random.default_rng(seed))) for seed in range(40)]
+    limit = float(np.quantile([cost.parameters for cost in costs], 0.3))
+    limited = replace(trained, settings=replace(trained.settings, latency_ms=1e3, limits=(f"parameters<={limit}",)))
+    trained.journal.finish(Trained(epochs=0.5), 1.0)
+    search_stage(limited, resources, replace(make_plan(60.0, 1.0, False, 1.0), search=0.0, max_evaluations=1))
+    scored = [trained.space.total_cost(e.architecture).parameters for e in evaluations(trained)]
+    assert sum(parameters <= limit for parameters in scored) >= MIN_FOCUSED
+    assert sum(parameters > limit for parameters in scored) <= 1, "one may be sampled anywhere"
+
+
+def test_a_limit_out_of_reach_is_refused_before_anything_is_trained(
+    trained: RunContext, tables: dict[str, LatencyTable]
+) -> None:
+    least = trained.space.total_cost(trained.space.smallest()).parameters
+    with pytest.raises(InfeasibleLimitError, match=r"meets parameters<=10; the lowest parameters is [\d,]+ \("):
+        require_feasible(trained, tables, definitions_of(1e3, (), [Limit("parameters", "<=", 10)]))
+    require_feasible(trained, tables, definitions_of(1e3, (), [Limit("parameters", "<=", least)]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,10 +13,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 import hwautoml
 from hwautoml import pipeline
-from hwautoml.errors import CompileError, InvalidValueError, RunFolderError, UnknownNameError, UnknownTargetError
+from hwautoml.errors import (
+    CompileError,
+    InfeasibleLimitError,
+    InvalidValueError,
+    RunFolderError,
+    UnknownNameError,
+    UnknownTargetError,
+)
 from hwautoml.pipeline import bench, compile, export, report, search, targets
+from hwautoml.pipeline.runs.context import RunContext
+from hwautoml.pipeline.runs.outcomes import Trained
 from hwautoml.pipeline.runs.settings import RunSettings
+from hwautoml.pipeline.stages.training import CHECKPOINT, checkpoint
+from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import RunStore
+from hwautoml.supernets.supernet import Supernet
+from hwautoml.supernets.training import TrainState
 
 
 @pytest.fixture
@@ -117,6 +132,61 @@ def test_searching_needs_a_sensible_limit(unfinished: Path, limit: float) -> Non
         store.finish_stage("train", 1.0, {})
     with pytest.raises(InvalidValueError, match="latency limit must be a positive number of ms"):
         search(unfinished, latency_ms=limit)
+
+
+@pytest.fixture
+def trained(make_run: Callable[..., RunContext]) -> Path:
+    """Its weights are random, which a search does not mind."""
+    run = make_run()
+    run.journal.start(run.settings)
+    checkpoint(run, run.folder / CHECKPOINT, Supernet(run.space), TrainState(1.0, 8, 1))
+    run.journal.finish(Trained(epochs=1.0), 1.0)
+    run.journal.close()
+    return run.folder
+
+
+def test_a_run_is_searched_within_limits_of_any_objective(trained: Path, space: MobileSpace, tmp_path: Path) -> None:
+    found = search(
+        trained, target="rpi4", latency_ms=5.0, objective=["macs"], limit=["parameters<=6000"], profiles_dir=tmp_path
+    )
+    assert [(o.name, o.limit) for o in found.objectives] == [
+        ("accuracy", None),
+        ("latency_ms", 5.0),
+        ("macs", None),
+        ("parameters", 6000.0),
+    ]
+    assert found.num_new > 0 and found.limit_ms == 5.0
+    for row in found.front:
+        cost = space.total_cost(space.architecture(row.values))
+        assert row.objectives == {
+            "accuracy": row.accuracy_val,
+            "latency_ms": pytest.approx(row.latency_ms),
+            "macs": cost.macs,
+            "parameters": cost.parameters,
+        }
+        assert row.meets_limit == (cost.parameters <= 6000 and row.latency_ms <= 5.0)
+    assert found.best is not None
+    assert found.best.accuracy_val == max(row.accuracy_val for row in found.front if row.meets_limit)
+    assert (trained / "searches" / "rpi4-5ms-macs-parameters-6000.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"limit": ["parametres<=5"]}, UnknownNameError, "unknown objective 'parametres'; known: parameters"),
+        ({"objective": ["flops"]}, UnknownNameError, "unknown objective 'flops'"),
+        ({"limit": ["parameters>=5"]}, InvalidValueError, "parameters is minimized, so it is limited by <="),
+        ({"limit": ["parameters=5"]}, InvalidValueError, "a limit is NAME<=VALUE"),
+        ({"limit": ["macs<=1e6", "macs<=2e6"]}, InvalidValueError, "macs has two limits"),
+        ({"limit": ["latency_ms<=2"], "latency_ms": 3.0}, InvalidValueError, "one limit of latency_ms is possible"),
+        ({"limit": ["parameters<=5"]}, InfeasibleLimitError, "no network of mobile/.* meets parameters<=5; the lowest"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(
+    trained: Path, tmp_path: Path, asked: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        search(trained, target="rpi4", profiles_dir=tmp_path, **{"latency_ms": 5.0, **asked})
 
 
 def test_an_unknown_format_is_refused(unfinished: Path) -> None:

@@ -69,6 +69,13 @@ def started(folder: Path, **changes: Any) -> Path:
         ({"source": "digits", "latency_ms": 1.0, "target": "cpuu"}, UnknownTargetError, "target 'cpuu'; known: cpu"),
         ({"source": "digits", "latency_ms": 1.0, "searcher": "tpe"}, UnknownNameError, "unknown searcher 'tpe'"),
         ({"source": "digits", "latency_ms": 1.0, "runtime": "tnn"}, UnknownNameError, "'tnn'"),
+        (
+            {"source": "digits", "latency_ms": 1.0, "objective": ["flops"]},
+            UnknownNameError,
+            "objective 'flops'; known: ",
+        ),
+        ({"source": "digits", "limit": ["macs=5"], "latency_ms": 1.0}, InvalidValueError, "a limit is NAME<=VALUE"),
+        ({"source": "digits", "limit": ["macs<=5"]}, InvalidValueError, "name the latency limit in ms"),
         ({"source": "digits", "latency_ms": 1.0, "budget_sec": 5.0}, InvalidValueError, "30 s or more, got 5 s"),
     ],
 )
@@ -91,7 +98,7 @@ def test_a_board_out_of_reach_is_refused_with_what_works(tmp_path: Path) -> None
 
 
 def test_an_infeasible_limit_is_found_before_training(tmp_path: Path, refused: Callable[..., None]) -> None:
-    with pytest.raises(InfeasibleLimitError, match=r"within 1e-06 ms; the fastest \(\w{12}\) takes .* ms"):
+    with pytest.raises(InfeasibleLimitError, match=r"latency_ms<=1e-06; the lowest .* ms \(predicted, network"):
         refused()
     with RunStore(tmp_path / "run") as store:
         assert store.stage("profile") is not None
@@ -99,9 +106,19 @@ def test_an_infeasible_limit_is_found_before_training(tmp_path: Path, refused: C
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_limit_of_another_objective_is_kept_and_refused_like_that_of_the_latency(
+    tmp_path: Path, refused: Callable[..., None]
+) -> None:
+    with pytest.raises(InfeasibleLimitError, match=r"meets parameters<=10; the lowest parameters is [\d,]+ \(network"):
+        refused(latency_ms=None, limit=["latency_ms<=1000", "parameters<=10"], objective=["macs"])
+    with RunStore(tmp_path / "run") as store:
+        settings = RunSettings.from_json(store.setting("settings"))
+    assert (settings.latency_ms, settings.objectives, settings.limits) == (1000.0, ("macs",), ("parameters<=10",))
+
+
 def test_after_an_infeasible_limit_another_can_be_named(refused: Callable[..., None]) -> None:
     for limit in (IMPOSSIBLE_MS, 2 * IMPOSSIBLE_MS):
-        with pytest.raises(InfeasibleLimitError, match=f"within {limit:g} ms"):
+        with pytest.raises(InfeasibleLimitError, match=f"meets latency_ms<={limit:g}; "):
             refused(latency_ms=limit)
 
 
@@ -123,7 +140,7 @@ def test_images_that_changed_are_not_resumed(tmp_path: Path, images: Path, refus
 def test_resuming_needs_the_folder_alone(tmp_path: Path, profiles_dir: Path, refused: Callable[..., None]) -> None:
     with pytest.raises(InfeasibleLimitError):
         refused()
-    with pytest.raises(InfeasibleLimitError, match="within 1e-06 ms"):
+    with pytest.raises(InfeasibleLimitError, match="meets latency_ms<=1e-06"):
         run(out=tmp_path / "run", resume=True, profiles_dir=profiles_dir)
 
 
