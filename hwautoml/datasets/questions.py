@@ -39,7 +39,7 @@ def content_findings(
     if whole:
         message += f"; all of the class {first_of(whole)}"
     if count > REFUSED_FLAT_FRACTION * len(names):
-        fix = "look at the files: a failed export, values above 255 that were cut, or 16-bit colour (8 bits are read) are usual"
+        fix = "look at the files: usual are failed exports, values above 255 that were cut, 16-bit colour (8 are read)"
         return [Finding("refuse", "flat", f"{message}: there is nothing to learn from", fix, count, examples)]
     return [Finding("warn", "flat", message, "remove them, unless a blank picture is what to expect", count, examples)]
 
