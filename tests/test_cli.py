@@ -279,12 +279,13 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ("report", "r", {"run": Path("r")}),
         (
             "check",
-            "photos --image-size 48 --channels grey --label-pattern {label}/* --group patient --path-column p "
-            "--label-column l --seed 7 --page out.html --strict",
+            "photos --image-size 48 --channels grey --fit pad --label-pattern {label}/* --group patient "
+            "--path-column p --label-column l --seed 7 --page out.html --strict",
             {
                 "source": "photos",
                 "image_size": 48,
                 "channels": 1,
+                "fit": "pad",
                 "label_pattern": "{label}/*",
                 "group": "patient",
                 "path_column": "p",

@@ -16,6 +16,7 @@ def check(
     source: Annotated[str, typer.Argument(help="As for run: a folder, .zip, .csv, .npz, or digits.")],
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
     channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: what the files have]")] = None,
+    fit: Annotated[str, typer.Option(help="How images become squares: auto, crop, pad or stretch.")] = "auto",
     label_pattern: Annotated[
         str | None, typer.Option(help="Classes from paths, e.g. '{label}_*.png' or '*/{label}/**'.")
     ] = None,
@@ -41,6 +42,7 @@ def check(
             source,
             image_size=image_size,
             channels=channels_of(channels),
+            fit=fit,
             label_pattern=label_pattern,
             group=group,
             path_column=path_column,

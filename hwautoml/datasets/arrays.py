@@ -131,7 +131,7 @@ def _check_labels(path: str, labels: NDArray[Any], num_images: int) -> tuple[tup
     return tuple(str(value) for value in values), numbers.astype(np.int64)
 
 
-def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDArray[np.uint8]:
+def fit_images(images: NDArray[np.uint8], image_size: int, channels: int, rule: PixelRule) -> NDArray[np.uint8]:
     """(N, H, W, C) to (N, image_size, image_size, channels), the same way as image files."""
     if images.shape[1:] == (image_size, image_size, channels):
         return np.ascontiguousarray(images)
@@ -140,7 +140,7 @@ def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDA
     def work(chunk: range) -> None:
         for index in chunk:
             pixels = images[index, :, :, 0] if images.shape[-1] == 1 else images[index]
-            fitted[index] = fit_image(Image.fromarray(np.ascontiguousarray(pixels)), image_size, channels, PixelRule())
+            fitted[index] = fit_image(Image.fromarray(np.ascontiguousarray(pixels)), image_size, channels, rule)
 
     map_chunks(work, len(images))
     return fitted

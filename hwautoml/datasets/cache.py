@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -27,9 +27,11 @@ CACHE_VERSION = 2
 _log = logging.getLogger(__name__)
 
 
-def cache_file(cache_dir: Path, origin: str, files: Sequence[LabelledFile], settings: dict[str, int | None]) -> Path:
+def cache_file(
+    cache_dir: Path, origin: str, files: Sequence[LabelledFile], settings: Mapping[str, int | str | None]
+) -> Path:
     """Where the scan of these files under these settings is kept; any change of a file gives another name."""
-    digest = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, origin, settings]).encode())
+    digest = hashlib.sha256(json.dumps([CACHE_VERSION, PIL.__version__, origin, dict(settings)]).encode())
     for entry in files:
         digest.update(
             f"{entry.file.path}\0{entry.file.size_bytes}\0{entry.file.stamp}\n".encode(errors="surrogateescape")

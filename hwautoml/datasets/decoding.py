@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hwautoml.core.pixel_rule import PixelRule
+from hwautoml.core.pixel_rule import GREY, Fit, PixelRule
 from hwautoml.datasets.levels import to_eight_bits
 from hwautoml.datasets.sources import OTHER_SUFFIXES, READ_ERRORS, FileSource
 
@@ -79,8 +79,8 @@ class DecodedImage:
 
 
 def decode_image(data: bytes, image_size: int, channels: int, rule: PixelRule) -> DecodedImage:
-    """Decode, turn upright (EXIF), make it 8-bit and opaque by ``rule``, convert, crop the centre square, resize with
-    Pillow's antialiased BILINEAR.
+    """Decode, turn upright (EXIF), make it 8-bit and opaque by ``rule``, convert, and fit it into a square by ``rule``
+    with Pillow's antialiased BILINEAR.
 
     ``hwautoml/bundles/runner/run.py`` repeats these steps; a test compares the two.
 
@@ -143,13 +143,26 @@ def fit_image(image: Image.Image, image_size: int, channels: int, rule: PixelRul
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
+    squared = square(image, image_size, rule.fit)
+    return np.asarray(squared, dtype=np.uint8).reshape(image_size, image_size, channels)
+
+
+def square(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """``size`` x ``size`` pixels: the centre of ``image``, or all of it."""
     width, height = image.size
-    if (width, height) != (image_size, image_size):
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-    return np.asarray(image, dtype=np.uint8).reshape(image_size, image_size, channels)
+    if (width, height) == (size, size):
+        return image
+    if fit == "pad":
+        longest = max(width, height)
+        target = max(1, round(size * width / longest)), max(1, round(size * height / longest))
+        whole = image.resize(target, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        canvas = Image.new(image.mode, (size, size), GREY if image.mode == "L" else (GREY,) * 3)
+        canvas.paste(whole, ((size - target[0]) // 2, (size - target[1]) // 2))
+        return canvas
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side) if fit == "crop" else (0, 0, width, height)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
 def eight_bits(image: Image.Image, rule: PixelRule) -> Image.Image:

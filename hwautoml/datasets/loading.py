@@ -8,13 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hwautoml.core.finding import worst_first
+from hwautoml.core.pixel_rule import FITS, Fit
 from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
 from hwautoml.datasets.cache import cache_file, load_scan, save_scan
 from hwautoml.datasets.choosing import LayoutRequest, choose_layout
@@ -27,14 +28,14 @@ from hwautoml.datasets.looks import looks_of
 from hwautoml.datasets.path_pattern import PathPattern
 from hwautoml.datasets.pixel_findings import pixel_findings
 from hwautoml.datasets.pixels import MemoryPixels, PixelStore, StreamedPixels
-from hwautoml.datasets.probing import Probe, default_image_size, probe_files
+from hwautoml.datasets.probing import Probe, choose_fit, default_image_size, probe_files
 from hwautoml.datasets.python_sources import array_of, files_of
 from hwautoml.datasets.questions import content_findings, file_findings, label_findings
 from hwautoml.datasets.scan import Scan, channel_sums, check_usable, scan_files
 from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, FolderSource, open_source
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import Labelling, check_fractions
-from hwautoml.errors import DatasetError, InvalidValueError
+from hwautoml.errors import DatasetError, InvalidValueError, UnknownNameError
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ MAX_IMAGE_SIZE = 4096
 @dataclass(frozen=True)
 class _Request:
     layout: LayoutRequest
+    fit: Fit | None
     image_size: int | None
     channels: int | None
     seed: int
@@ -64,6 +66,7 @@ def load_dataset(
     *,
     image_size: int | None = None,
     channels: int | None = None,
+    fit: str = "auto",
     label_pattern: str | None = None,
     group: str | None = None,
     path_column: str | None = None,
@@ -84,7 +87,8 @@ def load_dataset(
     is allowed. ``label_pattern`` finds labels in paths instead: ``"*/{label}_*.png"``. Missing splits are drawn from
     the training images, stratified, by ``seed``; images of one ``group`` (a column of the table, or a pattern such as
     ``"**/{group}_frame*"``), and copies of one picture, are drawn together.
-    Images become squares of ``image_size`` pixels: the centre is cropped, then resized. By default that is the
+    Images become squares of ``image_size`` pixels by ``fit``: the centre (crop), all between stripes (pad), all
+    squeezed (stretch); auto crops unless that cuts off more than 45 % of half of them. By default the size is the
     native size when all are square, equal and at most 64; else 32 when the median short side is below 64, else 64.
     ``channels`` (1 grey, 3 RGB) converts; by default it is 3 as soon as one image is in colour. Sets of more than
     ``in_memory_limit_bytes`` of pixels are decoded batch by batch; the others are kept in ``cache_dir``, when
@@ -102,9 +106,20 @@ def load_dataset(
         raise InvalidValueError(f"channels must be 1 (grey), 3 (RGB) or None, got {channels!r}")
     if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
         raise InvalidValueError(f"image_size must be 1..{MAX_IMAGE_SIZE} pixels, got {image_size}")
+    if fit not in ("auto", *FITS):
+        raise UnknownNameError("fit", fit, ("auto", *FITS))
     layout = _layout_request(label_pattern, group, path_column, label_column)
     request = _Request(
-        layout, image_size, channels, seed, val_fraction, test_fraction, in_memory_limit_bytes, cache_dir, on_progress
+        layout,
+        None if fit == "auto" else cast(Fit, fit),
+        image_size,
+        channels,
+        seed,
+        val_fraction,
+        test_fraction,
+        in_memory_limit_bytes,
+        cache_dir,
+        on_progress,
     )
     dataset = _load(source, request)
     for finding in () if is_tolerant else dataset.findings:
@@ -164,7 +179,8 @@ def require_source(source: str | Path) -> Path | None:
 def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     image_size = request.image_size or default_image_size(native_sizes(array.images))
     channels = request.channels or array.images.shape[-1]
-    pixels = fit_images(array.images, image_size, channels)
+    rule = replace(array.rule, fit=request.fit or choose_fit(native_sizes(array.images)))
+    pixels = fit_images(array.images, image_size, channels, rule)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
     names = [f"image {index}" for index in range(len(pixels))]
     splits, findings = split_honestly(
@@ -178,7 +194,7 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     dataset = _assemble(array.name, array.classes, store, sums, array.labels, splits, (), array.fingerprint)
     findings += content_findings(names, sums, image_size**2, array.labels, array.classes)
     findings += label_findings(_counts(array.labels, array.classes), dataset.test.num_images)
-    return replace(dataset, pixel_rule=array.rule, findings=worst_first(findings), files=tuple(names))
+    return replace(dataset, pixel_rule=rule, findings=worst_first(findings), files=tuple(names))
 
 
 def _from_files(source: FileSource, path: Path, request: _Request) -> ImageDataset:
@@ -228,7 +244,7 @@ def _from_layout(
         *pixel_findings(names, scan.facts, scan.probe),
         *content_findings(known, scan.sums[usable], size**2, labels[usable], layout.classes),
         *label_findings(_counts(labels[usable], layout.classes), dataset.test.num_images),
-        *file_findings(broken, left_out, scan.facts),
+        *file_findings(broken, left_out, scan.facts, scan.probe.rule.fit),
     ]
     return replace(dataset, pixel_rule=scan.probe.rule, findings=worst_first(findings), files=tuple(names))
 
@@ -244,13 +260,14 @@ def _scan(source: FileSource, origin: str, layout: Layout, request: _Request) ->
         settings = {
             "image_size": request.image_size,
             "channels": request.channels,
+            "fit": request.fit,
             "in_memory_limit_bytes": request.in_memory_limit_bytes,
         }
         cached = cache_file(request.cache_dir, origin, layout.files, settings)
         scan = load_scan(cached)
         if scan is not None:
             return scan
-    probe = probe_files(source, layout.files, request.image_size, request.channels)
+    probe = probe_files(source, layout.files, request.image_size, request.channels, request.fit)
     scan = _decode_all(source, layout, probe, request)
     if request.channels is None and probe.channels == 1 and any(f is not None and f.channels == 3 for f in scan.facts):
         scan = _decode_all(source, layout, replace(probe, channels=3), request)  # the sample had no colour in it

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.core.pixel_rule import BLACK, GREY, WHITE, PixelRule
+from hwautoml.core.pixel_rule import BLACK, GREY, WHITE, Fit, PixelRule
 from hwautoml.datasets.decoding import (
     PictureFacts,
     UnusableImageError,
@@ -25,6 +25,9 @@ NUM_PROBED = 512
 NUM_DEEP = 256
 NUM_LAYERED = 128
 THUMBNAIL_SIDE = 64
+# Of 16:9, the centre square leaves out 44 %.
+MAX_CUT_OFF = 0.45
+ALIKE_RATIOS, ALIKE_SHARE = 0.1, 0.9
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,24 @@ class Probe:
 
 
 def probe_files(
-    source: FileSource, files: Sequence[LabelledFile], image_size: int | None, channels: int | None
+    source: FileSource,
+    files: Sequence[LabelledFile],
+    image_size: int | None,
+    channels: int | None,
+    fit: Fit | None,
 ) -> Probe:
     """Fill in what was not asked for, from up to 512 evenly spaced files.
 
     Size: the native one when all are square, equal and at most 64; else 32 when the median short side is
-    below 64, else 64. Channels: 3 as soon as one file is in colour. Levels and background come from files that
-    training may see: those of a given val/ or test/ have no say.
+    below 64, else 64. Channels: 3 as soon as one file is in colour. Fit: ``choose_fit``. Levels and background
+    come from files that training may see: those of a given val/ or test/ have no say.
     """
     facts = _facts(source, files)
     sizes = [(fact.width, fact.height) for fact in facts.values()]
     if channels is None:
         channels = 1 if facts and all(fact.channels == 1 for fact in facts.values()) else 3
-    return Probe(image_size or default_image_size(sizes), channels, _rule(source, files, facts))
+    rule = replace(_rule(source, files, facts), fit=fit or choose_fit(sizes))
+    return Probe(image_size or default_image_size(sizes), channels, rule)
 
 
 def default_image_size(sizes: Sequence[tuple[int, int]]) -> int:
@@ -60,6 +68,22 @@ def default_image_size(sizes: Sequence[tuple[int, int]]) -> int:
     if width == height <= 64 and len(set(sizes)) == 1:
         return width
     return 32 if float(np.median([min(size) for size in sizes])) < 64 else 64
+
+
+def choose_fit(sizes: Sequence[tuple[int, int]]) -> Fit:
+    """The centre of what is nearly square, as photographs are. Of images of which it would cut off more than 45 %, by
+    the median, all is kept: squeezed where all have one shape, else between stripes.
+    """
+    if not sizes or float(np.median([cut_off(size) for size in sizes])) <= MAX_CUT_OFF:
+        return "crop"
+    ratios = np.array([width / height for width, height in sizes])
+    alike = np.abs(ratios / np.median(ratios) - 1) <= ALIKE_RATIOS
+    return "stretch" if alike.mean() >= ALIKE_SHARE else "pad"
+
+
+def cut_off(size: tuple[int, int]) -> float:
+    """Share of a picture that its centre square leaves out."""
+    return 1 - min(size) / max(size)
 
 
 def _facts(source: FileSource, files: Sequence[LabelledFile]) -> dict[int, PictureFacts]:

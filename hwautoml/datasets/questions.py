@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from hwautoml.core.finding import Finding
 from hwautoml.core.metrics import wilson_interval
+from hwautoml.core.pixel_rule import Fit
 from hwautoml.datasets.decoding import PictureFacts
 from hwautoml.datasets.naming import first_of
+from hwautoml.datasets.probing import cut_off
 
 NUM_EXAMPLES = 8
 # Grey levels by which a picture's pixels deviate: below, nothing is to be seen.
@@ -21,7 +23,8 @@ MAX_IMBALANCE = 5.0
 MIN_TEST_IMAGES = 30
 # Half of the interval, in points of accuracy, that is worth a note.
 WIDE_POINTS = 3.0
-MAX_CUT_OFF = 0.4
+# Share that the centre square leaves out.
+WORTH_SAYING = 0.4
 
 
 def content_findings(
@@ -71,9 +74,10 @@ def label_findings(counts: Mapping[str, int], num_test: int) -> list[Finding]:
 
 
 def file_findings(
-    broken: Mapping[str, str], left_out: Mapping[str, str], facts: Sequence[PictureFacts | None]
+    broken: Mapping[str, str], left_out: Mapping[str, str], facts: Sequence[PictureFacts | None], fit: Fit
 ) -> list[Finding]:
-    """``broken`` and ``left_out``: why files could not be read, or were not looked at, by name."""
+    """``broken`` and ``left_out``: why files could not be read, or were not looked at, by name; ``fit``: how pictures
+    become squares."""
     findings = []
     for kind, found, what, fix in (
         ("broken-files", broken, "skipped {} of {} images that cannot be read", "replace or remove them"),
@@ -84,10 +88,19 @@ def file_findings(
             message = f"{what.format(f'{len(found):,}', f'{len(facts):,}')}: {listed}"
             examples = tuple((name,) for name in list(found)[:NUM_EXAMPLES])
             findings.append(Finding("warn", kind, message, fix, len(found), examples))
-    known = [fact for fact in facts if fact is not None]
-    cut = [1 - min(fact.width, fact.height) / max(fact.width, fact.height) for fact in known]
-    if cut and float(np.median(cut)) > MAX_CUT_OFF:
-        message = f"cropping to the centre square cuts off {np.median(cut):.0%} of half of the images, or more"
-        fix = "if what matters lies outside the centre, bring the images to squares yourself"
-        findings.append(Finding("warn", "cut-off", message, fix, len(cut)))
-    return findings
+    return [*findings, *_fit_findings([fact for fact in facts if fact is not None], fit)]
+
+
+def _fit_findings(facts: Sequence[PictureFacts], fit: Fit) -> list[Finding]:
+    cut = float(np.median([cut_off((fact.width, fact.height)) for fact in facts])) if facts else 0.0
+    if fit != "crop":
+        how = "squeezed into squares" if fit == "stretch" else "brought to squares by stripes of grey"
+        message = (
+            f"the images are {how}, so that nothing is cut off: the centre square would leave out {cut:.0%} of half"
+        )
+        return [Finding("note", "fit", message)]
+    if cut <= WORTH_SAYING:
+        return []
+    message = f"cropping to the centre square cuts off {cut:.0%} of half of the images, or more"
+    fix = "if what matters lies outside the centre: --fit pad, or --fit stretch where all have one shape"
+    return [Finding("warn", "cut-off", message, fix, len(facts))]

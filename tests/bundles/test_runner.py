@@ -22,7 +22,7 @@ from PIL import Image
 
 import hwautoml.bundles
 from hwautoml.bundles import BundleSample, write_bundle
-from hwautoml.core.pixel_rule import PixelRule
+from hwautoml.core.pixel_rule import FITS, Fit, PixelRule
 from hwautoml.datasets.decoding import decode_image
 from tests.pictures import png_with_torn_exif
 
@@ -205,6 +205,7 @@ def runner() -> ModuleType:
     st.sampled_from([1, 3]),
     st.integers(1, 40),
     st.integers(0, 8),
+    st.sampled_from(FITS),
 )
 def test_images_are_prepared_as_for_training(
     runner: ModuleType,
@@ -216,6 +217,7 @@ def test_images_are_prepared_as_for_training(
     channels: int,
     size: int,
     orientation: int,
+    fit: Fit,
 ) -> None:
     if file_format == "JPEG" and mode not in ("RGB", "L", "CMYK"):
         mode = "RGB"
@@ -229,9 +231,10 @@ def test_images_are_prepared_as_for_training(
     path.write_bytes(buffer.getvalue())
     ground = orientation * 31
     manifest = {"input": {"resolution": size, "image_size": size, "channels": channels, "background": ground}}
+    manifest["input"]["fit"] = fit
     found = runner.read_image(path, manifest)
     assert np.array_equal(
-        found[0], decode_image(buffer.getvalue(), size, channels, PixelRule(background=ground)).pixels
+        found[0], decode_image(buffer.getvalue(), size, channels, PixelRule(background=ground, fit=fit)).pixels
     )
 
 

@@ -135,7 +135,7 @@ def test_centre_is_cropped(make_folder: MakeFolder) -> None:
     pixels[:, 16:32] = 200
     for path in root.rglob("*.png"):
         Image.fromarray(pixels).save(path)
-    assert (load_dataset(root, image_size=16, is_tolerant=True).train.images_uint8() == 200).all()
+    assert (load_dataset(root, image_size=16, fit="crop", is_tolerant=True).train.images_uint8() == 200).all()
 
 
 def test_channels_convert(make_folder: MakeFolder) -> None:

@@ -73,11 +73,11 @@ def test_broken_and_left_out_files_and_what_is_cut_off(make_folder: MakeFolder) 
     root = make_folder({"a": 12, "b": 12}, size=(64, 16))
     (root / "a" / "x.png").write_bytes(b"nonsense")
     (root / "b" / "scan.dcm").write_bytes(b"x")
-    found = {f.kind: f for f in load_dataset(root).findings}
+    found = {f.kind: f for f in load_dataset(root, fit="crop").findings}
     assert "skipped 1 of 25 images that cannot be read: a/x.png" in found["broken-files"].message
     assert "left out 1 pictures: b/scan.dcm (DICOM is not read" in found["left-out"].message
     assert "cuts off 75% of half of the images" in found["cut-off"].message
-    assert file_findings({}, {}, [None]) == []
+    assert file_findings({}, {}, [None], "crop") == []
 
 
 def blobs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

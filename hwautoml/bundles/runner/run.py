@@ -41,7 +41,7 @@ PIP_NAMES = {
 # The formats, and the steps in `read_image`, are those the training images went through.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits
-PART_PIXELS = 1 << 20
+PART_PIXELS, PADDING = 1 << 20, 128
 # What Pillow's decoders, and its reader of EXIF, report damage by.
 DECODING_ERRORS = (
     OSError,
@@ -261,7 +261,7 @@ def read_image(path: Path, manifest: dict[str, Any]) -> Any:
 
 
 def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
-    """uint8 (1, resolution, resolution, channels): upright, centre square, first to the training images' size.
+    """uint8 (1, resolution, resolution, channels): upright, square, first of the training images' size.
 
     ``data`` is an image file's content; ``name`` is for messages.
     """
@@ -274,7 +274,9 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any]) -> Any:
                 size = f"{image.width} x {image.height} pixels, at most {image_module.MAX_IMAGE_PIXELS} are taken"
                 raise BundleError(f"{name} is far too large: {size}", EXIT_BAD_IMAGE)
             image.draft(None, (2 * image_size, 2 * image_size))
-            pixels = _square(_eight_bits(operations.exif_transpose(image), manifest["input"]), image_size, channels)
+            plain = _eight_bits(operations.exif_transpose(image), manifest["input"])
+            plain = plain.convert("L" if channels == 1 else "RGB")
+            pixels = _square(plain, image_size, manifest["input"].get("fit", "crop"))
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise BundleError(f"{name} is far too large: {error}", EXIT_BAD_IMAGE) from error
     except image_module.UnidentifiedImageError as error:
@@ -319,17 +321,24 @@ def _scaled(values: Any, low: float, high: float) -> Any:
     return result
 
 
-def _square(image: Any, size: int, channels: int) -> Any:
-    """Grey or RGB, the centre square, ``size`` pixels wide."""
+def _square(image: Any, size: int, fit: str) -> Any:
+    """``size`` x ``size`` pixels: the centre of ``image``, or all of it, squeezed or between stripes of grey."""
     image_module = need("PIL.Image")
-    image = image.convert("L" if channels == 1 else "RGB")
+    bilinear = image_module.Resampling.BILINEAR
     width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
     if (width, height) == (size, size):
         return image
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), image_module.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    if fit == "pad":
+        longest = max(width, height)
+        target = max(1, round(size * width / longest)), max(1, round(size * height / longest))
+        canvas = image_module.new(image.mode, (size, size), PADDING if image.mode == "L" else (PADDING,) * 3)
+        whole = image.resize(target, bilinear, reducing_gap=2.0)
+        canvas.paste(whole, ((size - target[0]) // 2, (size - target[1]) // 2))
+        return canvas
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (0, 0, width, height) if fit == "stretch" else (left, top, left + side, top + side)
+    return image.resize((size, size), bilinear, box=box, reducing_gap=2.0)
 
 
 def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtime: str, classify: Classify) -> int:

@@ -87,6 +87,10 @@ hwautoml::PixelRule pixel_rule(const Object& shape) {
   }
   auto background = shape.find(ffi::String("background"));
   if (background != shape.end()) rule.background = int(as<int64_t>((*background).second, "background") & 255);
+  auto fit = shape.find(ffi::String("fit"));
+  if (fit != shape.end()) rule.fit = as<ffi::String>((*fit).second, "fit").c_str();
+  if (rule.fit != "crop" && rule.fit != "pad" && rule.fit != "stretch")
+    throw std::runtime_error("manifest.json asks for a fit that is not known here: " + rule.fit);
   return rule;
 }
 

@@ -26,7 +26,7 @@ int hwautoml_num_classes(const hwautoml_model *model);
 const char *hwautoml_class_name(const hwautoml_model *model, int index);
 
 /* `pixels`: height x width x channels bytes, rows first, channels 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), any
- * size: composed, cropped to the centre square and resized as in training. Writes one probability per class; 0 when
+ * size: composed, made square and resized as in training. Writes one probability per class; 0 when
  * done, else not 0. */
 int hwautoml_classify(hwautoml_model *model, const uint8_t *pixels, int width, int height, int channels,
                       float *probabilities, char *error, size_t error_size);

@@ -215,35 +215,59 @@ Image resample(const Image& image, const Weights& weights, bool horizontal) {
 
 // Pillow 13 takes the rows first where that is less work; older ones always the columns, a difference of one level at
 // most, for tall images only.
-bool rows_first(const Image& image, int size) {
-  return image.height > size && image.height + size > 2 * image.width;
+bool rows_first(const Image& image, int height) {
+  return image.height > height && image.height + height > 2 * image.width;
 }
 
-Image resized(const Image& image, int size, Box box) {
-  bool columns = size != image.width || box.left != 0 || box.right != float(size);
-  bool rows = size != image.height || box.top != 0 || box.bottom != float(size);
-  Weights across = weights_of(box.left, box.right, image.width, size);
-  Weights down = weights_of(box.top, box.bottom, image.height, size);
-  if (columns && rows && rows_first(image, size)) return resample(resample(image, down, false), across, true);
+Image resized(const Image& image, int width, int height, Box box) {
+  bool columns = width != image.width || box.left != 0 || box.right != float(width);
+  bool rows = height != image.height || box.top != 0 || box.bottom != float(height);
+  Weights across = weights_of(box.left, box.right, image.width, width);
+  Weights down = weights_of(box.top, box.bottom, image.height, height);
+  if (columns && rows && rows_first(image, height)) return resample(resample(image, down, false), across, true);
   Image result = columns ? resample(image, across, true) : image;
   return rows ? resample(result, down, false) : result;
 }
 
-// As Pillow with reducing_gap = 2: large images are first averaged in whole blocks.
-Image resized_square(const Image& image, int size) {
+// As Pillow with reducing_gap = 2: large images are first averaged in whole blocks. The box has whole numbers.
+Image resized_in_two_steps(const Image& image, int width, int height, Box box) {
+  double box_width = box.right - box.left, box_height = box.bottom - box.top;
+  int factor_x = std::max(1, int(box_width / width / 2.0)), factor_y = std::max(1, int(box_height / height / 2.0));
+  if (factor_x == 1 && factor_y == 1) return resized(image, width, height, box);
+  double support_x = 0.5 * box_width / width, support_y = 0.5 * box_height / height;
+  int left = std::max(0, int(box.left - support_x)), top = std::max(0, int(box.top - support_y));
+  int right = std::min(image.width, int(std::ceil(box.right + support_x)));
+  int bottom = std::min(image.height, int(std::ceil(box.bottom + support_y)));
+  Image small = reduced(image, factor_x, factor_y, left, top, right, bottom);
+  return resized(small, width, height,
+                 Box{float((double(box.left) - left) / factor_x), float((double(box.top) - top) / factor_y),
+                     float((double(box.right) - left) / factor_x), float((double(box.bottom) - top) / factor_y)});
+}
+
+// All of the image between stripes of mid-grey.
+Image padded_square(const Image& image, int size) {
+  int longest = std::max(image.width, image.height);
+  int width = std::max(1, int(std::nearbyint(double(size) * image.width / longest)));
+  int height = std::max(1, int(std::nearbyint(double(size) * image.height / longest)));
+  Box all{0, 0, float(image.width), float(image.height)};
+  Image whole = resized_in_two_steps(image, width, height, all);
+  Image canvas(size, size, image.channels);
+  std::fill(canvas.pixels.begin(), canvas.pixels.end(), uint8_t(128));
+  size_t row_bytes = size_t(width) * image.channels;
+  for (int y = 0; y < height; ++y)
+    std::copy_n(&whole.pixels[y * row_bytes], row_bytes,
+                &canvas.pixels[(size_t(y + (size - height) / 2) * size + (size - width) / 2) * image.channels]);
+  return canvas;
+}
+
+Image squared(const Image& image, int size, const std::string& fit) {
   if (image.width == size && image.height == size) return image;
+  if (fit == "pad") return padded_square(image, size);
+  if (fit == "stretch")
+    return resized_in_two_steps(image, size, size, Box{0, 0, float(image.width), float(image.height)});
   int side = std::min(image.width, image.height), left = (image.width - side) / 2, top = (image.height - side) / 2;
-  Box box{float(left), float(top), float(left + side), float(top + side)};
-  int factor = std::max(1, int(double(side) / size / 2.0));
-  if (factor == 1) return resized(image, size, box);
-  double support = 0.5 * side / size;
-  int safe_left = std::max(0, int(left - support)), safe_top = std::max(0, int(top - support));
-  int safe_right = std::min(image.width, int(std::ceil(left + side + support)));
-  int safe_bottom = std::min(image.height, int(std::ceil(top + side + support)));
-  Image small = reduced(image, factor, factor, safe_left, safe_top, safe_right, safe_bottom);
-  double f = factor;
-  return resized(small, size, Box{float((left - safe_left) / f), float((top - safe_top) / f),
-                                  float((left + side - safe_left) / f), float((top + side - safe_top) / f)});
+  return resized_in_two_steps(image, size, size,
+                              Box{float(left), float(top), float(left + side), float(top + side)});
 }
 
 #ifdef HWAUTOML_WITH_STB
@@ -337,8 +361,9 @@ Image read_raw(const std::string& path, int width, int height, int channels) {
 }
 
 Image prepare(const Image& image, const PixelRule& rule, int image_size, int resolution, int channels) {
-  Image square = resized_square(with_channels(eight_bits(image, rule), channels), image_size);
-  return resolution == image_size ? square : resized(square, resolution, Box{0, 0, float(image_size), float(image_size)});
+  Image square = squared(with_channels(eight_bits(image, rule), channels), image_size, rule.fit);
+  if (resolution == image_size) return square;
+  return resized(square, resolution, resolution, Box{0, 0, float(image_size), float(image_size)});
 }
 
 }  // namespace hwautoml

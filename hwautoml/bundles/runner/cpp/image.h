@@ -19,11 +19,12 @@ struct Image {
       : width(width), height(height), channels(channels), pixels(size_t(width) * height * channels) {}
 };
 
-// How deep and transparent pictures become 8-bit and opaque: manifest.json's input.levels and input.background.
+// How pictures become 8-bit, opaque squares: manifest.json's input.levels, input.background and input.fit.
 struct PixelRule {
   bool has_levels = false;
   double low = 0, high = 0;
   int background = 255;
+  std::string fit = "crop";  // or "pad", "stretch"
 };
 
 // A binary PPM, PGM or PFM file (P6, P5, Pf), of 16 bits or floats too; PNG, JPEG and more where built with stb_image.
@@ -33,7 +34,7 @@ Image read_image(const std::string& path);
 // Bytes without a header: `width` x `height` x `channels`.
 Image read_raw(const std::string& path, int width, int height, int channels);
 
-// 8-bit by `rule`, centre square, `channels` channels, `image_size` pixels wide, then `resolution` pixels wide.
+// 8-bit and square by `rule`, `channels` channels, `image_size` pixels wide, then `resolution` pixels wide.
 // Throws std::runtime_error for a deep picture where the rule has no levels.
 Image prepare(const Image& image, const PixelRule& rule, int image_size, int resolution, int channels);
 
