@@ -50,7 +50,7 @@ class Finished:
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 test images (n, H, W, C), labels (n,), probabilities of the trained network (n, num_classes)."""
-        from hwautoml.pipeline.stages.shipping import torch_probabilities
+        from hwautoml.pipeline.stages.shipping import torch_outputs
         from hwautoml.pipeline.verbs.reopening import _open_job
         from hwautoml.pipeline.verbs.running import open_data
 
@@ -60,7 +60,7 @@ class Finished:
                 open_data(job)
                 architecture = job.space.architecture(self.result["architecture"]["values"])
                 images = job.dataset.test.images_uint8(job.space.resolution(architecture))
-                expected = torch_probabilities(job, architecture, images)
+                expected = torch_outputs(job, architecture, images)
                 self._data = images, job.dataset.test.labels.numpy(), expected
         return self._data
 
@@ -125,7 +125,9 @@ def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
 
             name, path = source.parent.name, Path(folder) / f"{source.parent.name}.onnx"
             before = accuracy_of(source)
-            after, fp32_layers = quantize_until_accurate(source, path, calibration, accuracy_of, before - MAX_LOSS)
+            after, fp32_layers = quantize_until_accurate(
+                source, path, calibration, accuracy_of, before - MAX_LOSS, task=data.task
+            )
             expected, found = device.run_model(source, images).argmax(1), device.run_model(path, images).argmax(1)
             bench = [sys.executable, "-m", "hwautoml.cli", "bench", str(source), str(path), "--json"]
             measured = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)["rows"]

@@ -143,6 +143,7 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     """The table, measured within the budget or found complete in the folder, and the seconds that it took."""
     from hwautoml.compilers import load_backend
     from hwautoml.core.latency_file import load
+    from hwautoml.core.table_identity import TableIdentity
     from hwautoml.pipeline.tables.measuring import with_code_version
     from hwautoml.pipeline.tables.probes import probe_builders
     from hwautoml.profilers.assembly import ProfileSetting
@@ -155,7 +156,8 @@ def profiled(case: Case) -> tuple[LatencyTable, float]:
     target, version = load_target("cpu", target_folders(None)), str(load_backend(case.runtime).version())
     machine = fingerprint(case.runtime, version)
     known_as = with_code_version(case.runtime, version)
-    setting = ProfileSetting("cpu", case.runtime, known_as, 1, 1, case.precision, SPACE.family, machine)
+    identity = TableIdentity("cpu", case.runtime, 1, 1, case.precision, SPACE.family)
+    setting = ProfileSetting(identity, known_as, machine)
     builders = probe_builders(SPACE, target, case.runtime, case.own_folder / "records.json", precision=case.precision)
     quick, full = MeasureProtocol.for_layers(case.seed), MeasureProtocol(seed=case.seed)
     began = time.monotonic()

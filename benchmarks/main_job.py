@@ -114,16 +114,16 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
     from benchmarks.baselines import BASELINES
     from hwautoml.datasets import load_dataset
     from hwautoml.exporters import export_onnx
-    from hwautoml.supernets.scoring import Normalised, accuracy, confusion_matrix
+    from hwautoml.supernets.scoring import Normalised, score
     from hwautoml.supernets.supernet import initialise
 
     folder, dataset = run.parent / name, load_dataset(data, cache_dir=run / "cache")
     torch.manual_seed(0)
-    network = BASELINES[name](dataset.num_classes)
+    network = BASELINES[name](dataset.task.num_outputs)
     initialise(network, [name for name, _ in network.named_modules() if name.endswith(("project.norm", "second.norm"))])
     model = Normalised(network, dataset.mean, dataset.std).to(memory_format=torch.channels_last).train()
     state = _train_for(seconds, model, dataset, folder / "checkpoint.safetensors", name)
-    confusion = confusion_matrix(model, dataset.test.batches(250), dataset.num_classes)
+    accuracy = dataset.task.score(score(model, dataset.test.batches(250), dataset.task))
     export_onnx(
         network,
         folder / "model.onnx",
@@ -131,10 +131,10 @@ def _train_baseline(name: str, data: str, seconds: float, run: Path) -> dict[str
         channels=dataset.channels,
         mean=dataset.mean,
         std=dataset.std,
-        classes=dataset.classes,
+        task=dataset.task,
         architecture={"baseline": name},
     )
-    row = {"network": name, "train_sec": state.seconds, "accuracy_test": accuracy(confusion), "folder": folder}
+    row = {"network": name, "train_sec": state.seconds, "accuracy_test": accuracy, "folder": folder}
     return row | {"epochs": state.images / dataset.train.num_images, "images_per_sec": state.images / state.seconds}
 
 
@@ -150,7 +150,7 @@ def _train_for(seconds: float, model: Normalised, dataset: ImageDataset, checkpo
     batches = training_batches(dataset, settings.batch_size, "cpu")
 
     def make_step(dtype: torch.dtype | None) -> Any:
-        return network_step(model, settings=settings, dtype=dtype, device="cpu")
+        return network_step(model, task=dataset.task, dtype=dtype, device="cpu")
 
     images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
     setup = fastest_setup(network, make_step, images, labels)
@@ -214,7 +214,7 @@ def predict(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     began = time.monotonic()
     profiles = Path(arguments.profiles_dir) if arguments.profiles_dir else None
     made = profile("cpu", image_size=32, runtime="onnxruntime", budget_sec=120.0, profiles_dir=profiles)
-    table = load_table(Path(made["path"]))
+    table = load_table(made.path)
     profiled = time.monotonic() - began
     space, generator = MobileSpace(32, 3, 10), np.random.default_rng(12345)
     seen = {observation.architecture_id for observation in table.observations}
@@ -249,6 +249,7 @@ def _measured_twice(
     from hwautoml.exporters import export_onnx
     from hwautoml.pipeline.tables.probes import deployable_probe
     from hwautoml.profilers.reference import reference_architecture
+    from hwautoml.tasks.classification import Classification
 
     with tempfile.TemporaryDirectory() as folder, LocalDevice("onnxruntime") as device:
         paths = [Path(folder) / f"{a.id}.onnx" for a in architectures]
@@ -260,7 +261,7 @@ def _measured_twice(
                 channels=3,
                 mean=[0.5] * 3,
                 std=[0.25] * 3,
-                classes=[str(i) for i in range(10)],
+                task=Classification(tuple(str(i) for i in range(10))),
                 architecture=a,
             )
         protocol = MeasureProtocol(max_rounds=60, target_relative_interval=0.005, max_total_sec=200.0)

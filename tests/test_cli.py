@@ -21,6 +21,18 @@ from tests.compilers.graphs import GraphBuilder
 from tests.invoking import invoke
 
 VERBS = tuple(pipeline.__all__)
+#: What is typed for verbs whose name would not tell what they inspect, or merge; the others are typed as they are.
+GROUPED = {
+    "compare_tables": "tables compare",
+    "estimate_table": "tables estimate",
+    "export_networks": "tables export",
+    "import_table": "tables import",
+    "inspect_records": "records inspect",
+    "inspect_table": "tables inspect",
+    "merge_records": "records merge",
+    "merge_tables": "tables merge",
+}
+GROUPS = ("records", "tables")
 # Flags whose name or type differs from the verb's argument: what a person types, and what a program does.
 RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress", "on_listening"}
@@ -31,6 +43,12 @@ POSITIONAL = {
     "bench": ["artifacts"],
     "report": ["run"],
     "verify": ["bundle"],
+    "records merge": ["files"],
+    "tables compare": ["first", "second"],
+    "tables export": ["folder"],
+    "tables import": ["csv"],
+    "tables inspect": ["table"],
+    "tables merge": ["first", "second"],
     "targets show": ["name"],
     "targets new": ["name"],
 }
@@ -46,21 +64,32 @@ def commands() -> dict[str, Any]:
     return found
 
 
+def verb_of(name: str) -> str:
+    """Of what is typed."""
+    verbs = {command: verb for verb, command in GROUPED.items()}
+    return verbs.get(name, name.split()[0])
+
+
 def arguments(verb: str) -> dict[str, inspect.Parameter]:
     signature = inspect.signature(getattr(pipeline, verb)).parameters
     return {name: p for name, p in signature.items() if name not in PYTHON_ONLY}
 
 
 def flags(name: str) -> dict[str, Any]:
-    """By the name of the verb's argument."""
-    parameters = commands()[name].params
+    """By the name of the verb's argument; ``name`` is a verb's, or what is typed."""
+    parameters = commands()[GROUPED.get(name, name)].params
     return {RENAMED.get(p.name or "", p.name or ""): p for p in parameters if p.name not in CLI_ONLY | {"help"}}
 
 
 def test_every_verb_is_a_command_and_every_command_a_verb() -> None:
-    assert {name.split()[0] for name in commands()} == set(VERBS)
-    # The room of that name hides the verb in the package itself.
-    assert set(VERBS) - {"devices"} == set(hwautoml.__all__) - {"__version__"}
+    assert {verb_of(name) for name in commands() if name not in GROUPS} == set(VERBS)
+    assert set(VERBS) == set(hwautoml.__all__) - {"__version__"}
+
+
+def test_no_verb_has_the_name_of_a_room() -> None:
+    """Importing the room would replace the verb in the package."""
+    rooms = {path.name.removesuffix(".py") for path in Path(hwautoml.__file__).parent.iterdir()}
+    assert not rooms & set(VERBS)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -99,6 +128,25 @@ def test_defaults_are_the_verbs(verb: str) -> None:
         assert default == parameter.default, f"--{name}"
 
 
+TABLE_FLAGS = (
+    "--target gpu --space fbnet --image-size 48 --channels grey --runtime tvm --threads 3 --batch 4 --precision int8 "
+    "--like rpi4,x.json --targets-dir t --profiles-dir p"
+)
+TABLE_OPTIONS = {
+    "target": "gpu",
+    "space": "fbnet",
+    "image_size": 48,
+    "channels": 1,
+    "runtime": "tvm",
+    "threads": 3,
+    "batch": 4,
+    "precision": "int8",
+    "like": ["rpi4", "x.json"],
+    "targets_dir": Path("t"),
+    "profiles_dir": Path("p"),
+}
+
+
 class Recorded(HwAutoMLError):
     """Ends a command once its verb was called."""
 
@@ -124,9 +172,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "run",
             "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
             "--budget 20m --image-size 48 --channels grey --runtime tvm "
-            "--precision int8 --searcher random --space micro --seed 7 "
-            "--resume --overwrite --targets-dir t --profiles-dir p "
-            "--device b:1 --tracker t:2 --key k",
+            "--precision int8 --searcher random --task regression --space micro --seed 7 --resume --overwrite "
+            "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
                 "tracker": "t:2",
@@ -143,6 +190,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "runtime": "tvm",
                 "precision": "int8",
                 "searcher": "random",
+                "task": "regression",
                 "space": "micro",
                 "seed": 7,
                 "resume": True,
@@ -154,9 +202,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "profile",
             "--target gpu --space fbnet --image-size 48 --channels grey --runtime tvm --threads 3 --batch 4 "
-            "--precision int8 --device b:1 --tracker t:2 --key k --like rpi4,x.json --measurements 5 --export-to d "
-            "--from-csv m.csv --estimate --inspect i.json --compare a.json b.json --merge c.json d.json --out o.json "
-            "--picture p.png --budget 90s --seed 7 --targets-dir t --profiles-dir p",
+            "--precision int8 --device b:1 --tracker t:2 --key k --like rpi4,x.json --measurements 5 --out o.json "
+            "--budget 90s --seed 7 --targets-dir t --profiles-dir p",
             {
                 "target": "gpu",
                 "space": "fbnet",
@@ -171,14 +218,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "key": "k",
                 "like": ["rpi4", "x.json"],
                 "measurements": 5,
-                "export_to": Path("d"),
-                "from_csv": Path("m.csv"),
-                "estimate": True,
-                "inspect": Path("i.json"),
-                "compare": (Path("a.json"), Path("b.json")),
-                "merge": (Path("c.json"), Path("d.json")),
                 "out": Path("o.json"),
-                "picture": Path("p.png"),
                 "budget_sec": 90.0,
                 "seed": 7,
                 "targets_dir": Path("t"),
@@ -231,8 +271,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "tune",
             "--target gpu --space fbnet --image-size 48 --channels grey --batch 4 --precision int8 --budget 90s "
-            "--inspect --merge a --merge b --records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t "
-            "--profiles-dir p",
+            "--records r --device b:1 --tracker t:2 --key k --seed 7 --targets-dir t --profiles-dir p",
             {
                 "device": "b:1",
                 "tracker": "t:2",
@@ -244,8 +283,6 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "batch": 4,
                 "precision": "int8",
                 "budget_sec": 90.0,
-                "inspect": True,
-                "merge": [Path("a"), Path("b")],
                 "records": Path("r"),
                 "seed": 7,
                 "targets_dir": Path("t"),
@@ -276,13 +313,53 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "profiles_dir": Path("p"),
             },
         ),
+        ("inspect_table", "t.json --picture p.png", {"table": Path("t.json"), "picture": Path("p.png")}),
+        (
+            "compare_tables",
+            "a.json b.json --picture p.png",
+            {"first": Path("a.json"), "second": Path("b.json"), "picture": Path("p.png")},
+        ),
+        (
+            "merge_tables",
+            "a.json b.json --out c.json",
+            {"first": Path("a.json"), "second": Path("b.json"), "out": Path("c.json")},
+        ),
+        ("estimate_table", f"{TABLE_FLAGS} --out o.json", {**TABLE_OPTIONS, "out": Path("o.json")}),
+        (
+            "export_networks",
+            f"d {TABLE_FLAGS} --measurements 5 --seed 7",
+            {**TABLE_OPTIONS, "folder": Path("d"), "measurements": 5, "seed": 7},
+        ),
+        (
+            "import_table",
+            f"m.csv {TABLE_FLAGS} --out o.json",
+            {**TABLE_OPTIONS, "csv": Path("m.csv"), "out": Path("o.json")},
+        ),
+        (
+            "inspect_records",
+            "--target gpu --records r --targets-dir t --profiles-dir p",
+            {"target": "gpu", "records": Path("r"), "targets_dir": Path("t"), "profiles_dir": Path("p")},
+        ),
+        (
+            "merge_records",
+            "a b --target gpu --records r --targets-dir t --profiles-dir p",
+            {
+                "files": [Path("a"), Path("b")],
+                "target": "gpu",
+                "records": Path("r"),
+                "targets_dir": Path("t"),
+                "profiles_dir": Path("p"),
+            },
+        ),
+        ("boards", "--device b:1 --tracker t:2 --key k", {"device": "b:1", "tracker": "t:2", "key": "k"}),
         ("report", "r", {"run": Path("r")}),
         (
             "check",
-            "photos --image-size 48 --channels grey --fit pad --label-pattern {label}/* --group patient "
-            "--path-column p --label-column l --seed 7 --page out.html --strict",
+            "photos --task classification --image-size 48 --channels grey --fit pad --label-pattern {label}/* "
+            "--group patient --path-column p --label-column l --seed 7 --page out.html --strict",
             {
                 "source": "photos",
+                "task": "classification",
                 "image_size": 48,
                 "channels": 1,
                 "fit": "pad",
@@ -307,7 +384,8 @@ def test_every_flag_reaches_the_verb(
     monkeypatch: pytest.MonkeyPatch, verb: str, words: str, expected: dict[str, Any]
 ) -> None:
     assert set(expected) == set(arguments(verb)), "a new flag belongs in this list"
-    assert called_with(monkeypatch, verb, verb, *words.split()) == expected
+    typed = GROUPED.get(verb, verb).split()
+    assert called_with(monkeypatch, verb, *typed, *words.split()) == expected
 
 
 @pytest.mark.parametrize("name", ["", *sorted(commands())])
@@ -330,8 +408,9 @@ def test_help_shows_every_default_that_is_written_in_words(monkeypatch: pytest.M
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_the_example_of_a_command_parses(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     example = (commands()[name].epilog or "").removeprefix("Example: hwautoml ")
-    assert example.startswith(name.split()[0])
-    called_with(monkeypatch, name.split()[0], *example.split())
+    assert example.startswith(name)
+    verb = verb_of(" ".join(example.split()[:2])) if name in GROUPS else verb_of(name)
+    called_with(monkeypatch, verb, *example.split())
 
 
 def test_help_leaves_torch_unloaded_and_is_quick() -> None:
@@ -389,6 +468,11 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("run digits --latency-ms 1 --channels blue --out {tmp}/r", 2, "--channels must be rgb or grey, got 'blue'"),
         ("run digits --latency-ms 1 --precision int4 --out {tmp}/r", 2, "unknown precision 'int4'; known: int8"),
         ("run digits --latency-ms 1 --searcher tpe --out {tmp}/r", 2, "unknown searcher 'tpe'"),
+        (
+            "run digits --latency-ms 1 --task classify --out {tmp}/r",
+            2,
+            "unknown task 'classify'; known: classification",
+        ),
         ("run digits --latency-ms 1 --space mobil --out {tmp}/r", 2, "unknown space 'mobil'; known: mobile"),
         (
             "run digits --latency-ms 1 --space fbnet --out {tmp}/r",
@@ -408,24 +492,26 @@ def test_a_wrong_flag_ends_with_code_2(words: str) -> None:
         ("profile --runtime torch --precision int8", 2, "precision 'int8' cannot be measured on torch"),
         ("profile --device a:1 --tracker b:2 --key k", 2, "--device a:1 and --tracker b:2 exclude each other"),
         ("profile --target rpi4 --device nowhere", 2, "an address is host:port"),
-        ("profile --estimate --like rpi4", 2, "--like has no meaning with --estimate"),
-        ("profile --estimate --from-csv x.csv", 2, "--from-csv and --estimate exclude each other"),
-        ("profile --merge a.json b.json", 2, "fix: --out FILE.json"),
-        ("profile --picture p.png", 2, "--picture draws what --inspect or --compare found"),
-        ("profile --inspect {tmp}/none.json", 10, "no latency table"),
+        ("profile --measurements -1", 2, "measurements: must be at least 1, got -1"),
+        ("tables export {tmp}/r --measurements 0", 2, "measurements: must be at least 1, got 0"),
+        ("tables inspect {tmp}/none.json", 10, "no latency table"),
+        ("tables compare {tmp}/none.json {tmp}/none.json", 10, "fix: hwautoml profile --target T"),
+        ("tables merge {tmp}/none.json {tmp}/none.json --out {tmp}/r", 10, "no latency table"),
+        ("records inspect --records {tmp}/none.json", 10, "nothing is tuned yet"),
+        ("records merge {tmp}/none.json --records {tmp}/r", 10, "none.json does not exist"),
         ("profile --like nosuch --profiles-dir {tmp}/r", 10, "target 'nosuch' has no measured table of mobile"),
-        ("profile --target rpi4 --from-csv {tmp}/m.csv", 10, "networks.json does not exist"),
+        ("tables import {tmp}/m.csv --target rpi4", 10, "networks.json does not exist"),
         ("run digits --latency-ms 1 --target rpi4 --device a:1 --runtime torch --out {tmp}/r", 2, "network run tvm"),
         ("run digits --latency-ms 1 --target rpi4 --device nowhere --out {tmp}/r", 2, "an address is host:port"),
         ("compile {tmp}/none.onnx --target rpi4 --tracker a:1", 8, "none.onnx does not exist"),
         ("tune --target gpu", 2, "what is tuned are our schedules for processors"),
-        ("profile --target gpu --precision fp8 --estimate", 2, "computes in fp32, fp16, bf16, int8, not in 'fp8'"),
+        ("tables estimate --target gpu --precision fp8", 2, "computes in fp32, fp16, bf16, int8, not in 'fp8'"),
         ("compile {tmp}/none.onnx --target gpu --precision fp16", 8, "none.onnx does not exist"),
         ("build --target gpu", 2, "the C++ runner runs on processors"),
         ("build --wheels {tmp} --out {tmp}/x", 11, "no wheel of apache-tvm for"),
         ("build --out {tmp}", 10, "exists already"),
-        ("devices", 2, "name one board or one tracker to ask, got neither"),
-        ("devices --device nowhere", 2, "an address is host:port"),
+        ("boards", 2, "name one board or one tracker to ask, got neither"),
+        ("boards --device nowhere", 2, "an address is host:port"),
         ("agent --host 0.0.0.0", 2, "listening on 0.0.0.0 without a key"),
         ("agent --tracker 127.0.0.1:9190", 2, "a tracker hands boards out by key"),
         ("targets new rpi4 --like rpi5", 2, "target 'rpi4' exists already"),

@@ -46,7 +46,7 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def test_there_are_examples() -> None:
-    assert {"space", "target"} <= {folder.name for folder in EXAMPLES}
+    assert {"objective", "searcher", "space", "target"} <= {folder.name for folder in EXAMPLES}
 
 
 def test_its_own_tests_pass(installed: tuple[Path, dict[str, str]]) -> None:

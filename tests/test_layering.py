@@ -8,6 +8,7 @@ those inside functions and under ``TYPE_CHECKING`` included.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,7 @@ ROOMS = (
     "spaces",
     "store",
     "supernets",
+    "tasks",
     "testing",
 )
 EVERYWHERE = frozenset({"core", "errors"})
@@ -43,6 +45,7 @@ EVERYWHERE = frozenset({"core", "errors"})
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("devices", "compilers"): "the child process that measures a model opens it through its runtime's backend",
     ("compilers", "schedules"): "the TVM backend applies our schedule family, which is a room because of its size",
+    ("datasets", "tasks"): "what a label is, the task says: load_dataset takes its name and makes it of the labels",
 }
 # Floors of the room ``pipeline``, the highest first: a file imports from its own floor and from lower ones.
 FLOORS = (("verbs",), ("stages",), ("tables", "runs"), ("connecting",))
@@ -166,6 +169,33 @@ def test_only_testing_imports_pytest() -> None:
         if any(item.module.split(".")[0] == "pytest" for item in imports_of(path.read_text(encoding="utf-8")))
     }
     assert importing == {"testing/_pytest.py"}, "no dependency of the package; hwautoml.testing says how to get it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "core").rglob("*.py")), ids=name_of)
+def test_core_knows_no_flags_of_commands(path: Path) -> None:
+    """Errors that name a command line are made where commands are known."""
+    flags = flags_in(path.read_text(encoding="utf-8"))
+    assert not flags, f"{name_of(path)} says {flags}"
+
+
+def flags_in(source: str) -> list[str]:
+    """In string literals, those that document apart."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and _is_text(node)}
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docstrings]
+    return [flag for text in texts if isinstance(text, str) for flag in re.findall(r"--[a-z][a-z-]*", text)]
+
+
+def _is_text(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
+    return bool(node.body) and isinstance(node.body[0], ast.Expr)
+
+
+def test_the_check_finds_flags() -> None:
+    assert sorted(flags_in('"""Takes --this."""\nx = f"run --that {y}", "--target"\n"a -- b"')) == [
+        "--target",
+        "--that",
+    ]
 
 
 def test_every_file_is_in_a_known_room() -> None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from hwautoml.core.form import Form
 from hwautoml.core.latency_file import dumps, load
 from hwautoml.core.resources import package_folder, target_folders
-from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import load_target
 from hwautoml.devices import machine
-from hwautoml.pipeline import profile
-from hwautoml.pipeline.tables.finding import RECORDS_FILE, find_table, identity_of, table_path
+from hwautoml.pipeline import estimate_table
+from hwautoml.pipeline.tables.finding import find_table, identity_of
 from hwautoml.schedules import SCHEDULES_VERSION
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_family
+from hwautoml.store.table_library import RECORDS_FILE, TableLibrary
 
 ALL_FILES = sorted(package_folder("profiles").glob("*/*.json"))
 FILES = [path for path in ALL_FILES if path.name != RECORDS_FILE]
@@ -26,11 +27,7 @@ MAX_BYTES = 300_000
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_a_shipped_table_is_whole_and_in_its_place(path: Path) -> None:
     table, space = load(path), load_family(load(path).space)
-    target = load_target(table.target, target_folders())
-    expected = table_path(
-        target, table.runtime, space, package_folder("profiles"), batch=table.batch, precision=table.precision
-    )
-    assert path == expected, "its name is its identity"
+    assert path == TableLibrary(package_folder("profiles")).table_path(table.identity), "its name is its identity"
     assert table.missing(space.all_layers()) == ()
     assert table.origin == "measured" and len(table.observations) >= 12
     assert path.stat().st_size <= MAX_BYTES
@@ -50,30 +47,29 @@ def test_a_shipped_table_is_used_on_its_machine_only(
     monkeypatch.chdir(tmp_path)
     table, space = load(path), load_family(load(path).space)
     target = load_target(table.target, target_folders())
-    identity = identity_of(target, table.runtime, space, table.batch, table.precision)
+    identity = identity_of(target, Form(table.runtime, table.precision), space, table.batch)
     installed = (table.runtime_version or "").partition("+schedules")[0].partition("+functions")[0]
     monkeypatch.setattr(f"hwautoml.compilers.{table.runtime}.version", lambda: installed)
     monkeypatch.setattr("hwautoml.pipeline.tables.finding.fingerprint", lambda *_: table.conditions["fingerprint"])
-    assert find_table(target, identity, None) == table
+    assert find_table(target, identity, TableLibrary()) == table
     monkeypatch.setattr("hwautoml.pipeline.tables.finding.fingerprint", machine.fingerprint)
     monkeypatch.setattr(machine, "cpu_model", lambda: "Another CPU")
-    assert find_table(target, identity, None) is None
+    assert find_table(target, identity, TableLibrary()) is None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_elsewhere_a_shipped_table_is_a_sibling(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    identity = TableIdentity.of(load(path))
-    made = profile(
+    identity = load(path).identity
+    made = estimate_table(
         "rpi4",
         like=[identity.target],
         runtime="tvm",
         precision=identity.precision,
-        measurements=0,
         profiles_dir=tmp_path / "p",
     )
-    assert made["origin"] == "estimated" and made["num_networks"] == 0
-    assert made["conditions"]["siblings"][0]["target"] == identity.target
+    assert made.origin == "estimated" and made.num_networks == 0
+    assert made.conditions["siblings"][0]["target"] == identity.target
 
 
 def test_tables_ship_for_this_kind_of_machine() -> None:

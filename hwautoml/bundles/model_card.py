@@ -5,16 +5,17 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting".
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from hwautoml.core.task import Card
 
 _TEMPLATE = """\
 # Model card
 
 ## Model
 - Network {architecture} of the space {space}, {precision}; input uint8 `(1, {resolution}, {resolution}, {channels})`, \
-output one probability for each of {num_classes} classes.
+output {output}.
 - Found, trained and compiled by hwautoml {version}; trained on the data below and on nothing else.
 
 ## Data
@@ -23,7 +24,7 @@ output one probability for each of {num_classes} classes.
 ## Accuracy
 {accuracy}
 
-{per_class}
+{details}
 
 ## Latency
 {latency}
@@ -37,10 +38,7 @@ Conditions: {conditions}.
 {parity}
 
 ## Limits
-- The model knows these classes and no others: a picture of anything else gets one of them, often with a high
-  probability. Probabilities are not calibrated.
-- The accuracy holds for pictures like those of the test split. Other cameras, other light or another distribution
-  of classes have not been tested{worst}.
+{limits}
 - The latency holds for the machine and the number of threads above; `hwautoml verify` measures it again
   on that machine, and says that it does not on others.
 """
@@ -49,52 +47,26 @@ Conditions: {conditions}.
 _CONDITIONS = ("cpu", "machine", "os", "runtime", "runtime_version", "num_threads", "governor", "date")
 
 
-def class_metrics(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """Per class from ``confusion`` [true][predicted]: images, recall, precision (None where nothing was predicted)."""
-    rows = []
-    for index, name in enumerate(classes):
-        right, images = confusion[index][index], sum(confusion[index])
-        predicted = sum(row[index] for row in confusion)
-        rows.append(
-            {
-                "class": name,
-                "images": images,
-                "recall": right / images if images else None,
-                "precision": right / predicted if predicted else None,
-            }
-        )
-    return rows
-
-
-def model_card(manifest: Mapping[str, Any]) -> str:
-    """Markdown; every figure stands in ``manifest``."""
+def model_card(manifest: Mapping[str, Any], card: Card) -> str:
+    """Markdown; every figure stands in ``manifest``, or in what the task says of itself."""
     architecture, shape = manifest["architecture"], manifest["input"]
-    metrics = manifest.get("metrics") or []
     return _TEMPLATE.format(
         architecture=architecture.get("id", "of unknown id"),
         space=architecture.get("space", "of unknown name"),
         precision=manifest.get("precision", "fp32"),
         resolution=shape["resolution"],
         channels=shape["channels"],
-        num_classes=len(manifest["classes"]),
+        output=card.output,
         version=manifest["versions"]["hwautoml"],
         data=_data(manifest.get("data")),
-        accuracy=_accuracy(manifest["accuracy"], metrics),
-        per_class=_per_class(metrics),
+        accuracy=_accuracy(manifest["accuracy"], card),
+        details=card.details,
         latency=_latency(manifest["latency"], manifest),
         conditions=_conditions(manifest["conditions"]),
         quantization=_quantization(manifest.get("quantization")),
         parity=f"With the trained network: {_pairs(manifest['parity']) or 'not recorded'}.",
-        worst=_worst(metrics),
+        limits="\n".join(f"- {limit}" for limit in card.limits),
     )
-
-
-def wilson_interval(share: float, number: int) -> tuple[float, float]:
-    """95 % interval of a share seen in ``number`` trials (Wilson 1927)."""
-    z = 1.96
-    middle = (share + z * z / (2 * number)) / (1 + z * z / number)
-    half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def _data(data: Mapping[str, Any] | None) -> str:
@@ -109,24 +81,13 @@ def _data(data: Mapping[str, Any] | None) -> str:
     return "\n".join(lines)
 
 
-def _accuracy(accuracy: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
-    test, number = accuracy.get("test"), sum(row["images"] for row in metrics)
-    if isinstance(test, float) and number:
-        low, high = wilson_interval(test, number)
-        text = f"{test:.2%} of {number:,} test images (95 % interval {low:.2%} to {high:.2%}), looked at once"
-        validation = accuracy.get("val")
-        return text + (f"; {validation:.2%} on validation." if isinstance(validation, float) else ".")
-    return _pairs(accuracy) or "Not recorded."
-
-
-def _per_class(metrics: Sequence[Mapping[str, Any]]) -> str:
-    if not metrics:
-        return "Per class: not recorded."
-    lines = ["| class | test images | recall | precision |", "|---|---|---|---|"]
-    for row in metrics:
-        name = row["class"].replace("|", "\\|")
-        lines.append(f"| {name} | {row['images']:,} | {_percent(row['recall'])} | {_percent(row['precision'])} |")
-    return "\n".join(lines)
+def _accuracy(accuracy: Mapping[str, Any], card: Card) -> str:
+    if not card.result:
+        return _pairs(accuracy) or "Not recorded."
+    validation = accuracy.get("val")
+    return f"{card.result}, looked at once" + (
+        f"; {validation:.2%} on validation." if isinstance(validation, float) else "."
+    )
 
 
 def _latency(latency: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
@@ -149,18 +110,6 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
 
 def _quantization(facts: Mapping[str, Any] | None) -> str:
     return "fp32; int8 was not tried." if not facts else str(facts.get("reason", _pairs(facts)))
-
-
-def _worst(metrics: Sequence[Mapping[str, Any]]) -> str:
-    known = [row for row in metrics if row["recall"] is not None]
-    if not known:
-        return ""
-    row = min(known, key=lambda r: r["recall"])
-    return f"; of the classes, {row['class']} is recognised least often ({row['recall']:.1%})"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
 
 
 def _pairs(figures: Mapping[str, Any]) -> str:

@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_TEMPLATE = """\
-# Image classifier
+from hwautoml.core.task import Card
 
-Tells {num_classes} classes apart: {classes}.
+_TEMPLATE = """\
+# {title}
+
+{purpose}
 
 ```
 python -m pip install -r requirements.txt
-python run.py photo.jpg --top 3
+python run.py photo.jpg{top}
 python run.py --check
 ```
 
@@ -25,7 +27,7 @@ python run.py --check
 {cpp}- `hwautoml verify FOLDER` checks the files' hashes, the packed samples and the latency on the machine at hand.
 - `MODEL_CARD.md`: data, accuracy per class, limits.
 
-- Input of the model itself: uint8 `(1, {resolution}, {resolution}, {channels})`, probabilities out;
+- Input of the model itself: uint8 `(1, {resolution}, {resolution}, {channels})`; its output: {output};
   any image file given to `run.py` is turned upright, cropped to its centre square and resized.
 - Accuracy: {accuracy}
 - Latency: {latency}
@@ -38,16 +40,15 @@ python run.py --check
 _CPP = """\
 - `cpp/`: a runner without Python and a C header for embedding (`cmake -S cpp -B build && cmake --build build`).
 """
-_MAX_CLASSES_SHOWN = 20
 
 
-def readme_text(manifest: Mapping[str, Any]) -> str:
+def readme_text(manifest: Mapping[str, Any], card: Card) -> str:
     """Markdown; figures as they stand in ``manifest``."""
-    classes = manifest["classes"]
-    shown = ", ".join(classes[:_MAX_CLASSES_SHOWN]) + (", ..." if len(classes) > _MAX_CLASSES_SHOWN else "")
     return _TEMPLATE.format(
-        num_classes=len(classes),
-        classes=shown,
+        title=card.title,
+        purpose=card.purpose,
+        output=card.output,
+        top=" --top 3" if manifest["task"]["answer"]["kind"] == "ranking" else "",
         cpp=_CPP if "apache-tvm" in manifest["versions"] else "",
         runtime=manifest["default_runtime"],
         num_threads=manifest["num_threads"],

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from hwautoml import __version__
 from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, TVM_FILE
-from hwautoml.bundles.model_card import class_metrics, model_card
+from hwautoml.bundles.model_card import model_card
 from hwautoml.bundles.readme import readme_text
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.space import Architecture
 from hwautoml.core.storage import folder_beside
+from hwautoml.core.task import Card, Outcome, Task
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 Json = object
@@ -34,10 +35,10 @@ SAMPLE_TOLERANCE = {"fp32": 0.01, "int8": 0.05}
 @dataclass(frozen=True, eq=False)
 class BundleSample:
     """``image`` (image_size, image_size, C) uint8 as the data set holds it, before any resizing to the model's
-    resolution; ``probabilities`` (num_classes,) are the deployed model's; ``label`` is the true class if known."""
+    resolution; ``outputs`` (num_outputs,) are the deployed model's; ``label`` is the true one as text, if known."""
 
     image: NDArray[np.uint8]
-    probabilities: NDArray[np.floating]
+    outputs: NDArray[np.floating]
     label: str | None = None
 
 
@@ -48,7 +49,7 @@ def write_bundle(
     tvm_library: Path | None = None,
     default_runtime: str = "onnxruntime",
     num_threads: int = 1,
-    classes: Sequence[str],
+    task: Task,
     resolution: int,
     channels: int,
     image_size: int | None = None,
@@ -60,7 +61,7 @@ def write_bundle(
     parity: Mapping[str, Json],
     samples: Sequence[BundleSample] = (),
     data: Mapping[str, Json] | None = None,
-    confusion: Sequence[Sequence[int]] | None = None,
+    outcome: Outcome | None = None,
     precision: str = "fp32",
     quantization: Mapping[str, Json] | None = None,
 ) -> Path:
@@ -69,10 +70,11 @@ def write_bundle(
     The same arguments and versions give the same bytes.
 
     ``resolution`` is the side of the model's input; ``image_size`` that of the training images (default: the same),
-    which ``run.py`` resizes to first, as training did; ``pixel_rule`` is how training made them 8-bit.
+    which ``run.py`` resizes to first, as training did; ``pixel_rule`` is how training made them 8-bit squares.
     ``accuracy``, ``latency``, ``conditions``, ``parity``, ``data`` (name, counts, fingerprint) and ``quantization``
     (``reason``, figures) are to be kept, as JSON; names carry units. ``num_threads`` is what ``run.py`` uses by
-    default. ``confusion`` [true class][predicted class] counts test images.
+    default. ``outcome`` is what the ``task`` kept of the test images. ``classes`` in the manifest are the names of the
+    task's outputs.
 
     Raises:
         InvalidValueError: the arguments contradict each other, or hold what JSON cannot (NaN, objects).
@@ -89,13 +91,13 @@ def write_bundle(
         if not path.is_file():
             raise RunFolderError(f"{path} does not exist, so it cannot be bundled")
     image_size = image_size or resolution
-    _check_samples(samples, (image_size, image_size, channels), len(classes))
-    metrics = None if confusion is None else class_metrics(classes, confusion)
+    _check_samples(samples, (image_size, image_size, channels), task.num_outputs)
     manifest: dict[str, Json] = {
         "schema": SCHEMA,
         "default_runtime": default_runtime,
         "num_threads": num_threads,
-        "classes": list(classes),
+        "task": {"name": task.name, "answer": task.answer.to_json()},
+        "classes": list(task.outputs),
         "input": {
             "resolution": resolution,
             "channels": channels,
@@ -111,17 +113,18 @@ def write_bundle(
         "precision": precision,
         "quantization": None if quantization is None else dict(quantization),
         "data": None if data is None else dict(data),
-        "metrics": metrics,
-        "sample_tolerance": SAMPLE_TOLERANCE[precision],
+        "metrics": None if outcome is None else task.manifest_metrics(outcome),
+        "sample_tolerance": SAMPLE_TOLERANCE[precision] * task.output_scale,
         "versions": _versions(with_tvm=tvm_library is not None),
     }
-    _write(out_dir, manifest, onnx_path, tvm_library, samples)
+    _write(out_dir, manifest, task.card(outcome), onnx_path, tvm_library, samples)
     return out_dir
 
 
 def _write(
     out_dir: Path,
     manifest: dict[str, Json],
+    card: Card,
     onnx_path: Path,
     tvm_library: Path | None,
     samples: Sequence[BundleSample],
@@ -130,13 +133,14 @@ def _write(
     with folder_beside(out_dir) as temporary:
         building = temporary / "bundle"
         building.mkdir()
-        _fill(building, manifest, onnx_path, tvm_library, samples)
+        _fill(building, manifest, card, onnx_path, tvm_library, samples)
         _put_in_place(building, out_dir)
 
 
 def _fill(
     folder: Path,
     manifest: dict[str, Json],
+    card: Card,
     onnx_path: Path,
     tvm_library: Path | None,
     samples: Sequence[BundleSample],
@@ -147,8 +151,8 @@ def _fill(
     _copy_runner(folder, with_cpp=tvm_library is not None)
     manifest["samples"] = _write_samples(folder, samples)
     (folder / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
-    (folder / "README.md").write_text(readme_text(manifest), encoding="utf-8")
-    (folder / "MODEL_CARD.md").write_text(model_card(manifest), encoding="utf-8")
+    (folder / "README.md").write_text(readme_text(manifest, card), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(model_card(manifest, card), encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest["files"] = {
         path.relative_to(folder).as_posix(): {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
@@ -181,8 +185,8 @@ def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:
         (folder / "samples").mkdir(exist_ok=True)
         pixels = sample.image[:, :, 0] if sample.image.shape[2] == 1 else sample.image
         Image.fromarray(np.ascontiguousarray(pixels)).save(folder / name)
-        probabilities = [float(p) for p in sample.probabilities]
-        entries.append({"file": name, "label": sample.label, "probabilities": probabilities})
+        outputs = [float(p) for p in sample.outputs]
+        entries.append({"file": name, "label": sample.label, "probabilities": outputs})
     return entries
 
 
@@ -212,15 +216,15 @@ def _check_replaceable(out_dir: Path) -> None:
         raise RunFolderError(f"{out_dir} is a file", fix="choose another folder")
 
 
-def _check_samples(samples: Sequence[BundleSample], image_shape: tuple[int, int, int], num_classes: int) -> None:
+def _check_samples(samples: Sequence[BundleSample], image_shape: tuple[int, int, int], num_outputs: int) -> None:
     for number, sample in enumerate(samples):
         if sample.image.shape != image_shape or sample.image.dtype != np.uint8:
             raise InvalidValueError(
                 f"sample {number} must be uint8 {image_shape}, got {sample.image.dtype} {sample.image.shape}"
             )
-        if np.shape(sample.probabilities) != (num_classes,):
+        if np.shape(sample.outputs) != (num_outputs,):
             raise InvalidValueError(
-                f"sample {number} needs {num_classes} probabilities, got shape {np.shape(sample.probabilities)}"
+                f"sample {number} needs {num_outputs} outputs, got shape {np.shape(sample.outputs)}"
             )
 
 

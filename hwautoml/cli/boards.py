@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hwautoml.cli import console
 from hwautoml.cli.options import Device, Json, Key, Tracker, app
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hwautoml.pipeline.verbs.lending import BoardStatus
 
 
 @app.command(epilog="Example: hwautoml agent --host 0.0.0.0 --key SECRET")
@@ -36,37 +42,38 @@ def agent(
         verb(host=host, port=port, key=key, tracker=tracker, on_listening=tell)
 
 
-@app.command(epilog="Example: hwautoml devices --tracker 192.168.1.2:9190")
-def devices(device: Device = None, tracker: Tracker = None, key: Key = None, json: Json = False) -> None:
+@app.command(epilog="Example: hwautoml boards --tracker 192.168.1.2:9190")
+def boards(device: Device = None, tracker: Tracker = None, key: Key = None, json: Json = False) -> None:
     """Boards that can be measured on: which there are, which are busy, what they tell about themselves."""
     with console.session(json) as show:
-        from hwautoml.pipeline import devices as verb
+        from hwautoml.pipeline import boards as verb
 
-        show.result({"devices": verb(device=device, tracker=tracker, key=key)}, _devices_summary)
+        found = verb(device=device, tracker=tracker, key=key)
+        show.result({"devices": [board.to_json() for board in found]}, lambda out, _: _boards_summary(out, found))
 
 
-def _devices_summary(out: Any, result: Any) -> None:
+def _boards_summary(out: Console, found: Sequence[BoardStatus]) -> None:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("board", "state", "processor", "cores", "TVM", "agent", "emulated by"):
         table.add_column(column, overflow="fold")
-    for row in result["devices"]:
-        free = f"{row['num_free']} of {row['num_boards']} free" if "num_free" in row else row["state"]
-        waiting = f", {row['num_waiting']} waiting" if row.get("num_waiting") else ""
-        name = console.escape_markup(f"{row['key']} ({row['address']})" if row["key"] else row["address"])
-        for number, report in enumerate(row["reports"] or [None]):
+    for board in found:
+        free = board.state if board.num_boards is None else f"{board.num_free} of {board.num_boards} free"
+        waiting = f", {board.num_waiting} waiting" if board.num_waiting else ""
+        name = console.escape_markup(f"{board.key} ({board.address})" if board.key else board.address)
+        for number, report in enumerate(board.reports or (None,)):
             first = (name, free + waiting) if number == 0 else ("", "")
             table.add_row(*first, *_facts(report))
     out.print(table)
-    for row in result["devices"]:
-        if row["reason"]:
-            out.print(console.escape_markup(row["reason"]), soft_wrap=True)
-    if not result["devices"]:
+    for board in found:
+        if board.reason:
+            out.print(console.escape_markup(board.reason), soft_wrap=True)
+    if not found:
         out.print("no boards are registered there")
 
 
-def _facts(report: Any) -> tuple[str, ...]:
+def _facts(report: Mapping[str, Any] | None) -> tuple[str, ...]:
     if report is None:
         return ("-",) * 5
     processor = f"{report['cpu'] or 'unknown'} ({report['machine'] or 'unknown'})"

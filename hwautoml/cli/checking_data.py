@@ -14,6 +14,9 @@ from hwautoml.cli.options import Json, Seed, app, channels_of
 @app.command(epilog="Example: hwautoml check photos/ --page photos.html")
 def check(
     source: Annotated[str, typer.Argument(help="As for run: a folder, .zip, .csv, .npz, or digits.")],
+    task: Annotated[
+        str, typer.Option(help="What is predicted: classification, or a package's own.")
+    ] = "classification",
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
     channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: what the files have]")] = None,
     fit: Annotated[str, typer.Option(help="How images become squares: auto, crop, pad or stretch.")] = "auto",
@@ -40,6 +43,7 @@ def check(
 
         result = verb(
             source,
+            task=task,
             image_size=image_size,
             channels=channels_of(channels),
             fit=fit,

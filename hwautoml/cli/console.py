@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hwautoml.core.duration import format_duration
 from hwautoml.core.progress import Progress
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 LOG_EVERY_SEC = 20.0
 WIDTH_OF_LOGS = 160
-Summary = Callable[["Console", Mapping[str, Any]], None]
+
+
+class HasJson(Protocol):
+    def to_json(self) -> Mapping[str, Any]: ...
+
+
+Found = TypeVar("Found", bound=Mapping[str, Any] | HasJson)
 
 
 class Show:
@@ -62,21 +68,21 @@ class Show:
             return
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self.bars.add_task(event.stage, total=1.0, text="")
-        fields = {"text": event.text} if event.text else {}
+        fields: dict[str, Any] = {"text": event.text} if event.text else {}
         self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
 
-    def result(self, data: Any, summary: Summary) -> None:
+    def result(self, found: Found, summary: Callable[[Console, Found], None]) -> None:
         """A verb's result: its JSON form on stdout with ``--json``, else its summary for people."""
         self.bars.stop()
         if self.as_json:
-            data = data if isinstance(data, Mapping) else data.to_json()
+            data = found if isinstance(found, Mapping) else found.to_json()
             sys.stdout.write(json_module.dumps(data, indent=1, default=str) + "\n")
             sys.stdout.flush()
             return
         from rich.console import Console
 
         # In a pipe or a log nothing is folded, so that rows stay lines.
-        summary(Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_LOGS), data)
+        summary(Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_LOGS), found)
 
     def error(self, error: HwAutoMLError, resume_hint: str | None) -> int:
         """Shows it, and how to go on where something outside stopped the work; returns the process's exit code."""

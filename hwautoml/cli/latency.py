@@ -64,5 +64,6 @@ def _show_targets(name: str | None, targets_dir: Path | None, json: bool, like: 
     with console.session(json) as show:
         from hwautoml.pipeline import targets as verb
 
-        rows = verb(name, like=like, targets_dir=targets_dir)
+        found = verb(name, like=like, targets_dir=targets_dir)
+        rows = [target.to_json() for target in found]
         show.result(rows[0] if name is not None else {"targets": rows}, summaries.targets_summary)

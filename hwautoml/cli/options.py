@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from hwautoml.cli.former import ProgramWithFormerNames
+
 app = typer.Typer(
     name="hwautoml",
+    cls=ProgramWithFormerNames,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -34,6 +37,13 @@ ImageSize = Annotated[
 Channels = Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")]
 Threads = Annotated[int | None, typer.Option(min=1, help="\\[default: the target's]")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per inference; latencies are of the whole batch.")]
+TableRuntime = Annotated[
+    str, typer.Option(help="auto, one of the target's, or on this machine torch or torch-inductor.")
+]
+Precision = Annotated[str, typer.Option(help="fp32 or int8; on GPUs also fp16 or bf16.")]
+Like = Annotated[str | None, typer.Option(help="Targets or table files to start from, a,b,c.")]
+TableOut = Annotated[Path | None, typer.Option(help="File for the table. \\[default: in --profiles-dir]")]
+Records = Annotated[Path | None, typer.Option(help="File of records. \\[default: beside the target's latency tables]")]
 Objectives = Annotated[
     list[str] | None,
     typer.Option(help="A further objective, such as parameters or macs; repeatable.", metavar="NAME"),
@@ -54,3 +64,8 @@ def channels_of(text: str | None) -> int | None:
     if text not in known:
         raise InvalidValueError(f"--channels must be rgb or grey, got {text!r}")
     return known[text]
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """What ``--like a,b,c`` names."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -46,7 +46,12 @@ def run(
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
     ] = None,
-    searcher: Annotated[str | None, typer.Option(help="surrogate, nsga2 or random. \\[default: surrogate]")] = None,
+    searcher: Annotated[
+        str | None, typer.Option(help="surrogate, nsga2, random or a package's. \\[default: surrogate]")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What is predicted; packages bring further ones. \\[default: classification]")
+    ] = None,
     space: Annotated[
         str | None, typer.Option(help="mobile, or an elastic space that a package brings. \\[default: mobile]")
     ] = None,
@@ -80,6 +85,7 @@ def run(
             runtime=runtime,
             precision=precision,
             searcher=searcher,
+            task=task,
             space=space,
             device=device,
             tracker=tracker,

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from hwautoml.core.data_check import DataCheck
     from hwautoml.core.run_result import ParityFigures, RunResult
-    from hwautoml.pipeline.verbs.reopening import ExportResult, SearchResult
+    from hwautoml.pipeline.verbs.inspecting import Diagnosis
+    from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
 
 
 def run_summary(out: Console, result: RunResult) -> None:
@@ -26,9 +27,12 @@ def run_summary(out: Console, result: RunResult) -> None:
     by_stage = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)
     rows += [
         ("", f"{predicted} on {_form(latency.predicted_runtime, latency.predicted_precision)}"),
-        ("accuracy", f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation"),
+        (
+            result.task.metric.replace("_", " "),
+            f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation",
+        ),
         ("network", f"{result.architecture.id}, one of {len(result.front)} on the front"),
-        ("parity", _parity_text(result.parity)),
+        ("parity", _parity_text(result.parity, result.task.decision)),
         ("precision", result.quantization.reason),
         ("time", f"{format_duration(seconds['total'])} of {format_duration(result.budget_sec)}: {by_stage}"),
         ("bundle", f"{result.bundle}   (try: python {result.bundle}/run.py IMAGE)"),
@@ -37,15 +41,15 @@ def run_summary(out: Console, result: RunResult) -> None:
     _print_pairs(out, rows)
 
 
-def _parity_text(parity: ParityFigures) -> str:
+def _parity_text(parity: ParityFigures, decision: str) -> str:
     onnx = f"ONNX {_exponent(parity.onnx_max_abs)}"
     if not parity.int8:
         tvm = _exponent(parity.tvm_max_abs)
-        return f"{onnx}, TVM {tvm}, same class on {parity.top1_agreement:.1%} of {parity.num_images} images"
+        return f"{onnx}, TVM {tvm}, same {decision} on {parity.top1_agreement:.1%} of {parity.num_images} images"
     between = parity.int8.get("between_runtimes")
     same = min(facts["top1_agreement"] for name, facts in parity.int8.items() if name != "between_runtimes")
     agreement = "" if between is None else f", its runtimes within {_exponent(between['max_abs'])} of each other"
-    return f"fp32 {onnx}; int8 gives the same class on {same:.1%} of {parity.num_images} images{agreement}"
+    return f"fp32 {onnx}; int8 gives the same {decision} on {same:.1%} of {parity.num_images} images{agreement}"
 
 
 def check_summary(out: Console, result: DataCheck) -> None:
@@ -95,25 +99,6 @@ def _form(runtime: str, precision: str) -> str:
 def export_summary(out: Console, result: ExportResult) -> None:
     parity = f"{_exponent(result.parity.max_abs)} over {result.parity.num_images} images"
     _print_pairs(out, [("file", result.path), ("weights", result.weights), ("parity", parity)])
-
-
-def tune_summary(out: Console, result: Mapping[str, Any]) -> None:
-    if "devices" not in result:
-        done = f"{result['num_recorded']} of {result['num_functions']} recorded (measured)"
-        trials = f"{result['num_trials']} in {format_duration(result['seconds'])}, {result['num_candidates_left']} left"
-        rows = [("space", f"{result['space']}, {result['num_layers']} layers"), ("functions", done)]
-        again = "TVM tables measured before keep the times of before (docs/schedules.md says how to measure them anew)"
-        _print_pairs(out, [*rows, ("candidates", trials), ("records", result["records"]), ("next", again)])
-        return
-    out.print(result["records"])
-    for device in result["devices"]:
-        out.print(f"\n{escape_markup(device['device'])}")
-        counts = [f"{device[f'num_{what}']} {what}" for what in ("functions", "trials", "crashed")]
-        out.print(", ".join(counts))
-        table = _table("slowest functions", "us (measured)", "trials")
-        for row in device["slowest"]:
-            table.add_row(row["function"], f"{row['time_us']:.1f}", str(row["num_tried"]))
-        out.print(table)
 
 
 def compile_summary(out: Console, result: Mapping[str, Any]) -> None:
@@ -212,7 +197,7 @@ def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
         out.print(f"  {mark} {check['name']}: {escape_markup(check['detail'])}", soft_wrap=True)
 
 
-def report_summary(out: Console, result: Mapping[str, Any]) -> None:
+def report_summary(out: Console, result: ReportResult) -> None:
     _print_pairs(out, list(result.to_json().items()))
 
 
@@ -227,12 +212,11 @@ def targets_summary(out: Console, result: Mapping[str, Any]) -> None:
     out.print(table)
 
 
-def doctor_summary(out: Console, result: Mapping[str, Any]) -> None:
-    machine = result["machine"]
-    out.print(f"hwautoml {result['hwautoml']} on {machine['cpu']}, {machine['num_allowed_cores']} cores")
-    for check in result["checks"]:
-        mark = "[green]ok[/green]     " if check["ok"] else "[yellow]missing[/yellow]"
-        out.print(f"  {mark} {check['name']}: {escape_markup(check['text'])}")
+def doctor_summary(out: Console, found: Diagnosis) -> None:
+    out.print(f"hwautoml {found.hwautoml} on {found.machine['cpu']}, {found.machine['num_allowed_cores']} cores")
+    for check in found.checks:
+        mark = "[green]ok[/green]     " if check.ok else "[yellow]missing[/yellow]"
+        out.print(f"  {mark} {check.name}: {escape_markup(check.text)}")
 
 
 def _print_pairs(out: Console, rows: list[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Subcommand that tunes kernels for a target."""
+"""Subcommands about tuned kernels: tune those of a space, look at what is recorded, add what others recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hwautoml.cli import console, summaries
+from hwautoml.cli import console, table_summaries
 from hwautoml.cli.options import (
     Batch,
     Channels,
@@ -16,6 +16,7 @@ from hwautoml.cli.options import (
     Json,
     Key,
     ProfilesDir,
+    Records,
     Seed,
     Space,
     Target,
@@ -36,13 +37,7 @@ def tune(
     batch: Batch = 1,
     precision: Annotated[str, typer.Option(help="fp32 or int8; one file of records holds both.")] = "fp32",
     budget: Annotated[str, typer.Option(help="At most about this long; the same command goes on later.")] = "30m",
-    inspect: Annotated[bool, typer.Option("--inspect", help="Only show what is recorded for the target.")] = False,
-    merge: Annotated[
-        list[Path] | None, typer.Option(help="Only add what this file of records knows better; may be repeated.")
-    ] = None,
-    records: Annotated[
-        Path | None, typer.Option(help="File of records. \\[default: beside the target's latency tables]")
-    ] = None,
+    records: Records = None,
     device: Device = None,
     tracker: Tracker = None,
     key: Key = None,
@@ -63,8 +58,6 @@ def tune(
             batch=batch,
             precision=precision,
             budget_sec=parse_duration(budget, "--budget"),
-            inspect=inspect,
-            merge=merge,
             records=records,
             device=device,
             tracker=tracker,
@@ -74,4 +67,46 @@ def tune(
             profiles_dir=profiles_dir,
             on_progress=show.progress,
         )
-        show.result(result, summaries.tune_summary)
+        show.result(result, table_summaries.tune_summary)
+
+
+records_app = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    records_app,
+    name="records",
+    help="What the tuner recorded of a target's kernels: look at it, add what others recorded.",
+    epilog="Example: hwautoml records inspect --target cpu",
+)
+
+
+@records_app.command("inspect", epilog="Example: hwautoml records inspect --target cpu")
+def inspect(
+    target: Target = "cpu",
+    records: Records = None,
+    targets_dir: TargetsDir = None,
+    profiles_dir: ProfilesDir = None,
+    json: Json = False,
+) -> None:
+    """How many functions are recorded for each device, after how many trials, and the slowest of them."""
+    with console.session(json) as show:
+        from hwautoml.pipeline import inspect_records as verb
+
+        found = verb(target, records=records, targets_dir=targets_dir, profiles_dir=profiles_dir)
+        show.result(found, table_summaries.records_summary)
+
+
+@records_app.command("merge", epilog="Example: hwautoml records merge other.json --target cpu")
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Files of records that hwautoml tune wrote.")],
+    target: Target = "cpu",
+    records: Records = None,
+    targets_dir: TargetsDir = None,
+    profiles_dir: ProfilesDir = None,
+    json: Json = False,
+) -> None:
+    """Add what other files know better or alone: a record of more trials wins, then the faster one."""
+    with console.session(json) as show:
+        from hwautoml.pipeline import merge_records as verb
+
+        found = verb(files, target=target, records=records, targets_dir=targets_dir, profiles_dir=profiles_dir)
+        show.result(found, table_summaries.records_summary)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.latency_model import Posterior
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.layer import Layer
 from hwautoml.errors import InvalidValueError
 
 Array = NDArray[np.float64]
 Criterion = Literal["alc", "variance"]
 _MIN_WEIGHED = 0.05  # of the median: near-empty networks don't decide what is measured
+
+
+def choose_to_measure(
+    table: LatencyTable, candidates: Sequence[Sequence[Layer]], num: int, *, criterion: Criterion = "alc"
+) -> tuple[int, ...]:
+    """Indices of ``num`` candidates (given by their layers) to measure, most informative first; see ``choose_rows``.
+
+    Raises:
+        InvalidValueError: more are asked for than there are candidates, or a layer has no entry.
+    """
+    counts, doubt = table.design(candidates)
+    return choose_rows(table.posterior, counts, num, doubt=doubt, criterion=criterion)
 
 
 def choose_rows(

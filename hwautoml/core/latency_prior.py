@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.layer_regression import MIN_LAYERS, LayerRegression
+from hwautoml.core.observation import Entry
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError
 
@@ -125,9 +127,7 @@ def _wild_limit(regression: LayerRegression) -> float:
     return _WILD * max(1.4826 * float(np.median(np.abs(regression.left_out))), _MIN_SPREAD)
 
 
-def roofline_table(
-    target: Target, layers: Iterable[tuple[Layer, LayerCost]], *, space: str, runtime: str, batch: int, precision: str
-) -> LatencyTable:
+def roofline_table(target: Target, layers: Iterable[tuple[Layer, LayerCost]], identity: TableIdentity) -> LatencyTable:
     """A table without any measurement: per layer the slower of arithmetic and memory, plus kernel launches.
 
     Peak FLOP/s (at a third, which small layers attain) and bandwidth are the target's datasheet
@@ -137,33 +137,21 @@ def roofline_table(
     Raises:
         InvalidValueError: the target does not support the precision.
     """
-    if precision not in target.precisions:
-        raise InvalidValueError(f"target {target.name!r} computes in {target.precisions}, not in {precision!r}")
-    table = LatencyTable(
-        target.name,
-        runtime,
-        target.num_threads,
-        batch,
-        precision,
-        space,
-        entries={},
-        overhead=Entry(_LAUNCH_MS[target.kind] * 5, _LAUNCH_MS[target.kind] * 5, "estimated"),
-        conditions={"source": "roofline from the target's datasheet figures"},
-    )
+    if identity.precision not in target.precisions:
+        raise InvalidValueError(
+            f"target {target.name!r} computes in {target.precisions}, not in {identity.precision!r}"
+        )
+    batch, launch_ms = identity.batch, _LAUNCH_MS[target.kind]
     entries = {}
     for layer, cost in layers:
         arithmetic_ms = 2 * cost.macs * batch / (target.peak_gflops * _ATTAINABLE * 1e6)
-        memory_ms = cost.bytes_moved * batch * _ELEMENT_BYTES[precision] / 4 / (target.bandwidth_gb_s * 1e6)
-        mean_ms = max(arithmetic_ms, memory_ms) + cost.num_kernels * _LAUNCH_MS[target.kind]
-        entries[table.key(layer)] = Entry(mean_ms, _ROOFLINE_DEVIATION * mean_ms, "estimated")
+        bytes_moved = cost.bytes_moved * batch * _ELEMENT_BYTES[identity.precision] / 4
+        memory_ms = bytes_moved / (target.bandwidth_gb_s * 1e6)
+        mean_ms = max(arithmetic_ms, memory_ms) + cost.num_kernels * launch_ms
+        entries[identity.key(layer)] = Entry(mean_ms, _ROOFLINE_DEVIATION * mean_ms, "estimated")
     return LatencyTable(
-        target.name,
-        runtime,
-        target.num_threads,
-        batch,
-        precision,
-        space,
+        identity,
         dict(sorted(entries.items())),
-        table.overhead,
-        conditions=table.conditions,
+        overhead=Entry(launch_ms * 5, launch_ms * 5, "estimated"),
+        conditions={"source": "roofline from the target's datasheet figures"},
     )

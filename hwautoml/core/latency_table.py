@@ -19,82 +19,15 @@ from numpy.typing import NDArray
 
 from hwautoml.core import few_shot
 from hwautoml.core import latency_model as model
-from hwautoml.core.active_selection import Criterion, choose_rows
-from hwautoml.core.form import Form
 from hwautoml.core.latency_model import Hyperparameters
 from hwautoml.core.layer import Layer
 from hwautoml.core.learned_prior import LearnedPrior
+from hwautoml.core.observation import Entry, Estimate, Observation
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import InvalidValueError
 
 SCHEMA = "latency-table/v1"
-EntryOrigin = Literal["measured", "inferred", "estimated"]
-ENTRY_ORIGINS = ("measured", "inferred", "estimated")
 _CHUNK = 512  # rows of a dense (rows, entries) count matrix at a time
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A predicted latency. ``std_ms`` includes what repeating the measurement would show.
-
-    ``unmeasured`` names the layers that were measured neither alone nor in any network: their entries are
-    inferred or estimated, and ``std_ms`` is wider for it.
-    """
-
-    mean_ms: float
-    std_ms: float
-    unmeasured: tuple[str, ...] = ()
-
-    @property
-    def interval_ms(self) -> tuple[float, float]:
-        """95 %; the lower bound stays positive."""
-        return max(self.mean_ms - 1.96 * self.std_ms, 1e-3 * self.mean_ms), self.mean_ms + 1.96 * self.std_ms
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Time of one layer (or of the overhead) and its standard deviation.
-
-    Origins: "measured" by a micro-benchmark on this target, "inferred" from measured entries (by regression
-    from this target's, or from other devices'), "estimated" from the datasheet. ``num_weights`` is how many weights of
-    the layer every run reads anew; 0 where the runtime packs them when it opens a model.
-    """
-
-    mean_ms: float
-    deviation_ms: float
-    origin: EntryOrigin = "measured"
-    num_weights: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean_ms) and self.mean_ms > 0):
-            raise InvalidValueError(f"an entry's mean_ms must be positive and finite, got {self.mean_ms!r}")
-        if not (math.isfinite(self.deviation_ms) and self.deviation_ms >= 0):
-            raise InvalidValueError(f"an entry's deviation_ms must be finite and >= 0, got {self.deviation_ms!r}")
-        if self.origin not in ENTRY_ORIGINS:
-            raise InvalidValueError(f"an entry's origin must be one of {ENTRY_ORIGINS}, got {self.origin!r}")
-        if type(self.num_weights) is not int or self.num_weights < 0:
-            raise InvalidValueError(f"an entry's num_weights must be a count, got {self.num_weights!r}")
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A whole network, measured: how often it contains each layer key, and its latency.
-
-    ``session`` names the measuring call (its date, say): results of the same one share its level; "" is one of its own.
-    """
-
-    architecture_id: str
-    counts: tuple[tuple[str, int], ...]
-    measured_ms: float
-    deviation_ms: float = 0.0
-    session: str = ""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.measured_ms) and self.measured_ms > 0):
-            raise InvalidValueError(f"measured_ms must be positive and finite, got {self.measured_ms!r}")
-        if not (math.isfinite(self.deviation_ms) and self.deviation_ms >= 0):
-            raise InvalidValueError(f"deviation_ms must be finite and >= 0, got {self.deviation_ms!r}")
-        if any(not key or count < 1 for key, count in self.counts):
-            raise InvalidValueError(f"counts need a layer key and a positive count each, got {self.counts!r}")
 
 
 @dataclass(frozen=True)
@@ -108,19 +41,13 @@ class _Column:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Latencies of one family of spaces on one target, runtime, thread count, batch and precision.
+    """Latencies of one family of spaces on one target, runtime, thread count, batch and precision: its identity.
 
-    ``space`` is the family (``mobile/v1/32x32x3``), which leaves the number of classes open.
     With a ``learned`` prior (few-shot, from siblings) predictions come from that, and the entries are for people.
     Layers are looked up by shape; precision and batch are the table's, whatever the layer says.
     """
 
-    target: str
-    runtime: str
-    num_threads: int
-    batch: int
-    precision: str
-    space: str
+    identity: TableIdentity
     entries: Mapping[str, Entry]
     overhead: Entry
     observations: tuple[Observation, ...] = ()
@@ -130,9 +57,34 @@ class LatencyTable:
     schema: str = SCHEMA
 
     @property
+    def target(self) -> str:
+        return self.identity.target
+
+    @property
+    def runtime(self) -> str:
+        return self.identity.runtime
+
+    @property
+    def num_threads(self) -> int:
+        return self.identity.num_threads
+
+    @property
+    def batch(self) -> int:
+        return self.identity.batch
+
+    @property
+    def precision(self) -> str:
+        return self.identity.precision
+
+    @property
+    def space(self) -> str:
+        """The family (``mobile/v1/32x32x3``), which leaves the number of classes open."""
+        return self.identity.space
+
+    @property
     def form(self) -> str:
-        """In what form networks run: the runtime, and the precision unless it is fp32 (``tvm-int8``)."""
-        return Form(self.runtime, self.precision).name
+        """The name of the form in which networks run: the runtime, and the precision unless it is fp32."""
+        return self.identity.form.name
 
     @property
     def origin(self) -> Literal["measured", "estimated"]:
@@ -147,9 +99,7 @@ class LatencyTable:
 
     def key(self, layer: Layer) -> str:
         """The layer's key at this table's precision and batch."""
-        if layer.precision == self.precision and layer.batch == self.batch:
-            return layer.key
-        return replace(layer, precision=self.precision, batch=self.batch).key
+        return self.identity.key(layer)
 
     def counts(self, layers: Sequence[Layer]) -> tuple[tuple[str, int], ...]:
         """What ``Observation.counts`` takes, sorted by key."""
@@ -277,7 +227,7 @@ class LatencyTable:
         if column is None:
             raise InvalidValueError(
                 f"the latency table of target {self.target!r} for {self.space} has no entry for layer {key}",
-                fix=f"hwautoml profile --target {self.target} --runtime {self.runtime}",
+                fix=f"make it anew with hwautoml profile, for target {self.target} and runtime {self.runtime}",
             )
         return column
 
@@ -306,20 +256,3 @@ class LatencyTable:
         ratio = (area + layer.out_channels) / (area + num_classes)
         mean_ms = list(self.entries.values())[index].mean_ms
         return _Column(index, (1 + ratio) / 2, abs(ratio - 1) / 2 * mean_ms)
-
-
-def choose_to_measure(
-    table: LatencyTable, candidates: Sequence[Sequence[Layer]], num: int, *, criterion: Criterion = "alc"
-) -> tuple[int, ...]:
-    """Indices of ``num`` candidates (given by their layers) to measure, most informative first; see ``choose_rows``.
-
-    Raises:
-        InvalidValueError: more are asked for than there are candidates, or a layer has no entry.
-    """
-    counts, doubt = table.design(candidates)
-    return choose_rows(table.posterior, counts, num, doubt=doubt, criterion=criterion)
-
-
-def next_to_measure(table: LatencyTable, candidates: Sequence[Sequence[Layer]], *, criterion: Criterion = "alc") -> int:
-    """Index of the candidate to measure next; see ``choose_to_measure``."""
-    return choose_to_measure(table, candidates, 1, criterion=criterion)[0]

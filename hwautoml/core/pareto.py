@@ -31,6 +31,9 @@ def non_dominated_rank(values: NDArray[np.floating]) -> NDArray[np.int64]:
     ranks = np.full(len(values), -1, dtype=np.int64)
     rank = 0
     remaining = np.flatnonzero(~np.isnan(values).any(axis=1))
+    if values.shape[1] == 1 and len(remaining):  # each front is one value
+        ranks[remaining] = np.unique(values[remaining, 0], return_inverse=True)[1]
+        rank, remaining = int(ranks.max()) + 1, remaining[:0]
     while len(remaining):
         front = non_dominated(values[remaining])
         ranks[remaining[front]] = rank

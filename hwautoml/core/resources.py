@@ -24,9 +24,9 @@ _log = logging.getLogger(__name__)
 def target_folders(targets_dir: Path | None = None) -> list[Path]:
     """Folders with ``NAME.toml``, the first that has a name wins.
 
-    Order: ``targets_dir`` (the ``--targets-dir`` option), ``./targets``, the user's
+    Order: ``targets_dir``, ``./targets``, the user's
     configuration folder, the package's own, those of other packages. Folders that do not exist are left out,
-    except ``targets_dir``: a mistyped option must show up in the error that follows.
+    except ``targets_dir``: a mistyped one must show up in the error that follows.
     """
     return [*_folders("targets", targets_dir), *_plugin_folders()]
 

@@ -115,13 +115,26 @@ class TrainingFigures:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """``counts``: images per split; ``skipped``: a few of the ``num_skipped`` unreadable files."""
+    """``counts``: images per split; ``skipped``: a few of the ``num_skipped`` unreadable files; ``labels``: of what."""
 
     name: str
     classes: tuple[str, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
     num_skipped: int = 0
     skipped: tuple[str, ...] = ()
+    labels: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What was predicted. ``metric`` is what results call accuracy, ``decision`` of what parity compares;
+    ``metrics`` are all figures of the task by split, of the test images so far.
+    """
+
+    name: str = "classification"
+    metric: str = "accuracy"
+    decision: str = "class"
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,6 +190,7 @@ class RunResult:
     tvm: Mapping[str, Any]
     conditions: Mapping[str, Any]
     seed: int
+    task: TaskFacts = field(default_factory=TaskFacts)  # results of before there were tasks have none
 
     def to_json(self) -> dict[str, Any]:
         return {**json_form.to_json(self), "quantization": self.quantization.to_json()}

@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.few_shot import Sibling
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.learned_prior import learned_prior
+from hwautoml.core.observation import Entry, Observation
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import InvalidValueError
 
 #: Relative deviation of one layer between two devices at the same level, before any sibling was compared ...
@@ -32,14 +34,7 @@ _MIN_SHARE = 0.05  # of an entry's own mean that a posterior mean is not allowed
 
 
 def sibling_prior_table(
-    siblings: Sequence[LatencyTable],
-    *,
-    cost: Callable[[Layer], LayerCost],
-    target: str,
-    runtime: str,
-    num_threads: int,
-    batch: int,
-    precision: str,
+    siblings: Sequence[LatencyTable], identity: TableIdentity, *, cost: Callable[[Layer], LayerCost]
 ) -> LatencyTable:
     """A table without observations whose entries are "inferred" from the siblings', at their common level.
 
@@ -48,13 +43,14 @@ def sibling_prior_table(
     runtime, threads, batch and precision; the closer they are, the better the prior.
 
     Raises:
-        InvalidValueError: no sibling, or siblings of different spaces.
+        InvalidValueError: no sibling, or one of another space.
     """
     spaces = sorted({table.space for table in siblings})
-    if len(spaces) != 1:
-        raise InvalidValueError(f"siblings must be tables of one space, got {', '.join(spaces) or 'no table'}")
-    shape = LatencyTable(target, runtime, num_threads, batch, precision, spaces[0], {}, siblings[0].overhead)
-    times = [_times(table, shape) for table in siblings]
+    if spaces != [identity.space]:
+        raise InvalidValueError(
+            f"siblings must be tables of one space, {identity.space}, got {', '.join(spaces) or 'no table'}"
+        )
+    times = [_times(table, identity) for table in siblings]
     shared = set(times[0]).intersection(*times[1:])
     levels = [_level(known, shared or set(known)) for known in times]
     common = float(np.mean(levels))
@@ -64,15 +60,15 @@ def sibling_prior_table(
         for key in sorted(set().union(*times))
     }
     overheads = [(table.overhead.mean_ms, table.overhead.deviation_ms) for table in siblings]
-    return replace(
-        shape,
-        entries=entries,
+    return LatencyTable(
+        identity,
+        entries,
         overhead=_combined(list(zip(overheads, levels, strict=True)), common),
         learned=learned_prior(
             [Layer.from_key(key) for key in entries],
             cost,
             [
-                _sibling(table, known, np.exp(level - common), entries, shape)
+                _sibling(table, known, np.exp(level - common), entries, identity)
                 for table, (known, level) in zip(siblings, leveled, strict=True)
             ],
         ),
@@ -85,7 +81,7 @@ def _sibling(
     known: Mapping[str, tuple[float, float]],
     level: float,
     entries: Mapping[str, Entry],
-    shape: LatencyTable,
+    identity: TableIdentity,
 ) -> Sibling:
     """A layer that it lacks takes what it takes on the others, at its ``level`` relative to theirs."""
     times = [known[key][0] if key in known else level * entry.mean_ms for key, entry in entries.items()]
@@ -95,7 +91,7 @@ def _sibling(
     counts[:, -1] = 1.0
     for row, observation in zip(counts, table.observations, strict=True):
         for key, count in observation.counts:
-            row[columns[shape.key(Layer.from_key(key))]] += count
+            row[columns[identity.key(Layer.from_key(key))]] += count
     latency_ms = np.array([observation.measured_ms for observation in table.observations])
     if not len(counts):  # nothing but layers was measured: a network that has each of them
         counts = np.ones((1, len(terms_ms)))
@@ -110,15 +106,14 @@ def at_level_of(prior: LatencyTable, observations: Sequence[Observation]) -> Lat
     """
     if not observations:
         return prior
-    networks = [[Layer.from_key(key) for key, count in o.counts for _ in range(count)] for o in observations]
-    predicted, _ = prior.predict_many(networks)
+    predicted, _ = prior.predict_many([observation.layers for observation in observations])
     ratio = float(np.median([o.measured_ms for o in observations] / predicted))
     return replace(
         prior,
         hyperparameters=None,
         learned=prior.learned and replace(prior.learned, level_ms=ratio * prior.learned.level_ms),
-        overhead=_scaled(prior.overhead, ratio),
-        entries={key: _scaled(entry, ratio) for key, entry in prior.entries.items()},
+        overhead=prior.overhead.scaled(ratio),
+        entries={key: entry.scaled(ratio) for key, entry in prior.entries.items()},
         conditions={**prior.conditions, "level": ratio},
     )
 
@@ -129,11 +124,11 @@ def posterior_means_ms(table: LatencyTable) -> NDArray[np.float64]:
     return np.maximum(means, [_MIN_SHARE * entry.mean_ms for entry in table.entries.values()])
 
 
-def _times(table: LatencyTable, shape: LatencyTable) -> dict[str, tuple[float, float]]:
-    """(mean, deviation) in ms by the key that a layer has in ``shape``."""
+def _times(table: LatencyTable, identity: TableIdentity) -> dict[str, tuple[float, float]]:
+    """(mean, deviation) in ms by the key that a layer has in tables of ``identity``."""
     means = posterior_means_ms(table)
     return {
-        shape.key(Layer.from_key(key)): (float(mean), entry.deviation_ms * float(mean) / entry.mean_ms)
+        identity.key(Layer.from_key(key)): (float(mean), entry.deviation_ms * float(mean) / entry.mean_ms)
         for (key, entry), mean in zip(table.entries.items(), means, strict=True)
     }
 
@@ -151,10 +146,6 @@ def _combined(times: Sequence[tuple[tuple[float, float], float]], common: float)
     spread = (_ASSUMED_WEIGHT * ASSUMED_SPREAD**2 + squares) / (_ASSUMED_WEIGHT + len(ratios) - 1)
     mean_ms = float(np.exp(common + ratios.mean()))
     return Entry(mean_ms, mean_ms * float(np.sqrt(spread + own)), "inferred")
-
-
-def _scaled(entry: Entry, ratio: float) -> Entry:
-    return replace(entry, mean_ms=ratio * entry.mean_ms, deviation_ms=ratio * entry.deviation_ms)
 
 
 def _named(table: LatencyTable) -> dict[str, object]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
-from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.form import Form
+from hwautoml.core.json_form import from_json
+from hwautoml.core.layer import Layer
 from hwautoml.core.target import PRECISIONS
 from hwautoml.errors import InvalidValueError
 
@@ -36,31 +39,37 @@ class TableIdentity:
         if problems:
             raise InvalidValueError("latency table: " + "; ".join(problems))
 
-    @classmethod
-    def of(cls, table: LatencyTable) -> TableIdentity:
-        return cls(**{field.name: getattr(table, field.name) for field in fields(cls)})
+    @property
+    def form(self) -> Form:
+        return Form(self.runtime, self.precision)
+
+    def key(self, layer: Layer) -> str:
+        """The layer's key at this precision and batch."""
+        if layer.precision == self.precision and layer.batch == self.batch:
+            return layer.key
+        return replace(layer, precision=self.precision, batch=self.batch).key
+
+    def differing(self, other: TableIdentity, *, ignoring: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+        """Both values of each field in which the two differ."""
+        return {
+            field.name: (getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+            if field.name not in ignoring and getattr(self, field.name) != getattr(other, field.name)
+        }
 
     def differences(self, wanted: TableIdentity, *, ignoring: Collection[str] = ()) -> tuple[str, ...]:
         """One text per field in which ``self`` is not what is wanted, such as ``num_threads is 2, needed 1``."""
-        return tuple(
-            f"{field.name} is {getattr(self, field.name)!r}, needed {getattr(wanted, field.name)!r}"
-            for field in fields(self)
-            if field.name not in ignoring and getattr(self, field.name) != getattr(wanted, field.name)
-        )
+        differing = self.differing(wanted, ignoring=ignoring).items()
+        return tuple(f"{name} is {mine!r}, needed {needed!r}" for name, (mine, needed) in differing)
 
-    @property
-    def command(self) -> str:
-        """What makes a table of this identity."""
-        name, _, size = self.space.partition("/")[0], *self.space.rpartition("/")[1:]
-        side, _, channels = size.partition("x")[0], *size.rpartition("x")[1:]
-        flags = {
-            "--target": self.target,
-            "--space": name,
-            "--image-size": side,
-            "--channels": "grey" if channels == "1" else "",
-            "--runtime": self.runtime,
-            "--threads": str(self.num_threads),
-            "--batch": str(self.batch) if self.batch != 1 else "",
-            "--precision": self.precision if self.precision != "fp32" else "",
-        }
-        return " ".join(["hwautoml profile", *(f"{flag} {value}" for flag, value in flags.items() if value)])
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TableIdentity:
+        """From any object that has its fields; others in it are left alone.
+
+        Raises:
+            InvalidValueError: a field is missing, has another type, or a value that no identity has.
+        """
+        return from_json(cls, data, "identity")

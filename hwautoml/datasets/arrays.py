@@ -14,37 +14,39 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hwautoml.core.pixel_rule import PixelRule
+from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.decoding import fit_image, map_chunks
 from hwautoml.datasets.levels import find_levels, range_of, to_eight_bits
 from hwautoml.errors import DatasetError, MissingDependencyError
 
-NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x numbers (N, H, W) or (N, H, W, 1 or 3), y (N,)"
+NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x numbers (N, H, W) or (N, H, W, 1 or 3), y (N, ...)"
 NUM_RANGED = 256
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledArray:
-    """``images`` (N, H, W, C) uint8, made so by ``rule``; ``labels`` (N,) int64 into ``classes``."""
+    """``images`` (N, H, W, C) uint8, made so by ``rule``; ``labels`` (N, ...) of ``task``."""
 
     name: str
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
+    labels: Labels
+    task: Task
     rule: PixelRule = field(default_factory=PixelRule)
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr((self.classes, self.images.shape)).encode())
+        digest = hashlib.sha256(repr((self.task.outputs, self.images.shape)).encode())
         digest.update(np.ascontiguousarray(self.images).data)
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()[:16]
 
 
-def load_digits_array() -> LabelledArray:
+def load_digits_array(task: type[Task]) -> LabelledArray:
     """1,797 grey 8x8 handwritten digits; their values 0..16 are scaled to 0..255.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.
+        DatasetError: the digits are no labels of the task.
     """
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped]
@@ -55,11 +57,12 @@ def load_digits_array() -> LabelledArray:
         ) from error
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return LabelledArray("digits", images, digits.target.astype(np.int64), tuple(str(i) for i in range(10)))
+    found, labels = task.from_labels(digits.target, "the labels of digits")
+    return LabelledArray("digits", images, labels, found)
 
 
-def load_npz(path: Path) -> LabelledArray:
-    """``x`` (N, H, W) or (N, H, W, 1 or 3), numbers of any kind, ``y`` (N,) integers or texts.
+def load_npz(path: Path, task: type[Task]) -> LabelledArray:
+    """``x`` (N, H, W) or (N, H, W, 1 or 3), numbers of any kind, ``y`` (N, ...) labels of the task.
 
     Raises:
         DatasetError: damaged, or any of the above does not hold.
@@ -72,28 +75,30 @@ def load_npz(path: Path) -> LabelledArray:
             images, labels = arrays["x"], arrays["y"]
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DatasetError(f"cannot read {path} as an .npz: {error}", fix=NPZ_FIX) from error
-    return replace(labelled_array(str(path), images, labels), name=path.stem)
+    return replace(labelled_array(str(path), images, labels, task), name=path.stem)
 
 
-def labelled_array(origin: str, images: NDArray[Any], labels: NDArray[Any]) -> LabelledArray:
-    """``images`` (N, H, W) or (N, H, W, 1 or 3), ``labels`` (N,); ``origin`` names them in messages.
+def labelled_array(origin: str, images: NDArray[Any], labels: Labels, task: type[Task]) -> LabelledArray:
+    """``images`` (N, H, W) or (N, H, W, 1 or 3), ``labels`` (N, ...) of the task; ``origin`` names them in messages.
 
     Numbers other than uint8 are scaled by robust percentiles, but for fractions 0..1 and bytes 0..255 in a wider
     type, whose meaning is known.
 
     Raises:
-        DatasetError: other shapes, no numbers, or one class only.
+        DatasetError: other shapes, no numbers, or no labels of the task.
     """
     images = _check_images(origin, images)
-    names, numbers = _check_labels(origin, labels, len(images))
+    if labels.shape[:1] != (len(images),):
+        raise DatasetError(f"y in {origin} has shape {labels.shape}; x has {len(images)} images", fix=NPZ_FIX)
+    found, converted = task.from_labels(labels, f"y in {origin}")
     if images.dtype == np.uint8:
-        return LabelledArray(origin, images, numbers, names)
+        return LabelledArray(origin, images, converted, found)
     rule = PixelRule(_levels(images))
     assert rule.levels is not None
     scaled = np.empty(images.shape, dtype=np.uint8)
     for index, image in enumerate(images):
         scaled[index] = to_eight_bits(image, rule.levels)
-    return LabelledArray(origin, scaled, numbers, names, rule)
+    return LabelledArray(origin, scaled, converted, found, rule)
 
 
 def _levels(images: NDArray[Any]) -> tuple[float, float]:
@@ -118,17 +123,6 @@ def _check_images(path: str, images: NDArray[Any]) -> NDArray[Any]:
             f"x in {path} has shape {images.shape}; expected (N, H, W) or (N, H, W, 1 or 3){hint}", fix=NPZ_FIX
         )
     return images.astype(np.uint8) * 255 if images.dtype.kind == "b" else images
-
-
-def _check_labels(path: str, labels: NDArray[Any], num_images: int) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    if labels.dtype.kind not in "iuU":
-        raise DatasetError(f"y in {path} is {labels.dtype}; expected integers or texts", fix=NPZ_FIX)
-    if labels.shape != (num_images,):
-        raise DatasetError(f"y in {path} has shape {labels.shape}; x has {num_images} images", fix=NPZ_FIX)
-    values, numbers = np.unique(labels, return_inverse=True)
-    if len(values) < 2:
-        raise DatasetError(f"{path} has one class only, {str(values[0])!r}", fix="add images of something else")
-    return tuple(str(value) for value in values), numbers.astype(np.int64)
 
 
 def fit_images(images: NDArray[np.uint8], image_size: int, channels: int, rule: PixelRule) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hwautoml.core.finding import Finding
 from hwautoml.core.pixel_rule import PixelRule
+from hwautoml.core.task import Task
 from hwautoml.datasets.split import Split
 
 
@@ -19,16 +20,16 @@ class SkippedImage:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Square uint8 images of ``classes`` (sorted by name; a label indexes them).
+    """Square uint8 images and the ``task`` that says what their labels are.
 
     ``mean`` and ``std`` are per channel in [0, 1] units, from the training images. ``fingerprint`` identifies
-    the content (class names, file names, bytes): the same for a folder and a zip of it, on every machine.
+    the content (labels' names, file names, bytes): the same for a folder and a zip of it, on every machine.
     ``pixel_rule`` made the images 8-bit and opaque; what ships has to apply it, too. ``findings``: what a person
     should know of the images, the worst first. ``files``: names of the store's images, by index.
     """
 
     name: str
-    classes: tuple[str, ...]
+    task: Task
     image_size: int
     channels: int
     train: Split
@@ -43,5 +44,6 @@ class ImageDataset:
     files: tuple[str, ...] = field(default=(), repr=False)
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    def classes(self) -> tuple[str, ...]:
+        """The names of the task's outputs: in classification, the classes that labels index."""
+        return self.task.outputs

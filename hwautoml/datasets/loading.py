@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hwautoml.core.finding import worst_first
 from hwautoml.core.pixel_rule import FITS, Fit
+from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
 from hwautoml.datasets.cache import cache_file, load_scan, save_scan
 from hwautoml.datasets.choosing import LayoutRequest, choose_layout
@@ -36,6 +37,7 @@ from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource, FolderSource, 
 from hwautoml.datasets.split import Split
 from hwautoml.datasets.splitting import Labelling, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError, UnknownNameError
+from hwautoml.tasks import DEFAULT, load_task
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ MAX_IMAGE_SIZE = 4096
 
 @dataclass(frozen=True)
 class _Request:
+    task: type[Task]
     layout: LayoutRequest
     fit: Fit | None
     image_size: int | None
@@ -64,6 +67,7 @@ class _Request:
 def load_dataset(
     source: Any,
     *,
+    task: str = DEFAULT,
     image_size: int | None = None,
     channels: int | None = None,
     fit: str = "auto",
@@ -82,6 +86,8 @@ def load_dataset(
     """Labelled images from ``digits``, a folder, a .zip of one, a .csv, .tsv or .jsonl that labels files, an .npz
     (x, y), or from Python: a DataFrame, a list of (path, label), a pair (images, labels) of arrays, a Dataset.
 
+    ``task`` says what the labels are: the names of the folders, the table's column, or ``y``.
+
     A folder holds one sub-folder of images per class, at its top or inside ``train/`` (and ``val/``, ``test/``), or a
     table with a row per image (``path_column``, ``label_column`` where their names are unusual); one wrapping folder
     is allowed. ``label_pattern`` finds labels in paths instead: ``"*/{label}_*.png"``. Missing splits are drawn from
@@ -98,6 +104,7 @@ def load_dataset(
     pointless is refused, unless ``is_tolerant``.
 
     Raises:
+        UnknownNameError: there is no such task or fit.
         DatasetError: the images cannot be used; the message names the file or folder and what helps.
         InvalidValueError: an argument is outside what is allowed.
     """
@@ -110,6 +117,7 @@ def load_dataset(
         raise UnknownNameError("fit", fit, ("auto", *FITS))
     layout = _layout_request(label_pattern, group, path_column, label_column)
     request = _Request(
+        load_task(task),
         layout,
         None if fit == "auto" else cast(Fit, fit),
         image_size,
@@ -133,12 +141,16 @@ def load_dataset(
 def _load(source: Any, request: _Request) -> ImageDataset:
     if not isinstance(source, str | Path):
         files = files_of(source, request.layout.columns)
-        return _from_array(array_of(source), request) if files is None else _from_layout(*files, "images", {}, request)
+        return (
+            _from_array(array_of(source, request.task), request)
+            if files is None
+            else _from_layout(*files, "images", {}, request)
+        )
     path = require_source(source)
     if path is None:
-        return _from_array(load_digits_array(), request)
+        return _from_array(load_digits_array(request.task), request)
     if path.is_file() and path.suffix.lower() == ".npz":
-        return _from_array(load_npz(path), request)
+        return _from_array(load_npz(path, request.task), request)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         request = replace(request, layout=replace(request.layout, table=path.name))
         return _from_files(FolderSource(path.parent), path.resolve(), request)
@@ -183,17 +195,18 @@ def _from_array(array: LabelledArray, request: _Request) -> ImageDataset:
     pixels = fit_images(array.images, image_size, channels, rule)
     sums = np.concatenate([channel_sums(pixels[start : start + 4096]) for start in range(0, len(pixels), 4096)])
     names = [f"image {index}" for index in range(len(pixels))]
+    strata, strata_names = array.task.strata(array.labels)
     splits, findings = split_honestly(
         looks_of(pixels),
-        Labelling(array.labels, [""] * len(names), array.classes, np.arange(len(names)), array.name),
+        Labelling(strata, [""] * len(names), strata_names, np.arange(len(names)), array.name),
         names,
         [""] * len(names),
         **request.split_options,
     )
     store = MemoryPixels(pixels)
-    dataset = _assemble(array.name, array.classes, store, sums, array.labels, splits, (), array.fingerprint)
-    findings += content_findings(names, sums, image_size**2, array.labels, array.classes)
-    findings += label_findings(_counts(array.labels, array.classes), dataset.test.num_images)
+    dataset = _assemble(array.name, array.task, store, sums, array.labels, splits, (), array.fingerprint)
+    findings += content_findings(names, sums, image_size**2, strata, strata_names)
+    findings += label_findings(_counts(strata, strata_names), dataset.test.num_images)
     return replace(dataset, pixel_rule=rule, findings=worst_first(findings), files=tuple(names))
 
 
@@ -212,12 +225,14 @@ def _from_layout(
     """``origin`` tells sources apart in the cache; ``left_out``: why other pictures have no part in this, by path."""
     scan = _scan(source, origin, layout, request)
     usable = check_usable(scan, layout.files, layout.classes, source)
-    labels = np.array([file.label for file in layout.files], dtype=np.int64)
+    texts = np.array([layout.classes[file.label] for file in layout.files])
+    task, labels = request.task.from_labels(texts, f"what labels the images of {source.origin}")
+    strata, strata_names = task.strata(labels)
     names = [entry.file.path for entry in layout.files]
     given = [layout.files[i].split for i in usable]
     splits, findings = split_honestly(
         scan.looks.at(usable),
-        Labelling(labels[usable], given, layout.classes, np.arange(len(usable)), source.origin),
+        Labelling(strata[usable], given, strata_names, np.arange(len(usable)), source.origin),
         [names[i] for i in usable],
         [layout.files[i].group for i in usable],
         **request.split_options,
@@ -230,7 +245,7 @@ def _from_layout(
     broken = {names[i]: reason for i, reason in scan.reasons.items()}
     dataset = _assemble(
         origin,
-        layout.classes,
+        task,
         store,
         scan.sums,
         labels,
@@ -242,8 +257,8 @@ def _from_layout(
     findings += [
         *layout.findings,
         *pixel_findings(names, scan.facts, scan.probe),
-        *content_findings(known, scan.sums[usable], size**2, labels[usable], layout.classes),
-        *label_findings(_counts(labels[usable], layout.classes), dataset.test.num_images),
+        *content_findings(known, scan.sums[usable], size**2, strata[usable], strata_names),
+        *label_findings(_counts(strata[usable], strata_names), dataset.test.num_images),
         *file_findings(broken, left_out, scan.facts, scan.probe.rule.fit),
     ]
     return replace(dataset, pixel_rule=scan.probe.rule, findings=worst_first(findings), files=tuple(names))
@@ -284,22 +299,22 @@ def _decode_all(source: FileSource, layout: Layout, probe: Probe, request: _Requ
 
 def _assemble(
     name: str,
-    classes: tuple[str, ...],
+    task: Task,
     store: PixelStore,
     sums: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    labels: Labels,
     splits: dict[str, NDArray[np.int64]],
     skipped: tuple[SkippedImage, ...],
     fingerprint: str,
 ) -> ImageDataset:
-    """``sums`` (num_images, 2, C), ``labels`` (num_images,) and the indices in ``splits`` address the store."""
+    """``sums`` (num_images, 2, C), ``labels`` (num_images, ...) and the indices in ``splits`` address the store."""
     _, image_size, _, channels = store.shape
     mean, std = _mean_and_std(sums[splits["train"]], image_size)
     train, val, test = (
         Split(split, torch.from_numpy(labels[splits[split]]), torch.from_numpy(splits[split]), store)
         for split in ("train", "val", "test")
     )
-    return ImageDataset(name, classes, image_size, channels, train, val, test, skipped, fingerprint, mean, std)
+    return ImageDataset(name, task, image_size, channels, train, val, test, skipped, fingerprint, mean, std)
 
 
 def _mean_and_std(sums: NDArray[np.int64], image_size: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

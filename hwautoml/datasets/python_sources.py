@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hwautoml.core.task import Task
 from hwautoml.datasets.arrays import LabelledArray, labelled_array
 from hwautoml.datasets.decoding import COLOUR_MODES
 from hwautoml.datasets.label_table import Columns, LabelRow, Table, label_rows
@@ -42,7 +43,7 @@ def files_of(source: Any, columns: Columns) -> tuple[FolderSource, Layout] | Non
     return folder, layout_of_rows(rows, name, folder, Listing((), ()))
 
 
-def array_of(source: Any) -> LabelledArray:
+def array_of(source: Any, task: type[Task]) -> LabelledArray:
     """Of arrays, tensors or a Dataset, all images in memory.
 
     Raises:
@@ -50,9 +51,9 @@ def array_of(source: Any) -> LabelledArray:
         DatasetError: shapes, values or labels that cannot be used.
     """
     if isinstance(source, tuple) and len(source) == 2 and all(hasattr(part, "shape") for part in source):
-        return labelled_array("the arrays", _channels_last(source[0]), _as_numpy(source[1]))
+        return labelled_array("the arrays", _channels_last(source[0]), _as_numpy(source[1]), task)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, str | bytes | dict):
-        return _from_dataset(source)
+        return _from_dataset(source, task)
     raise InvalidValueError(f"{type(source).__name__} is no source of labelled images; expected {ACCEPTED}")
 
 
@@ -75,7 +76,7 @@ def _channels_last(images: Any) -> NDArray[Any]:
     return array.transpose(0, 2, 3, 1) if is_tensor and array.ndim == 4 and array.shape[1] in (1, 3) else array
 
 
-def _from_dataset(source: Any) -> LabelledArray:
+def _from_dataset(source: Any, task: type[Task]) -> LabelledArray:
     name = type(source).__name__
     images, labels = [], []
     for index in range(len(source)):
@@ -85,17 +86,18 @@ def _from_dataset(source: Any) -> LabelledArray:
                 f"item {index} of {name} is a {type(item).__name__}; expected (image, label)", fix=f"pass {ACCEPTED}"
             )
         images.append(_picture(item[0]))
-        labels.append(item[1].item() if hasattr(item[1], "item") else item[1])
+        labels.append(_as_numpy(item[1]) if hasattr(item[1], "shape") else item[1])
     shapes = sorted({image.shape for image in images})
     if len(shapes) != 1:
         raise DatasetError(
             f"the images of {name} have {len(shapes)} shapes, such as {shapes[:3]}",
             fix="resize them in the Dataset, or pass the files: a folder, or a list of (path, label)",
         )
-    classes: Iterable[object] = getattr(source, "classes", ())
-    names = {number: str(text) for number, text in enumerate(classes)}
-    texts = [names.get(label, str(label)) if isinstance(label, int) else str(label) for label in labels]
-    return labelled_array(name, np.stack(images), np.array(texts))
+    given = np.array(labels)
+    names = [str(text) for text in getattr(source, "classes", ())]
+    if names and given.dtype.kind in "iu" and given.ndim == 1 and given.max(initial=0) < len(names):
+        given = np.array(names)[given]
+    return labelled_array(name, np.stack(images), given, task)
 
 
 def _picture(image: Any) -> NDArray[Any]:

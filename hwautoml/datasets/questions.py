@@ -40,7 +40,7 @@ def content_findings(
     message = f"{count:,} of {len(names):,} images are one flat colour, or nearly"
     whole = [name for label, name in enumerate(classes) if (labels == label).sum() == (labels[flat] == label).sum() > 0]
     if whole:
-        message += f"; all of the class {first_of(whole)}"
+        message += f"; all of {first_of(whole)}"
     if count > REFUSED_FLAT_FRACTION * len(names):
         fix = "look at the files: usual are failed exports, values above 255 that were cut, 16-bit colour (8 are read)"
         return [Finding("refuse", "flat", f"{message}: there is nothing to learn from", fix, count, examples)]

@@ -19,7 +19,7 @@ Augmentation = Callable[[torch.Tensor, torch.Generator | None], torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """``labels`` (num_images,) int64; image ``i`` of the split is image ``indices[i]`` of the store."""
+    """``labels`` (num_images, ...) as of the task; image ``i`` of the split is image ``indices[i]`` of the store."""
 
     name: str
     labels: torch.Tensor
@@ -41,7 +41,7 @@ class Split:
         resolution: int | None = None,
         drop_last: bool = False,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass: float32 images (N, C, H, W) valued 0..255, channels last, and labels (N,) int64, on ``device``.
+        """One pass: float32 images (N, C, H, W) valued 0..255, channels last, and labels (N, ...), on ``device``.
 
         Images are not normalised: the model does that inside its graph. They are resized before they are
         augmented. ``generator`` (on the CPU) decides order and augmentation.

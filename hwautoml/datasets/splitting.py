@@ -24,7 +24,8 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Labelling:
-    """What is to be split. ``labels`` (num_images,) index ``classes``; ``given`` (num_images,) holds train, val, test
+    """What is to be split. ``labels`` (num_images,) index the strata ``classes``, whose names
+    are for messages (``class 'cat'``); ``given`` (num_images,) holds train, val, test
     or an empty text (anything goes). Images of one number in ``groups`` (num_images,) belong together.
     """
 
@@ -153,7 +154,7 @@ def _raise_too_few(
     if len(members) > num_units:
         what += f" in {num_units} group(s) that belong together"
     raise DatasetError(
-        f"class {name!r} of {labelling.origin} has {what}, too few to split into {', '.join(['train', *drawn])}; "
+        f"{name} of {labelling.origin} has {what}, too few to split into {', '.join(['train', *drawn])}; "
         f"at least {len(drawn) + 1} are needed",
-        fix="add images of it, or remove the class",
+        fix="add images of it, or remove those that there are",
     )

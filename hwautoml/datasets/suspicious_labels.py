@@ -29,7 +29,8 @@ def doubts(dataset: ImageDataset) -> list[Finding]:
             thumbnails.append(looks_of(split.raw(rows)).thumbnails)
         labels.append(split.labels.numpy())
         names += [dataset.files[index] for index in split.indices.tolist()]
-    return suspicious_labels(np.concatenate(thumbnails), np.concatenate(labels), names, dataset.classes)
+    strata, classes = dataset.task.strata(np.concatenate(labels))
+    return suspicious_labels(np.concatenate(thumbnails), strata, names, classes)
 
 
 def suspicious_labels(
@@ -41,7 +42,7 @@ def suspicious_labels(
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MAX_IMAGES])
     counts = np.bincount(labels[chosen], minlength=len(classes))
-    if counts.min() <= NUM_NEIGHBOURS:
+    if len(classes) < 2 or counts.min() <= NUM_NEIGHBOURS:
         return []
     given = labels[chosen]
     probabilities = _by_neighbours(thumbnails[chosen], given, len(classes))

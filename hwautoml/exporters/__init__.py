@@ -1,4 +1,4 @@
-"""From a trained torch network to an ONNX file, and the check that both compute the same.
+"""From a trained torch network to an ONNX file.
 
 Names load on first use, so that importing this room leaves torch and onnx unloaded.
 """
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from hwautoml.exporters.deployable import Deployable
     from hwautoml.exporters.half_precision import half_deployable, half_module, half_onnx
     from hwautoml.exporters.onnx_export import export_onnx
-    from hwautoml.exporters.parity import ParityReport, check_parity, require_parity
     from hwautoml.exporters.probe import export_probe
     from hwautoml.exporters.program_probe import export_program_probe
     from hwautoml.exporters.quantization import quantize_onnx
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Deployable",
-    "ParityReport",
-    "check_parity",
     "export_onnx",
     "export_probe",
     "export_program",
@@ -30,13 +27,10 @@ __all__ = [
     "half_module",
     "half_onnx",
     "quantize_onnx",
-    "require_parity",
 ]
 
 _MODULE_OF = {
     "Deployable": "deployable",
-    "ParityReport": "parity",
-    "check_parity": "parity",
     "export_onnx": "onnx_export",
     "export_probe": "probe",
     "export_program": "torch_export",
@@ -45,7 +39,6 @@ _MODULE_OF = {
     "half_module": "half_precision",
     "half_onnx": "half_precision",
     "quantize_onnx": "quantization",
-    "require_parity": "parity",
 }
 
 

@@ -16,6 +16,7 @@ from hwautoml import __version__
 from hwautoml.core.artifact import Artifact
 from hwautoml.core.space import Architecture
 from hwautoml.core.storage import write_atomically
+from hwautoml.core.task import Task
 from hwautoml.errors import CompileError
 
 if TYPE_CHECKING:
@@ -37,30 +38,34 @@ def export_onnx(
     channels: int,
     mean: Sequence[float],
     std: Sequence[float],
-    classes: Sequence[str],
+    task: Task,
     architecture: Architecture | Mapping[str, object],
     metadata: Mapping[str, str] | None = None,
 ) -> Artifact:
-    """Write ``images`` uint8 (1, resolution, resolution, channels) to ``probabilities`` (1, num_classes).
+    """Write ``images`` uint8 (1, resolution, resolution, channels) to ``probabilities`` (1, num_outputs).
+
+    The output has that name whatever the ``task``, whose ``activate`` ends the graph; its outputs' names are kept as
+    ``classes`` in what the file says about itself.
 
     ``network`` maps normalised float (N, C, H, W) to logits; it is copied, and left as it is. ``mean`` and
     ``std`` are per channel in [0, 1] units. ``metadata`` is added to what the file says about itself. The same
     weights and arguments give the same bytes.
 
     Raises:
-        CompileError: the network cannot be exported, or its output does not fit ``classes``.
+        CompileError: the network cannot be exported, or its output does not fit ``task``.
     """
     import torch
 
     from hwautoml.exporters.deployable import Deployable
 
     architecture_id, values = _identify(architecture)
-    module = Deployable(_plain_copy(network), mean, std).eval()
+    module = Deployable(_plain_copy(network), mean, std, task.activate).eval()
     example = torch.zeros(1, resolution, resolution, channels, dtype=torch.uint8)
     model = _export(module, example, architecture_id)
     facts = {
         **dict(metadata or {}),
-        "classes": json.dumps(list(classes)),
+        "task": task.name,
+        "classes": json.dumps(list(task.outputs)),
         "architecture_id": architecture_id,
         "architecture": json.dumps(values),
         "mean": json.dumps(list(mean)),
@@ -69,7 +74,7 @@ def export_onnx(
         "torch_version": torch.__version__,
     }
     model = _finish(model, facts)
-    check_model(model, (1, resolution, resolution, channels), (1, len(classes)))
+    check_model(model, (1, resolution, resolution, channels), (1, task.num_outputs))
     write_atomically(path, model.SerializeToString(deterministic=True))
     return Artifact.of_file(path, "onnx", architecture_id)
 

@@ -103,13 +103,14 @@ def layer_sensitivity(
     path: Path,
     images: np.ndarray,
     *,
+    divergence: Callable[[np.ndarray, np.ndarray], float],
     reduce_range: bool = False,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """How much the output changes when one layer alone is quantised, most sensitive first.
 
-    Mean Kullback-Leibler divergence (nats) of the float32 model's probabilities from the changed model's on ``images``
-    (n, ...), which calibrate too; cf. Cai et al. 2020, "ZeroQ", section 3.2. ``on_layer`` hears (done, of how many).
+    By the task's ``divergence`` of the changed model's outputs from the float32 model's on ``images`` (n, ...), which
+    calibrate too. ``on_layer`` hears (done, of how many).
 
     Raises:
         CompileError: the model cannot be read, or not be quantised.
@@ -123,7 +124,7 @@ def layer_sensitivity(
             model = _read(path)
             _prepare(model)
             changed = _write_quantised(model, path, Path(folder) / "one.onnx", images, [name], reduce_range, {})
-            found[name] = _divergence(expected, _outputs(changed.path, images))
+            found[name] = divergence(expected, _outputs(changed.path, images))
             if on_layer is not None:
                 on_layer(index + 1, len(layers))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -141,12 +142,6 @@ def _outputs(path: Path, images: np.ndarray) -> np.ndarray:
     batch = source.shape[0] if isinstance(source.shape[0], int) else len(images)
     parts = [images.take(range(i, i + batch), axis=0, mode="wrap") for i in range(0, len(images), batch)]
     return np.concatenate([session.run(None, {source.name: part})[0] for part in parts])[: len(images)]
-
-
-def _divergence(expected: np.ndarray, found: np.ndarray) -> float:
-    p, q = (np.clip(probabilities.astype(np.float64), 1e-12, None) for probabilities in (expected, found))
-    p, q = (values / values.sum(axis=1, keepdims=True) for values in (p, q))  # or rounding makes it negative
-    return max(float(np.mean(np.sum(p * np.log(p / q), axis=1))), 0.0)
 
 
 def quantize_network_probe(path: Path, *, seed: int = 0) -> Artifact:

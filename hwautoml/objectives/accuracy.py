@@ -1,4 +1,4 @@
-"""Share of validation images whose class is predicted."""
+"""The task's primary metric on validation images: in classification, the share of right answers."""
 
 from hwautoml.core.objective import SHARE, Objective
 from hwautoml.objectives.base import Definition

@@ -25,7 +25,8 @@ Known = Callable[[Networks], tuple[Array, Array]]
 
 Outcome = Any
 """What the evaluation of a network leaves: what the journal keeps of its outputs for validation images, so that values
-can be computed from it at any later time (``store.run_store.Evaluation``)."""
+can be computed from it at any later time. In runs a ``core.task.Scored``: ``accuracy``, ``metrics`` by name, and the
+task's raw ``outcome``."""
 
 
 @dataclass(frozen=True)

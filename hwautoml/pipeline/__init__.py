@@ -13,23 +13,34 @@ if TYPE_CHECKING:
     from hwautoml.pipeline.verbs.checking_data import check
     from hwautoml.pipeline.verbs.compiling import compile
     from hwautoml.pipeline.verbs.inspecting import doctor, targets
-    from hwautoml.pipeline.verbs.lending import agent, devices
+    from hwautoml.pipeline.verbs.lending import agent, boards
+    from hwautoml.pipeline.verbs.making_tables import estimate_table, export_networks, import_table
     from hwautoml.pipeline.verbs.profiling import profile
+    from hwautoml.pipeline.verbs.records import inspect_records, merge_records
     from hwautoml.pipeline.verbs.reopening import export, report, search
     from hwautoml.pipeline.verbs.runner_building import build
     from hwautoml.pipeline.verbs.running import run
+    from hwautoml.pipeline.verbs.tables import compare_tables, inspect_table, merge_tables
     from hwautoml.pipeline.verbs.tuning import tune
     from hwautoml.pipeline.verbs.verifying import verify
 
 __all__ = [
     "agent",
     "bench",
+    "boards",
     "build",
     "check",
+    "compare_tables",
     "compile",
-    "devices",
     "doctor",
+    "estimate_table",
     "export",
+    "export_networks",
+    "import_table",
+    "inspect_records",
+    "inspect_table",
+    "merge_records",
+    "merge_tables",
     "profile",
     "report",
     "run",
@@ -42,12 +53,20 @@ __all__ = [
 _MODULE_OF = {
     "agent": "lending",
     "bench": "benching",
+    "boards": "lending",
     "build": "runner_building",
     "check": "checking_data",
+    "compare_tables": "tables",
     "compile": "compiling",
-    "devices": "lending",
     "doctor": "inspecting",
+    "estimate_table": "making_tables",
     "export": "reopening",
+    "export_networks": "making_tables",
+    "import_table": "making_tables",
+    "inspect_records": "records",
+    "inspect_table": "tables",
+    "merge_records": "records",
+    "merge_tables": "tables",
     "profile": "profiling",
     "report": "reopening",
     "run": "running",

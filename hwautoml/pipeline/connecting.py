@@ -83,7 +83,7 @@ def require_reachable(
         raise TargetUnavailableError(
             reason,
             fix=f"--device host:port or --tracker host:port --key {target.name} (docs/devices.md); without a "
-            f"connection hwautoml profile --target {target.name} --export-to DIR lets you measure by hand, and "
+            f"connection hwautoml tables export DIR --target {target.name} lets you measure by hand, and "
             f"hwautoml search --run RUN --target {target.name} works with estimated latencies",
         )
 
@@ -119,7 +119,7 @@ def require_real(conditions: Mapping[str, object]) -> None:
     if emulator is not None:
         raise MeasurementError(
             f"the device is emulated ({emulator}): its times say nothing about the real one and enter no latency table",
-            fix="measure (or tune) on the device itself, or estimate: hwautoml profile --estimate",
+            fix="measure (or tune) on the device itself, or estimate: hwautoml tables estimate",
         )
 
 

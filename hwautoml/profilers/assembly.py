@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.latency_prior import doubt_wild_entries, infer_entries
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
-from hwautoml.core.layer import Layer, LayerCost
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.layer import LayerCost
+from hwautoml.core.observation import Entry, Observation
 from hwautoml.core.sibling_prior import at_level_of
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import MeasurementError
 from hwautoml.profilers.disturbance import Line, at_usual_speed, least_disturbed, usual_reference_ms
 from hwautoml.profilers.journal import Journal
@@ -25,22 +27,17 @@ _MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhea
 
 @dataclass(frozen=True)
 class ProfileSetting:
-    """What a table is valid for; ``space`` is the family, without the number of classes.
+    """What a journal belongs to: a table's identity, the runtime's version and the machine.
 
     ``machine`` (``devices.machine.fingerprint``) keeps a journal from being continued elsewhere.
     """
 
-    target: str
-    runtime: str
+    identity: TableIdentity
     runtime_version: str
-    num_threads: int
-    batch: int
-    precision: str
-    space: str
     machine: str = ""
 
-    def key(self, layer: Layer) -> str:
-        return replace(layer, precision=self.precision, batch=self.batch).key
+    def to_json(self) -> dict[str, object]:
+        return {**self.identity.to_json(), "runtime_version": self.runtime_version, "machine": self.machine}
 
 
 def is_usable(line: Line, max_relative_deviation: float) -> bool:
@@ -66,21 +63,16 @@ def assemble_table(
     measured = {line["key"]: _layer_entry(line, speed, overhead) for line in quiet if line["record"] == "layer"}
     if not measured:
         raise MeasurementError(
-            f"no layer of {setting.space} was measured to within {max_relative_deviation:.0%}",
+            f"no layer of {setting.identity.space} was measured to within {max_relative_deviation:.0%}",
             fix="run on a quieter machine, or with a larger budget",
         )
     measured = doubt_wild_entries(measured, costs)
     inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
     entries = dict(sorted((measured | inferred).items()))
-    if setting.runtime in READING_WEIGHTS:
+    if setting.identity.runtime in READING_WEIGHTS:
         entries = {key: replace(entry, num_weights=costs[key].parameters) for key, entry in entries.items()}
     table = LatencyTable(
-        setting.target,
-        setting.runtime,
-        setting.num_threads,
-        setting.batch,
-        setting.precision,
-        setting.space,
+        setting.identity,
         entries=entries,
         overhead=overhead,
         conditions=_conditions(setting, journal, records, quiet, len(measured), len(inferred)),
@@ -120,8 +112,7 @@ def checked_by_leaving_out(table: LatencyTable, prior: LatencyTable) -> LatencyT
     predicted = []
     for left_out, observation in enumerate(observations):
         others = table_from_prior(prior, [o for number, o in enumerate(observations) if number != left_out])
-        layers = [Layer.from_key(key) for key, count in observation.counts for _ in range(count)]
-        predicted.append(others.predict(layers))
+        predicted.append(others.predict(observation.layers))
     measured = np.array([observation.measured_ms for observation in observations])
     means, deviations = np.array([(p.mean_ms, p.std_ms) for p in predicted]).T
     ids = [observation.architecture_id for observation in observations]

@@ -80,7 +80,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RunFolderError(
-            f"there is no file {path}", fix="--from-csv DIR/measurements.csv, which --export-to DIR writes"
+            f"there is no file {path}", fix="name DIR/measurements.csv, which hwautoml tables export DIR writes"
         ) from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise RunFolderError(f"{path} is no CSV file: {error}") from error

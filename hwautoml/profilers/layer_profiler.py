@@ -7,15 +7,16 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
 import numpy as np
 
+from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.latency_file import save
-from hwautoml.core.latency_table import LatencyTable, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
@@ -96,7 +97,7 @@ def profile_layers(
         MeasurementError: no layer could be measured; with a prior, no network.
     """
     with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-        journal = Journal(table_path.with_suffix(".journal.jsonl"), asdict(setting))
+        journal = Journal(table_path.with_suffix(".journal.jsonl"), setting.to_json())
         options = options or ProfileOptions()
         measures = (measure, measure_networks or measure)
         run = _Profile(space, setting, journal, builders, measures, prior, options, on_progress, Path(folder))
@@ -130,7 +131,7 @@ class _Profile:
         self._builders, self._prior, self._options = builders, prior, options
         self._measure, self._measure_networks = measures
         self._on_progress, self._folder = on_progress, folder
-        self._layers = {setting.key(layer): layer for layer in space.all_layers()}
+        self._layers = {setting.identity.key(layer): layer for layer in space.all_layers()}
         self._reference: Path | None = None
         self._num_earlier = len(journal.records)
         self._began = monotonic()

@@ -52,15 +52,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if rest else f"{minutes} min"
 
 
-def wilson_interval(fraction: float, num_trials: int) -> tuple[float, float]:
-    """95 % confidence interval of a proportion (Wilson 1927)."""
-    z = 1.96
-    centre = fraction + z * z / (2 * num_trials)
-    spread = z * math.sqrt(fraction * (1 - fraction) / num_trials + z * z / (4 * num_trials**2))
-    scale = 1 + z * z / num_trials
-    return max((centre - spread) / scale, 0.0), min((centre + spread) / scale, 1.0)
-
-
 def table(head: Iterable[str], rows: Iterable[Iterable[str]], css_class: str = "") -> str:
     """Cells are HTML already."""
     header = "".join(f"<th scope='col'>{cell}</th>" for cell in head)

@@ -27,7 +27,7 @@ def save_front(data: ReportData, path: Path) -> None:
     if data.limit_ms is not None:
         axes.axvline(data.limit_ms, color=RED, linestyle="--", linewidth=1.2, label=f"limit {data.limit_ms:g} ms")
     axes.set_xlabel(f"latency on {_plain(data.target)} (ms)")
-    axes.set_ylabel("validation accuracy (%)")
+    axes.set_ylabel(f"validation {_plain(data.metric)} (%)")
     axes.set_title(_plain(data.title), loc="left", fontsize=11)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

@@ -24,7 +24,7 @@ def html_page(data: ReportData) -> str:
         "front": sections.front(data),
         "network": sections.network(data),
         "prediction": sections.prediction(data),
-        "confusion": sections.confusion(data),
+        "figures": sections.figures(data),
         "candidates": sections.candidates(data),
         "conditions": sections.conditions(data),
         "data": plot_json(data),

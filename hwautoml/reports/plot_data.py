@@ -22,8 +22,13 @@ def plot_data(data: ReportData) -> dict[str, Any]:
         "target": data.target,
         "candidates": [_point(row) for row in shown_candidates(data)],
         "specialised": _measured_points(data),
-        "confusion": data.confusion if any(map(any, data.confusion or ())) else None,
-        "classes": data.dataset.classes,
+        "metric": data.metric,
+        "decision": data.decision,
+        "matrices": {
+            figure.identifier: {"names": figure.matrix.names, "counts": figure.matrix.counts}
+            for figure in data.figures
+            if figure.matrix is not None
+        },
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 from hwautoml.core.layer import Layer
+from hwautoml.core.task import Figure
 from hwautoml.errors import InvalidValueError
 
 ORIGINS = ("measured", "predicted", "estimated")
@@ -21,11 +22,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """``counts``: images per split; ``skipped``: a few of the ``num_skipped`` unreadable files."""
+    """``counts``: images per split; ``labels``: of what kind.
+
+    ``skipped``: a few of the ``num_skipped`` unreadable files.
+    """
 
     name: str
     classes: tuple[str, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    labels: str | None = None
     num_skipped: int = 0
     skipped: tuple[str, ...] = ()
 
@@ -95,6 +100,7 @@ class Winner:
     accuracy_test: float | None
     runtime: str
     latency: Latency
+    accuracy_test_interval: Interval | None = None
     meets_limit: bool | None = None
     precision: str = "fp32"
     quantization: str | None = None
@@ -105,7 +111,8 @@ class Winner:
 
 @dataclass(frozen=True)
 class ReportData:
-    """``confusion``: (num_classes, num_classes) counts on the test split, rows are the true class.
+    """``figures``: what the task shows of the test split. Accuracies are values of its primary ``metric``, 1 at best;
+    ``decision`` is what it predicts, in a word.
 
     ``predicted_runtime``: the ``predicted_form`` of rows that don't say (of runs before 0.1).
     """
@@ -119,16 +126,12 @@ class ReportData:
     winner: Winner | None = None
     limit_ms: float | None = None
     predicted_runtime: str | None = None
-    confusion: tuple[tuple[int, ...], ...] | None = None
+    figures: tuple[Figure, ...] = ()
+    metric: str = "accuracy"
+    decision: str = "class"
     seconds: Mapping[str, float] = field(default_factory=dict)
     budget_seconds: float | None = None
     conditions: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        size = len(self.dataset.classes)
-        if self.confusion is not None and [len(row) for row in self.confusion] != [size] * size:
-            shape = f"{len(self.confusion)} rows of {sorted({len(row) for row in self.confusion})}"
-            raise InvalidValueError(f"confusion must be {size} x {size} as there are {size} classes, got {shape}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ReportData:
@@ -139,7 +142,7 @@ class ReportData:
         """
         if not isinstance(data, Mapping):
             raise InvalidValueError(f"report must be a mapping, got {data!r}")
-        confusion, seconds = data.get("confusion"), data.get("seconds") or {}
+        seconds = data.get("seconds") or {}
         candidates, specialised = data.get("candidates") or (), data.get("specialised") or ()
         return _build(
             cls,
@@ -150,7 +153,7 @@ class ReportData:
             specialised=tuple(_special(row, f"specialised[{i}]") for i, row in enumerate(specialised)),
             winner=None if data.get("winner") is None else _winner(data["winner"]),
             limit_ms=finite(data.get("limit_ms")),
-            confusion=None if confusion is None else tuple(tuple(int(n) for n in row) for row in confusion),
+            figures=tuple(_figure(row, f"figures[{i}]") for i, row in enumerate(data.get("figures") or ())),
             seconds={name: number for name, value in seconds.items() if (number := finite(value)) is not None},
             budget_seconds=finite(data.get("budget_seconds")),
         )
@@ -207,6 +210,13 @@ def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
     return _build(SpecialisedRow, data, where, measured=measured, predicted_interval=interval, **numbers)
 
 
+def _figure(data: Mapping[str, Any], where: str) -> Figure:
+    try:
+        return Figure.from_json(data)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"{where} is no figure of a task: {error!r}") from error
+
+
 def _latency(data: Mapping[str, Any], where: str) -> Latency:
     median, interval = finite(data.get("median_ms")), _interval(data.get("interval_ms"), f"{where}.interval_ms")
     if median is None or interval is None:
@@ -230,4 +240,7 @@ def _winner(data: Mapping[str, Any]) -> Winner:
     numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test")}
     costs = {name: c for name, value in (data.get("costs") or {}).items() if (c := finite(value)) is not None}
     latency = _latency(data.get("latency") or {}, "winner.latency")
-    return _build(Winner, rest, "winner", blocks=blocks, latency=latency, costs=costs, **numbers)
+    interval = _interval(data.get("accuracy_test_interval"), "winner.accuracy_test_interval")
+    return _build(
+        Winner, rest, "winner", blocks=blocks, latency=latency, costs=costs, accuracy_test_interval=interval, **numbers
+    )

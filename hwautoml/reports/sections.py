@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hwautoml.core.form import Form
+from hwautoml.core.task import Figure
 from hwautoml.reports import formatting as fmt
 from hwautoml.reports.network_drawing import drawing
 from hwautoml.reports.plot_data import key_values, shown_candidates
@@ -42,7 +43,7 @@ def _headline(data: ReportData) -> str:
     kind = "validation" if winner.accuracy_test is None else "test"
     latency = fmt.milliseconds(winner.latency.median_ms).replace(" ", "&nbsp;")
     share = fmt.percent(accuracy).replace(" ", "&nbsp;")
-    return f"<b>{share}</b> {kind} accuracy at <b>{latency}</b> on {target}"
+    return f"<b>{share}</b> {kind} {fmt.text(data.metric)} at <b>{latency}</b> on {target}"
 
 
 def _verdict(data: ReportData) -> str:
@@ -89,15 +90,15 @@ def _cards(data: ReportData) -> str:
 
 
 def _accuracy_card(data: ReportData, winner: Winner) -> tuple[str, str, str]:
-    validation = f"validation {fmt.percent(winner.accuracy_val)}"
+    validation, metric = f"validation {fmt.percent(winner.accuracy_val)}", fmt.text(data.metric)
     if winner.accuracy_test is None:
-        return "Validation accuracy", fmt.percent(winner.accuracy_val), "test images not looked at yet"
-    num_images = int(data.dataset.counts.get("test", 0))
-    if num_images <= 0:
-        return "Test accuracy", fmt.percent(winner.accuracy_test), validation
-    low, high = fmt.wilson_interval(winner.accuracy_test, num_images)
-    spread = f"95 %: {100 * low:.1f}–{fmt.percent(high)} ({num_images:,} images)"
-    return "Test accuracy", fmt.percent(winner.accuracy_test), f"{spread}<br>{validation}"
+        return f"Validation {metric}", fmt.percent(winner.accuracy_val), "test images not looked at yet"
+    notes = [validation]
+    if winner.accuracy_test_interval is not None:
+        low, high = winner.accuracy_test_interval
+        num_images = int(data.dataset.counts.get("test", 0))
+        notes.insert(0, f"95 %: {100 * low:.1f}–{fmt.percent(high)} ({num_images:,} images)")
+    return f"Test {metric}", fmt.percent(winner.accuracy_test), "<br>".join(notes)
 
 
 def _latency_card(winner: Winner) -> tuple[str, str, str]:
@@ -133,7 +134,8 @@ def front(data: ReportData) -> str:
         "Each dot is a network. Up is more accurate on the validation images, left is faster; nothing beats the "
         f"networks on the line in both.{limit}{subset}"
     )
-    return section("front", "Accuracy against latency", lead, plot("plot-front", "Accuracy against latency", "tall"))
+    title = f"{fmt.text(data.metric.capitalize())} against latency"
+    return section("front", title, lead, plot("plot-front", title, "tall"))
 
 
 def prediction(data: ReportData) -> str:
@@ -183,22 +185,23 @@ def network(data: ReportData) -> str:
     return section("network", "The chosen network", lead, drawing(data.winner.blocks))
 
 
-def confusion(data: ReportData) -> str:
-    matrix, names = data.confusion, data.dataset.classes
-    if not matrix or not any(map(any, matrix)):
-        return ""
-    worst = sorted(
-        ((n, i, j) for i, row in enumerate(matrix) for j, n in enumerate(row) if n and i != j), reverse=True
-    )[:5]
-    total, right = sum(map(sum, matrix)), sum(matrix[i][i] for i in range(len(names)))
-    pairs = "".join(
-        f"<li><b>{fmt.text(names[i])}</b> taken for <b>{fmt.text(names[j])}</b>: {n} of {sum(matrix[i])}</li>"
-        for n, i, j in worst
-    )
-    listing = f"<h3>Most frequent mistakes</h3><ol class='mistakes'>{pairs}</ol>" if pairs else "<p>No mistakes.</p>"
-    lead = f"{right:,} of {total:,} test images right. A row is a true class and adds up to 100 %."
-    body = f"<div class='side'>{plot('plot-confusion', 'Confusion matrix', 'square')}<div>{listing}</div></div>"
-    return section("confusion", "What is mistaken for what", lead, body)
+def figures(data: ReportData) -> str:
+    return "".join(_figure(figure) for figure in data.figures)
+
+
+def _figure(figure: Figure) -> str:
+    parts = []
+    if figure.list_title:
+        items = "".join(f"<li>{fmt.text(item)}</li>" for item in figure.items)
+        numbered = f"<ol class='mistakes'>{items}</ol>" if items else ""
+        parts.append(f"<h3>{fmt.text(figure.list_title)}</h3>{numbered}")
+    if figure.rows:
+        head, rows = map(fmt.text, figure.head), (map(fmt.text, row) for row in figure.rows)
+        parts.append(fmt.table(head, rows, "figures"))
+    body, identifier = f"<div>{''.join(parts)}</div>", fmt.text(figure.identifier)
+    if figure.matrix is not None:
+        body = f"<div class='side'>{plot(f'plot-{identifier}', fmt.text(figure.title), 'square')}{body}</div>"
+    return section(identifier, fmt.text(figure.title), fmt.text(figure.lead), body)
 
 
 # Tables
@@ -228,7 +231,7 @@ def candidates(data: ReportData) -> str:
     note = f" {more:,} more are in <code>candidates.csv</code>." if more else ""
     key = f" Architectures read: {fmt.text(_summary_key(ordered[0]))}, stage by stage." if ordered[0].values else ""
     lead = f"The chosen one and the front first, fastest on top; a click on a heading sorts.{key}{note}"
-    head = ("network", "front", "accuracy (val)", "latency", "origin", "measured", "architecture")
+    head = ("network", "front", f"{fmt.text(data.metric)} (val)", "latency", "origin", "measured", "architecture")
     return section("candidates", "Candidates", lead, fmt.table(head, rows, "figures sortable"))
 
 
@@ -264,7 +267,8 @@ def _summary_key(row: CandidateRow) -> str:
 
 def conditions(data: ReportData) -> str:
     rows = [[fmt.text(name), fmt.text(value)] for name, value in flatten(data.conditions)]
-    dataset = [["name", fmt.text(data.dataset.name)], ["classes", str(len(data.dataset.classes))]]
+    dataset = [["name", fmt.text(data.dataset.name)]]
+    dataset.append(["labels", fmt.text(data.dataset.labels or f"{len(data.dataset.classes)} classes")])
     dataset += [[f"{fmt.text(split)} images", f"{int(number):,}"] for split, number in data.dataset.counts.items()]
     if data.dataset.num_skipped:
         names = ", ".join(f"<code>{fmt.text(name)}</code>" for name in data.dataset.skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hwautoml.core.table_facts import FittedNetwork, LayerRatio, LayerTime
 from hwautoml.reports.front_image import BLUE, GREY, ORANGE, RED, TEAL, _plain
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ _ORIGIN_COLORS = {"measured": BLUE, "inferred": TEAL, "estimated": ORANGE}
 def save_table_picture(
     title: str,
     origin: str,
-    networks: Sequence[Mapping[str, Any]],
+    networks: Sequence[FittedNetwork],
     check: Mapping[str, Any],
-    layers: Sequence[Mapping[str, Any]],
+    layers: Sequence[LayerTime],
     path: Path,
 ) -> None:
-    """``networks`` have measured_ms and fitted_ms; ``layers`` key, share and origin, the largest first.
+    """``layers`` are those with the largest shares, the largest first.
 
     ``check`` is a table's hold-out check, whose networks have id, measured_ms, predicted_ms and deviation_ms.
     """
@@ -52,9 +53,9 @@ def save_table_picture(
 
 
 def save_comparison(
-    titles: Sequence[str], means_ms: NDArray[Any], layers: Sequence[Mapping[str, Any]], level: float, path: Path
+    titles: Sequence[str], means_ms: NDArray[Any], layers: Sequence[LayerRatio], level: float, path: Path
 ) -> None:
-    """``means_ms`` (2, n): what both tables predict for the same networks; ``layers`` have first_ms and second_ms."""
+    """``means_ms`` (2, n): what both tables predict for the same networks."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = _figure()
@@ -62,8 +63,8 @@ def save_comparison(
         (figure.add_subplot(1, 2, 1), means_ms[0], means_ms[1], "random networks, predicted"),
         (
             figure.add_subplot(1, 2, 2),
-            [row["first_ms"] for row in layers],
-            [row["second_ms"] for row in layers],
+            [layer.first_ms for layer in layers],
+            [layer.second_ms for layer in layers],
             "layers",
         ),
     ):
@@ -88,15 +89,15 @@ def save_comparison(
     _save(figure, path)
 
 
-def _draw_networks(axes: Axes, networks: Sequence[Mapping[str, Any]], check: Mapping[str, Any]) -> None:
+def _draw_networks(axes: Axes, networks: Sequence[FittedNetwork], check: Mapping[str, Any]) -> None:
     checked = check.get("networks", [])
     unseen = {row["id"] for row in checked}
-    seen = [row for row in networks if row["id"] not in unseen]
-    end = 1.05 * max(row["measured_ms"] for row in networks)
+    seen = [network for network in networks if network.id not in unseen]
+    end = 1.05 * max(network.measured_ms for network in networks)
     axes.plot([0, end], [0, end], color=GREY, linewidth=1, zorder=1)
     axes.scatter(
-        [row["measured_ms"] for row in seen],
-        [row["fitted_ms"] for row in seen],
+        [network.measured_ms for network in seen],
+        [network.fitted_ms for network in seen],
         s=18,
         color=GREY,
         linewidths=0,
@@ -118,12 +119,12 @@ def _draw_networks(axes: Axes, networks: Sequence[Mapping[str, Any]], check: Map
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
 
-def _draw_layers(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
+def _draw_layers(axes: Axes, layers: Sequence[LayerTime]) -> None:
     rows = list(reversed(layers))
-    colors = [_ORIGIN_COLORS[row["origin"]] for row in rows]
-    axes.barh([_short(row["key"]) for row in rows], [100 * row["share"] for row in rows], color=colors)
-    for origin in sorted({row["origin"] for row in rows}):
-        axes.barh([_short(rows[0]["key"])], [0], color=_ORIGIN_COLORS[origin], label=origin)
+    colors = [_ORIGIN_COLORS[row.origin] for row in rows]
+    axes.barh([_short(row.key) for row in rows], [100 * row.share for row in rows], color=colors)
+    for origin in sorted({row.origin for row in rows}):
+        axes.barh([_short(rows[0].key)], [0], color=_ORIGIN_COLORS[origin], label=origin)
     axes.tick_params(axis="y", labelsize=7)
     _label(axes, "share of a random network's predicted time (%)", "")
     axes.legend(frameon=False, fontsize=8, loc="lower right")

@@ -57,12 +57,8 @@ class Machine:
     num_threads: int = 1
 
 
-def family_of(function: tvm.tirx.PrimFunc) -> Family | None:
+def family_of(kernel: Kernel) -> Family | None:
     """The first family that covers the function, or None."""
-    return _fitting(Kernel(function))
-
-
-def _fitting(kernel: Kernel) -> Family | None:
     if kernel.has_unread_result:
         return None
     return next((family for family in FAMILIES if family.fits(kernel)), None)
@@ -71,7 +67,7 @@ def _fitting(kernel: Kernel) -> Family | None:
 def candidates(function: tvm.tirx.PrimFunc, machine: Machine) -> list[Tiling]:
     """Tilings to choose from, the fixed rule's choice first; empty where no family fits."""
     kernel = Kernel(function)
-    family = _fitting(kernel)
+    family = family_of(kernel)
     return [] if family is None else family.candidates(kernel, machine.unit)
 
 
@@ -83,14 +79,14 @@ def is_tunable(function: tvm.tirx.PrimFunc, machine: Machine) -> bool:
 def scheduled(function: tvm.tirx.PrimFunc, tiling: Tiling, machine: Machine) -> tvm.tirx.PrimFunc | None:
     """The function with the schedule its family makes of ``tiling``; None if that fails."""
     kernel = Kernel(function)
-    family = _fitting(kernel)
+    family = family_of(kernel)
     return None if family is None else _applied(family, kernel, tiling, machine)
 
 
 def scheduled_by_rule(function: tvm.tirx.PrimFunc, machine: Machine) -> tuple[tvm.tirx.PrimFunc | None, bool]:
     """The function with the first of its candidates that applies, None if none does; and whether tuning could help."""
     kernel = Kernel(function)
-    family = _fitting(kernel)
+    family = family_of(kernel)
     if family is None:
         return None, False
     tilings = family.candidates(kernel, machine.unit)

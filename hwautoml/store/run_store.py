@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwautoml.core.closing import Closing
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import named_storage_errors
+from hwautoml.core.task import Outcome, outcome_from_bytes, outcome_to_bytes
 from hwautoml.errors import RunFolderError, StorageError
+from hwautoml.store.migrations import SCHEMA, migrate
 
-SCHEMA = 1
 JOURNAL = "journal.sqlite"
 #: What SQLite says of the disk, as the system would.
 _STORAGE_ERRORS = {
@@ -34,14 +32,14 @@ _STORAGE_ERRORS = {
 }
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS stages (
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE stages (
     name TEXT PRIMARY KEY, seconds REAL NOT NULL, payload TEXT NOT NULL, finished REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS evaluations (
+CREATE TABLE evaluations (
     architecture_id TEXT NOT NULL, architecture TEXT NOT NULL, weights TEXT NOT NULL, split TEXT NOT NULL,
-    confusion BLOB NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
+    outcome BLOB NOT NULL, seconds REAL NOT NULL, finished REAL NOT NULL,
     PRIMARY KEY (architecture_id, weights, split));
-CREATE TABLE IF NOT EXISTS measurements (
+CREATE TABLE measurements (
     architecture_id TEXT NOT NULL, target TEXT NOT NULL, runtime TEXT NOT NULL, payload TEXT NOT NULL,
     finished REAL NOT NULL);
 """
@@ -49,24 +47,27 @@ CREATE TABLE IF NOT EXISTS measurements (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``confusion`` (num_classes, num_classes), rows true classes; ``weights`` names what was scored."""
+    """``outcome`` is what the run's task keeps of a split; the store does not look into it.
+
+    ``weights`` names what was scored.
+    """
 
     architecture: Architecture
     weights: str
     split: str
-    confusion: NDArray[np.int64]
+    outcome: Outcome
     seconds: float
-
-    @property
-    def accuracy(self) -> float:
-        return float(np.trace(self.confusion) / max(self.confusion.sum(), 1))
 
 
 class RunStore(Closing):
     """Use as a context manager; one process at a time may write to a run folder."""
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
-        """Raises RunFolderError: no run there, a damaged journal, or another process is at work in it."""
+        """A journal of an earlier version is brought to this one's schema.
+
+        Raises:
+            RunFolderError: no run there, a damaged journal or a later version's, or another process is at work in it.
+        """
         self.folder = folder
         journal = folder / JOURNAL
         if create:
@@ -77,24 +78,41 @@ class RunStore(Closing):
         self._lock = _lock(folder)
         try:
             self._db = sqlite3.connect(journal)
-            with self._writing():
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.executescript(_TABLES)
-            schema = self.setting("schema", SCHEMA)
-        except StorageError:
-            self.close()
-            raise
         except sqlite3.DatabaseError as error:
             self._lock.close()
+            raise RunFolderError(f"{journal} cannot be opened: {error}") from error
+        try:
+            with self._writing():
+                self._db.execute("PRAGMA journal_mode=WAL")
+            with self._writing():
+                self._prepare()
+        except (StorageError, RunFolderError):
+            self.close()
+            raise
+        except (sqlite3.DatabaseError, ValueError) as error:  # of SQLite's, and an outcome that is none
+            self.close()
             raise RunFolderError(
                 f"{journal} is damaged: {error}", fix="start the run anew in another folder"
             ) from error
-        if schema != SCHEMA:
-            self.close()
-            raise RunFolderError(
-                f"{folder} was made by a version with journal schema {schema}, this one reads {SCHEMA}"
-            )
-        self.set_setting("schema", SCHEMA)
+
+    def _prepare(self) -> None:
+        """New tables, or those of an earlier version changed: inside one transaction, so all of it or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            for statement in filter(str.strip, _TABLES.split(";")):
+                self._db.execute(statement)
+        else:
+            schema = self.setting("schema", 1)  # versions with schema 1 wrote it last
+            if schema > SCHEMA:
+                raise RunFolderError(
+                    f"{self.folder} was made by a version with journal schema {schema}, this one reads up to {SCHEMA}",
+                    fix="use that version of hwautoml, or another folder",
+                )
+            if schema == SCHEMA:
+                return
+            migrate(self._db, schema)
+        self._set_setting("schema", SCHEMA)
 
     def close(self) -> None:
         self._db.close()
@@ -123,7 +141,10 @@ class RunStore(Closing):
 
     def set_setting(self, key: str, value: object) -> None:
         with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+            self._set_setting(key, value)
+
+    def _set_setting(self, key: str, value: object) -> None:
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage left, with its ``seconds``; None while it is not finished."""
@@ -149,7 +170,7 @@ class RunStore(Closing):
                     json.dumps(evaluation.architecture.as_dict),
                     evaluation.weights,
                     evaluation.split,
-                    evaluation.confusion.astype("<i8").tobytes(),
+                    outcome_to_bytes(evaluation.outcome),
                     evaluation.seconds,
                     time.time(),
                 ),
@@ -167,17 +188,13 @@ class RunStore(Closing):
     def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
         """In the order they were made."""
         rows = self._db.execute(
-            "SELECT architecture, confusion, seconds FROM evaluations "
-            "WHERE weights = ? AND split = ? ORDER BY finished",
+            "SELECT architecture, outcome, seconds FROM evaluations WHERE weights = ? AND split = ? ORDER BY finished",
             (weights, split),
         )
-        found = []
-        for values, blob, seconds in rows:
-            counts = np.frombuffer(blob, dtype="<i8").astype(np.int64)
-            side = round(len(counts) ** 0.5)
-            architecture = space.architecture(json.loads(values))
-            found.append(Evaluation(architecture, weights, split, counts.reshape(side, side), seconds))
-        return found
+        return [
+            Evaluation(space.architecture(json.loads(values)), weights, split, outcome_from_bytes(blob), seconds)
+            for values, blob, seconds in rows
+        ]
 
     def add_measurement(self, architecture_id: str, target: str, runtime: str, payload: Mapping[str, object]) -> None:
         with self._writing():

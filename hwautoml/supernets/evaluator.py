@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwautoml.core.space import Architecture
-from hwautoml.supernets.scoring import Normalised, confusion_matrix, recalibrate
+from hwautoml.core.task import Outcome, Task
+from hwautoml.supernets.scoring import Normalised, recalibrate, score
 from hwautoml.supernets.supernet import Supernet
 
 MIN_VALIDATION_IMAGES, MAX_VALIDATION_IMAGES = 500, 2000
@@ -38,7 +37,7 @@ class Images(Protocol):
         device: torch.device | str = "cpu",
         resolution: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W) with values 0..255 and labels (N,), as of ``datasets.Split.batches``."""
+        """Images (N, C, H, W) with values 0..255 and labels (N, ...), as of ``datasets.Split.batches``."""
         ...
 
 
@@ -54,7 +53,7 @@ class LabelledImages(Protocol):
     @property
     def std(self) -> tuple[float, ...]: ...
     @property
-    def num_classes(self) -> int: ...
+    def task(self) -> Task: ...
 
 
 class Evaluator:
@@ -65,12 +64,12 @@ class Evaluator:
         self._recalibration: dict[int, Batches] = {}
         self._validation: dict[int, Batches] = {}
 
-    def __call__(self, architecture: Architecture) -> NDArray[np.int64]:
-        """(num_classes, num_classes): the member's confusion matrix, rows are true classes."""
+    def __call__(self, architecture: Architecture) -> Outcome:
+        """Of the member, as the task has it."""
         network = self.recalibrated(architecture)
         scored = Normalised(network, self.images.mean, self.images.std).to(self.device)
         batches = self.validation_batches(self.supernet.space.resolution(architecture))
-        return confusion_matrix(scored, batches, self.images.num_classes)
+        return score(scored, batches, self.images.task)
 
     def recalibrated(self, architecture: Architecture) -> nn.Module:
         """The member cut out, with BatchNorm statistics of its own."""

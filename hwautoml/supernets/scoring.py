@@ -1,13 +1,13 @@
-"""BatchNorm recalibration and scoring; a score is always a confusion matrix."""
+"""BatchNorm recalibration and scoring; what is kept of a score is the task's outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from hwautoml.core.task import Outcome, Task
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -46,16 +46,11 @@ def recalibrate(network: nn.Module, batches: Batches) -> None:
 
 
 @torch.no_grad()
-def confusion_matrix(network: nn.Module, batches: Batches, num_classes: int) -> NDArray[np.int64]:
-    """(num_classes, num_classes) counts; rows are true classes, columns predictions."""
+def score(network: nn.Module, batches: Batches, task: Task) -> Outcome:
+    """The outcome of ``network``, images to logits, on all ``batches``, of which there is at least one."""
     network.eval()
-    counts = torch.zeros(num_classes * num_classes, dtype=torch.int64)
+    parts = []
     for images, labels in batches:
-        predicted = network(images).argmax(1)
-        counts += torch.bincount((labels * num_classes + predicted).cpu(), minlength=num_classes**2)
-    return counts.view(num_classes, num_classes).numpy()
-
-
-def accuracy(confusion: NDArray[np.integer]) -> float:
-    """Share of correct predictions, 0..1."""
-    return float(np.trace(confusion) / max(confusion.sum(), 1))
+        outputs = task.activate(network(images).float())
+        parts.append(task.outcome(outputs.cpu().numpy(), labels.cpu().numpy()))
+    return task.merge(parts)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hwautoml.core.space import Architecture
+from hwautoml.core.task import Task
 from hwautoml.supernets.memory import keep_freed_memory
 from hwautoml.supernets.sandwich import Sandwich
 from hwautoml.supernets.threads import ThreadTuner, max_threads
 
 Batches = Callable[[torch.Generator], Iterator[tuple[Tensor, Tensor]]]
-"""One epoch of shuffled, augmented training batches: images (N, C, H, W) with values 0..255, labels (N,)."""
+"""One epoch of shuffled, augmented training batches: images (N, C, H, W) with values 0..255, labels (N, ...)."""
 
 StepLoss = Callable[[Tensor, Tensor], Tensor]
 """Runs forward *and backward* on one batch (several, for a sandwich) and returns the loss for display."""
@@ -40,7 +41,6 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_share: float = 0.15
-    label_smoothing: float = 0.05
     gradient_clip: float = 5.0
     seed: int = 0
 
@@ -129,9 +129,9 @@ def supernet_step(
     supernet: nn.Module,
     sandwich: Sandwich,
     *,
+    task: Task,
     num_random: int,
     rng: np.random.Generator,
-    settings: TrainSettings,
     dtype: torch.dtype | None,
     resize: Callable[[Tensor, Architecture], Tensor],
     device: str,
@@ -150,25 +150,25 @@ def supernet_step(
         for architecture in [largest, *students]:
             with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
                 logits = supernet(resize(images, architecture), architecture).float()
-            hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+            hard = task.loss(logits, labels)
             if teacher is None:
-                loss, teacher = hard, logits.detach().softmax(1)
+                loss, teacher = hard, logits.detach()
                 hard.backward()
             else:
-                (0.5 * hard + 0.5 * F.cross_entropy(logits, teacher)).backward()
+                (0.5 * hard + 0.5 * task.distillation_loss(logits, teacher)).backward()
         assert loss is not None
         return loss.detach()
 
     return step
 
 
-def network_step(network: nn.Module, *, settings: TrainSettings, dtype: torch.dtype | None, device: str) -> StepLoss:
-    """Plain cross-entropy."""
+def network_step(network: nn.Module, *, task: Task, dtype: torch.dtype | None, device: str) -> StepLoss:
+    """The task's loss, plainly."""
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             logits = network(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        loss = task.loss(logits, labels)
         loss.backward()
         return loss.detach()
 

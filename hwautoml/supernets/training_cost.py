@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from hwautoml.core.layer import LayerCost
 from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.task import Task
 from hwautoml.core.training_cost import TrainingCost, fit_training_cost
 from hwautoml.supernets.memory import keep_freed_memory
-from hwautoml.supernets.training import StepLoss, TrainSettings, fastest_setup, network_step
+from hwautoml.supernets.training import StepLoss, fastest_setup, network_step
 
 TIMED_STEPS = 2
 MIN_MEMBERS = 4
@@ -26,11 +27,12 @@ def measure_training_cost(
     images: Tensor,
     labels: Tensor,
     *,
+    task: Task,
     budget_sec: float,
 ) -> TrainingCost:
     """Time real steps of members of their own, until the time or the members are used up, but of four at least.
 
-    ``images`` (N, C, H, W) and ``labels`` (N,) are one batch on the device that will train; the precision and
+    ``images`` (N, C, H, W) and ``labels`` (N, ...) are one batch on the device that will train; the precision and
     the thread count are those that the first member runs fastest with.
     """
     keep_freed_memory()
@@ -45,7 +47,7 @@ def measure_training_cost(
         resized = F.interpolate(images, (side, side)).contiguous(memory_format=torch.channels_last)
 
         def make_step(dtype: torch.dtype | None, network: torch.nn.Module = network) -> StepLoss:
-            return network_step(network, settings=TrainSettings(), dtype=dtype, device=images.device.type)
+            return network_step(network, task=task, dtype=dtype, device=images.device.type)
 
         if setup is None:
             setup = fastest_setup(network, make_step, resized, labels)

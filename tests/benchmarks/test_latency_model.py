@@ -13,7 +13,9 @@ import pytest
 from benchmarks.latency_model import SPACE, Session, agreement, compared
 from benchmarks.latency_networks import draw
 from benchmarks.latency_peers import PEERS
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry, Observation
+from hwautoml.core.table_identity import TableIdentity
 
 
 def test_agreement_counts_relative_errors() -> None:
@@ -43,7 +45,8 @@ def test_peers_learn_from_the_same_table() -> None:
     rng = np.random.default_rng(0)
     time_ms = {layer.key: 0.002 + SPACE.cost(layer).macs / 1e8 for layer in SPACE.all_layers()}
     entries = {key: Entry(1.2 * ms, 0.01 * ms) for key, ms in time_ms.items()}
-    table = LatencyTable("cpu", "onnxruntime", 1, 1, "fp32", SPACE.family, entries, Entry(0.01, 0.001))
+    identity = TableIdentity("cpu", "onnxruntime", 1, 1, "fp32", SPACE.family)
+    table = LatencyTable(identity, entries, Entry(0.01, 0.001))
 
     def network_ms(layers: object) -> float:
         return 0.01 + sum(time_ms[layer.key] for layer in layers)  # type: ignore[attr-defined]

@@ -12,14 +12,16 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hwautoml.tasks.classification import Classification
+
 CLASSES = ["bird", "cat", "déjà vu"]
 RESOLUTION = 8
 
 
-def _model(channels: int) -> onnx.ModelProto:
-    """uint8 (1, 8, 8, C) to three probabilities: a linear classifier with random weights."""
+def _model(channels: int, num_classes: int = 3) -> onnx.ModelProto:
+    """uint8 (1, 8, 8, C) to probabilities: a linear classifier with random weights."""
     size = RESOLUTION**2 * channels
-    weights = np.random.default_rng(0).normal(0, 0.02, (size, 3)).astype(np.float32)
+    weights = np.random.default_rng(0).normal(0, 0.02, (size, num_classes)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Reshape", ["float", "shape"], ["flat"]),
@@ -30,7 +32,7 @@ def _model(channels: int) -> onnx.ModelProto:
         nodes,
         "tiny",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, [1, RESOLUTION, RESOLUTION, channels])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, num_classes])],
         [numpy_helper.from_array(np.array([1, size]), "shape"), numpy_helper.from_array(weights, "weights")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -58,7 +60,7 @@ def infer() -> Callable[[Path, np.ndarray], np.ndarray]:
 def bundle_arguments(onnx_path: Path) -> dict[str, Any]:
     return {
         "onnx_path": onnx_path,
-        "classes": CLASSES,
+        "task": Classification(tuple(CLASSES)),
         "resolution": RESOLUTION,
         "channels": 3,
         "accuracy": {"test_top1": 0.912},

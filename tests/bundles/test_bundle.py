@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import hwautoml.bundles
 from hwautoml.bundles import BundleSample, read_bundle, write_bundle
-from hwautoml.bundles.model_card import wilson_interval
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
 from hwautoml.errors import InvalidValueError, RunFolderError, StorageError, UnknownNameError
+from hwautoml.tasks.classification import Classification
 
 Arguments = dict[str, Any]
 IMAGE = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -73,7 +71,7 @@ def test_texts(tmp_path: Path, bundle_arguments: Arguments) -> None:
     assert "`cpp/`" in readme
 
 
-CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 5, 5]]
+CONFUSION = np.array([[8, 2, 0], [1, 9, 0], [0, 5, 5]])
 
 
 def test_the_same_arguments_give_the_same_bytes(tmp_path: Path, bundle_arguments: Arguments) -> None:
@@ -81,7 +79,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path, bundle_arguments
     more = {
         "tvm_library": tmp_path / "lib.so",
         "samples": [BundleSample(IMAGE, np.array([0.1, 0.2, 0.7]), "cat")],
-        "confusion": CONFUSION,
+        "outcome": CONFUSION,
         "data": {"name": "pets", "counts": {"train": 90, "test": 30}},
     }
     first, second = (write_bundle(tmp_path / name, **bundle_arguments, **more) for name in ("a", "b"))
@@ -98,7 +96,7 @@ def test_model_card(tmp_path: Path, bundle_arguments: Arguments) -> None:
     folder = write_bundle(
         tmp_path / "b",
         **arguments,
-        confusion=CONFUSION,
+        outcome=CONFUSION,
         data={"name": "pets", "counts": {"train": 90, "test": 30}},
         quantization={"reason": "fp32: int8 was slower."},
     )
@@ -124,12 +122,6 @@ def test_a_card_without_figures_says_so(folder: Path) -> None:
     assert "Per class: not recorded." in text and "test_top1 0.912" in text
 
 
-@given(st.floats(0, 1), st.integers(1, 100_000))
-def test_the_interval_of_a_share_holds_it(share: float, number: int) -> None:
-    low, high = wilson_interval(share, number)
-    assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
-
-
 def test_architecture_noun(tmp_path: Path, bundle_arguments: Arguments) -> None:
     architecture = Architecture("mobile/v1", (("depth", 2),))
     folder = write_bundle(tmp_path / "b", **{**bundle_arguments, "architecture": architecture})
@@ -147,7 +139,7 @@ def test_samples(tmp_path: Path, bundle_arguments: Arguments) -> None:
 
 def test_a_bundle_is_replaced(folder: Path, bundle_arguments: Arguments) -> None:
     (folder / "left_over").write_text("x")
-    write_bundle(folder, **{**bundle_arguments, "classes": ["x", "y", "z"]})
+    write_bundle(folder, **{**bundle_arguments, "task": Classification(("x", "y", "z"))})
     assert read_bundle(folder).classes == ("x", "y", "z")
     assert not (folder / "left_over").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
@@ -189,7 +181,7 @@ def test_a_failure_leaves_the_former_bundle(
 
         monkeypatch.setattr(Path, "replace", fail_once_aside)
     with pytest.raises(StorageError, match="(no room to|cannot) write .*bundle"):
-        write_bundle(folder, **{**bundle_arguments, "classes": ["x", "y", "z"]})
+        write_bundle(folder, **{**bundle_arguments, "task": Classification(("x", "y", "z"))})
     assert snapshot(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
 
@@ -207,7 +199,7 @@ def test_a_missing_model_is_named(tmp_path: Path, bundle_arguments: Arguments) -
         ({"accuracy": {"test_top1": float("nan")}}, "finite JSON"),
         ({"latency": {"median_ms": Path("x")}}, "plain, finite JSON"),
         ({"samples": [BundleSample(IMAGE[:4], np.zeros(3))]}, r"sample 0 must be uint8 \(8, 8, 3\)"),
-        ({"samples": [BundleSample(IMAGE, np.zeros(2))]}, "sample 0 needs 3 probabilities"),
+        ({"samples": [BundleSample(IMAGE, np.zeros(2))]}, "sample 0 needs 3 outputs"),
     ],
 )
 def test_contradicting_arguments(tmp_path: Path, bundle_arguments: Arguments, changes: Arguments, message: str) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 
 import hwautoml.bundles
 from hwautoml.bundles import write_bundle
+from hwautoml.tasks.classification import Classification
 
 RUNNER = Path(hwautoml.bundles.__file__).parent / "runner"
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
@@ -170,7 +171,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         onnx_path=base / "tiny.onnx",
         tvm_library=compiled.path,
         default_runtime="tvm",
-        classes=CLASSES,
+        task=Classification(tuple(CLASSES)),
         resolution=RESOLUTION,
         image_size=12,
         channels=3,
@@ -210,6 +211,47 @@ def test_it_answers_as_run_py(build: Path, bundle: Path, tmp_path: Path) -> None
             assert mine["probability"] == pytest.approx(other["probability"], abs=1e-6)
     line = run(build, bundle, images[0], "--top", "1").stdout
     assert line.startswith(f"{images[0]}: ") and line.count("%") == 1
+
+
+ANSWERS: list[dict[str, Any] | None] = [
+    {"kind": "values", "thresholds": [], "unit": "\u00b0C"},
+    {"kind": "above", "thresholds": [0.5, 0.0, 0.25], "unit": ""},
+    {"kind": "above", "thresholds": [2.0, 2.0, 2.0], "unit": ""},
+    None,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ANSWERS, ids=["values", "above", "none above", "no task"])
+def test_it_says_what_the_task_says(build: Path, bundle: Path, tmp_path: Path, answer: dict[str, Any] | None) -> None:
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
+    if answer is None:
+        del manifest["task"]
+    else:
+        manifest["task"]["answer"] = answer
+    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    image = tmp_path / "x.ppm"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(image)
+    (ours,), (theirs,) = json.loads(run(build, other, image, "--json").stdout), python_answers(other, image)
+    assert [{**p, **rounded(p)} for p in ours["predictions"]] == [{**p, **rounded(p)} for p in theirs["predictions"]]
+    command = [sys.executable, str(other / "run.py"), str(image)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout
+    assert run(build, other, image).stdout == text
+
+
+def rounded(prediction: dict[str, Any]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in prediction.items() if isinstance(value, float)}
+
+
+@pytest.mark.slow
+def test_a_kind_of_answer_that_it_does_not_know_is_refused(build: Path, bundle: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(bundle, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
+    manifest["task"]["answer"]["kind"] = "boxes"
+    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    done = run(build, other, tmp_path / "x.ppm")
+    assert done.returncode == 8 and "a kind that is not known here: boxes" in done.stderr
 
 
 @pytest.mark.slow

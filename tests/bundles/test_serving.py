@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 from PIL import Image
 
 from hwautoml.bundles import write_bundle
+from hwautoml.tasks.classification import Classification
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
@@ -55,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(
         base / "bundle",
         onnx_path=base / "tiny.onnx",
-        classes=CLASSES,
+        task=Classification(tuple(CLASSES)),
         resolution=RESOLUTION,
         channels=3,
         accuracy={},
@@ -152,6 +154,34 @@ def test_a_port_that_is_taken(folder: Path, port: int) -> None:
     command = [sys.executable, str(folder / "serve.py"), "--port", str(port)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, timeout=60)
     assert done.returncode == 1 and f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_two_classes_are_served_without_asking_for_fewer(tmp_path: Path) -> None:
+    """The default is three, or as many as there are."""
+    import onnx
+
+    from tests.bundles.conftest import RESOLUTION, _model
+
+    onnx.save(_model(3, 2), tmp_path / "two.onnx")
+    folder = write_bundle(
+        tmp_path / "bundle",
+        onnx_path=tmp_path / "two.onnx",
+        task=Classification(("a", "b")),
+        resolution=RESOLUTION,
+        channels=3,
+        accuracy={},
+        latency={},
+        conditions={},
+        architecture={"id": "abc"},
+        parity={},
+    )
+    process, port = start(folder)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/predict", data=png(), timeout=20) as response:
+            assert {p["class"] for p in json.loads(response.read())["predictions"]} == {"a", "b"}
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def test_a_changed_model_is_not_served(tmp_path: Path, folder: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwautoml.core.latency_file import check_matches, dumps, load, save
+from hwautoml.core.latency_file import dumps, load, save
 from hwautoml.core.latency_model import Hyperparameters
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
+from hwautoml.core.observation import Entry, Observation
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import RunFolderError
 
 times = st.floats(1e-4, 1e4)
@@ -48,12 +50,9 @@ def tables(draw: st.DrawFn) -> LatencyTable:
         )
     )
     return LatencyTable(
-        draw(st.sampled_from(["cpu", "rpi4"])),
-        "tvm",
-        draw(st.integers(1, 8)),
-        1,
-        "fp32",
-        "mobile/v1/32x32x3",
+        TableIdentity(
+            draw(st.sampled_from(["cpu", "rpi4"])), "tvm", draw(st.integers(1, 8)), 1, "fp32", "mobile/v1/32x32x3"
+        ),
         dict(sorted(content.items())),
         draw(entries),
         tuple(observations),
@@ -81,12 +80,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: LatencyTabl
 
 LAYER = Layer("stem", 3, 32, 32, 16)
 TABLE = LatencyTable(
-    "cpu",
-    "onnxruntime",
-    1,
-    1,
-    "fp32",
-    "mobile/v1/32x32x3",
+    TableIdentity("cpu", "onnxruntime", 1, 1, "fp32", "mobile/v1/32x32x3"),
     {LAYER.key: Entry(0.5, 0.1)},
     Entry(0.01, 0.001),
     (Observation("0123456789ab", ((LAYER.key, 2),), 1.1),),
@@ -113,7 +107,7 @@ def test_damaged_json_names_line_and_column_and_is_left_alone(tmp_path: Path) ->
     path = tmp_path / "t.json"
     text = dumps(TABLE).replace('"batch": 1,', '"batch": 1 1,')
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"line 2, column 13.*\n.*hwautoml profile"):
+    with pytest.raises(RunFolderError, match=r"line 2, column 13.*\n  fix: move .*t.json away"):
         load(path)
     assert path.read_text(encoding="utf-8") == text
 
@@ -121,10 +115,10 @@ def test_damaged_json_names_line_and_column_and_is_left_alone(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema="latency-table/v9"), "v9.*\n  fix: move .*hwautoml profile --target cpu --"),
-        (lambda d: d.update(schema="v9", space=3), "\n  fix: move .*, then: hwautoml profile --target T"),
+        (lambda d: d.update(schema="latency-table/v9"), "v9.*\n  fix: move .*t.json away"),
+        (lambda d: d.pop("target"), "required field `target`"),
         (lambda d: d.pop("entries"), "missing field 'entries'"),
-        (lambda d: d.update(num_threads="two"), "num_threads must be int, got 'two'"),
+        (lambda d: d.update(num_threads="two"), "Expected `int`, got `str` - at `..num_threads`"),
         (lambda d: d["entries"].update(nonsense=d["overhead"]), "'nonsense' is no layer key"),
         (lambda d: d["entries"][LAYER.key].update(mean_ms=-1), "mean_ms must be positive"),
         (lambda d: d["entries"][LAYER.key].update(mean_ms="1"), "damaged"),
@@ -164,22 +158,3 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
         save(replace(TABLE, conditions={"noise_floor_relative": float("nan")}), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_check_matches_reports_every_difference() -> None:
-    fitting: dict[str, object] = {
-        "target": "cpu",
-        "runtime": "onnxruntime",
-        "runtime_version": "1.20.0",
-        "num_threads": 1,
-        "batch": 1,
-        "precision": "fp32",
-        "space": "mobile/v1/32x32x3",
-    }
-    check_matches(TABLE, **fitting)  # type: ignore[arg-type]
-    check_matches(TABLE, **(fitting | {"runtime_version": None}))  # type: ignore[arg-type]
-    wrong = fitting | {"runtime_version": "1.21.0", "num_threads": 4, "space": "mobile/v1/64x64x3"}
-    with pytest.raises(RunFolderError) as caught:
-        check_matches(TABLE, **wrong)  # type: ignore[arg-type]
-    for part in ("'1.20.0', needed '1.21.0'", "num_threads is 1, needed 4", "64x64x3", "hwautoml profile --target cpu"):
-        assert part in str(caught.value)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from hwautoml.core.latency_predictor import Predictor, fastest_forms, latencies_of
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry, Observation
 from hwautoml.core.space import SearchSpace
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import InvalidValueError
 from hwautoml.spaces import load_space
 from hwautoml.spaces.mobile import MobileSpace
@@ -18,7 +20,8 @@ def table(space: SearchSpace, num_observations: int, scale: float = 1.1) -> Late
     rng = np.random.default_rng(0)
     right = {layer.key: 0.001 + space.cost(layer).macs / 1e8 for layer in space.all_layers()}
     entries = {key: Entry(scale * ms, 0.05 * ms) for key, ms in right.items()}
-    empty = LatencyTable("cpu", "onnxruntime", 1, 1, "fp32", "space", entries, Entry(0.01, 0.002))
+    identity = TableIdentity("cpu", "onnxruntime", 1, 1, "fp32", "space")
+    empty = LatencyTable(identity, entries, Entry(0.01, 0.002))
     observations = []
     for _ in range(num_observations):
         counts = empty.counts(space.layers(space.sample(rng)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from hwautoml.core.latency_prior import doubt_wild_entries, infer_entries, roofline_table
-from hwautoml.core.latency_table import Entry, LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
+from hwautoml.core.observation import Entry, Observation
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import load_target
 from hwautoml.errors import InvalidValueError
 from hwautoml.spaces.mobile import MobileSpace
@@ -64,14 +67,15 @@ def test_a_single_measured_layer_is_enough_and_none_is_not() -> None:
 def test_roofline_orders_networks_and_admits_its_ignorance(name: str) -> None:
     target = load_target(name, [TARGETS])
     layers = [(layer, SPACE.cost(layer)) for layer in SPACE.all_layers()]
-    table = roofline_table(target, layers, space=SPACE.family, runtime="tvm", batch=1, precision=target.precisions[0])
+    identity = TableIdentity(target.name, "tvm", target.num_threads, 1, target.precisions[0], SPACE.family)
+    table = roofline_table(target, layers, identity)
     assert table.origin == "estimated"
     small = table.predict(SPACE.layers(SPACE.smallest()))
     large = table.predict(SPACE.layers(SPACE.largest()))
     assert small.mean_ms < large.mean_ms
     assert large.std_ms > 0.5 * large.mean_ms
-    with pytest.raises(InvalidValueError, match="fp7"):
-        roofline_table(target, layers, space=SPACE.family, runtime="tvm", batch=1, precision="fp7")
+    with pytest.raises(InvalidValueError, match="'fp32',., not in 'int8'"):
+        roofline_table(replace(target, precisions=("fp32",)), layers, replace(identity, precision="int8"))
 
 
 WILD = {
@@ -108,7 +112,8 @@ def neither_is_poisoned(wild: list[tuple[int, float]], seed: int) -> None:
     inferred = infer_entries(measured, [key for key in COSTS if key not in measured], COSTS)
     truth = np.array([machine_ms(key) for key in inferred])
     assert np.median(np.abs(np.array([entry.mean_ms for entry in inferred.values()]) / truth - 1)) < 0.15
-    table = LatencyTable("cpu", "onnxruntime", 1, 1, "fp32", "mobile", measured | inferred, Entry(0.01, 0.001))
+    identity = TableIdentity("cpu", "onnxruntime", 1, 1, "fp32", "mobile")
+    table = LatencyTable(identity, measured | inferred, Entry(0.01, 0.001))
 
     def network_ms(layers: tuple[Layer, ...]) -> float:
         return 0.01 + sum(machine_ms(layer.key) for layer in layers)

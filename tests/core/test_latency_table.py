@@ -5,15 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hwautoml.core.latency_table import (
-    Entry,
-    Estimate,
-    LatencyTable,
-    Observation,
-    choose_to_measure,
-    next_to_measure,
-)
+from hwautoml.core.active_selection import choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
+from hwautoml.core.observation import Entry, Estimate, Observation
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import InvalidValueError
 
 LAYERS = tuple(
@@ -24,6 +20,7 @@ LAYERS = tuple(
     for kernel in (3, 5)
 )
 HEAD = Layer("head", 24, 8, 8, 10)
+IDENTITY = TableIdentity("cpu", "onnxruntime", 1, 1, "fp32", "tiny/v1")
 
 
 def true_ms(layer: Layer) -> float:
@@ -33,7 +30,7 @@ def true_ms(layer: Layer) -> float:
 def table(scale: float = 1.15) -> LatencyTable:
     """Entries that are ``scale`` times too high."""
     entries = {layer.key: Entry(scale * true_ms(layer), 0.02 * true_ms(layer)) for layer in (*LAYERS, HEAD)}
-    return LatencyTable("cpu", "onnxruntime", 1, 1, "fp32", "tiny/v1", entries, Entry(0.01, 0.002))
+    return LatencyTable(IDENTITY, entries, Entry(0.01, 0.002))
 
 
 def network(rng: np.random.Generator) -> tuple[Layer, ...]:
@@ -96,7 +93,7 @@ def test_a_layer_without_entry_is_never_zero() -> None:
     assert table().missing([LAYERS[0], unknown]) == (unknown.key,)
     with pytest.raises(InvalidValueError, match="in999x8x8") as caught:
         table().predict([LAYERS[0], unknown])
-    assert "hwautoml profile --target cpu" in str(caught.value)
+    assert "hwautoml profile, for target cpu" in str(caught.value)
     with pytest.raises(InvalidValueError, match="in999x8x8"):
         table().with_observations([Observation("0" * 12, ((unknown.key, 1),), 1.0)])
 
@@ -128,7 +125,8 @@ def test_a_classifier_for_other_classes_is_inferred() -> None:
 
 def test_precision_and_batch_are_the_tables() -> None:
     base = table()
-    int8 = replace(base, precision="int8", entries={k.replace("fp32", "int8"): e for k, e in base.entries.items()})
+    entries = {key.replace("fp32", "int8"): entry for key, entry in base.entries.items()}
+    int8 = replace(base, identity=replace(IDENTITY, precision="int8"), entries=entries)
     assert int8.predict(LAYERS[:3]) == base.predict(LAYERS[:3])
     assert all("/int8/" in key for key, _ in int8.counts(LAYERS))
 
@@ -151,11 +149,11 @@ def test_chosen_measurements_are_distinct_and_teach_more_than_random_ones() -> N
 
     chosen = choose_to_measure(base, pool, 6)
     assert len(set(chosen)) == 6
-    assert chosen[0] == next_to_measure(base, pool)
+    assert choose_to_measure(base, pool, 1) == chosen[:1]
     at_random = [mean_std(tuple(rng.choice(120, 6, replace=False))) for _ in range(10)]
     assert mean_std(chosen) < np.mean(at_random)
     variances = base.predict_many(pool)[1]
-    assert next_to_measure(base, pool, criterion="variance") == int(np.argmax(variances))
+    assert choose_to_measure(base, pool, 1, criterion="variance") == (int(np.argmax(variances)),)
     with pytest.raises(InvalidValueError, match="cannot choose 2 of 1"):
         choose_to_measure(base, pool[:1], 2)
 

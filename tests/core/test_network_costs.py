@@ -6,7 +6,7 @@ from hwautoml.core.networks import Networks
 from hwautoml.errors import InvalidValueError
 from hwautoml.spaces import load_space
 
-SPACES = [load_space("mobile", image_size=32, channels=3, num_classes=10), load_space("nasbench201")]
+SPACES = [load_space("mobile", image_size=32, channels=3, num_outputs=10), load_space("nasbench201")]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)

@@ -55,12 +55,12 @@ def test_a_package_of_data_files_is_found_without_being_imported(site: Path) -> 
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").touch()
     (folder / "__init__.py").write_text("raise AssertionError('imported')")
-    install(site, "data_one", "boards = data_package.boards")
+    install(site, "data_one", GROUP, "boards = data_package.boards")
     assert parts().folders("boards") == (folder,)
 
 
 @pytest.mark.parametrize("value", ["no_such_package", "no_such_package.boards", "data_two"])
 def test_a_part_that_is_no_folder_is_named(site: Path, value: str) -> None:
-    install(site, "data_two", f"boards = {value}")
+    install(site, "data_two", GROUP, f"boards = {value}")
     with pytest.raises(MissingDependencyError, match=f"'boards' of package 'data_two' is to be a folder, and {value}"):
         parts().folders("boards")

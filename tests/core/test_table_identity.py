@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import InvalidValueError
 
@@ -10,8 +11,9 @@ IDENTITY = TableIdentity("cpu", "tvm", 2, 1, "fp32", "mobile/v1/32x32x3")
 
 
 def test_a_table_has_the_identity_it_was_made_with() -> None:
-    table = LatencyTable("cpu", "tvm", 2, 1, "fp32", "mobile/v1/32x32x3", {}, Entry(0.1, 0.1))
-    assert TableIdentity.of(table) == IDENTITY
+    table = LatencyTable(IDENTITY, {}, Entry(0.1, 0.1))
+    fields = (table.target, table.runtime, table.num_threads, table.batch, table.precision, table.space)
+    assert TableIdentity(*fields) == IDENTITY and table.form == IDENTITY.form.name == "tvm"
 
 
 def test_differences_name_field_value_and_wish() -> None:
@@ -21,23 +23,12 @@ def test_differences_name_field_value_and_wish() -> None:
     assert IDENTITY.differences(other, ignoring=("target",)) == ("num_threads is 2, needed 4",)
 
 
-@pytest.mark.parametrize(
-    ("identity", "command"),
-    [
-        (IDENTITY, "hwautoml profile --target cpu --space mobile --image-size 32 --runtime tvm --threads 2"),
-        (
-            TableIdentity("my-board", "onnxruntime", 1, 8, "int8", "mobile/v1/8x8x1"),
-            "hwautoml profile --target my-board --space mobile --image-size 8 --channels grey --runtime onnxruntime "
-            "--threads 1 --batch 8 --precision int8",
-        ),
-        (
-            TableIdentity("cpu", "torch", 1, 1, "fp32", "ofa-mobilenetv3/v1/w1.2/224x224x3"),
-            "hwautoml profile --target cpu --space ofa-mobilenetv3 --image-size 224 --runtime torch --threads 1",
-        ),
-    ],
-)
-def test_the_command_makes_such_a_table(identity: TableIdentity, command: str) -> None:
-    assert identity.command == command
+def test_json_is_read_back_from_among_other_fields() -> None:
+    assert TableIdentity.from_json({**IDENTITY.to_json(), "runtime_version": "1"}) == IDENTITY
+    with pytest.raises(InvalidValueError, match="num_threads"):
+        TableIdentity.from_json({**IDENTITY.to_json(), "num_threads": "two"})
+    with pytest.raises(InvalidValueError, match="missing required field `space`"):
+        TableIdentity.from_json({k: v for k, v in IDENTITY.to_json().items() if k != "space"})
 
 
 def test_all_wrong_values_are_named() -> None:

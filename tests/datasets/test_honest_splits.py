@@ -178,7 +178,7 @@ def test_labels_that_contradict_each_other_are_named(tmp_path: Path) -> None:
             write(tmp_path, "b/again.png", image)
     found = finding(load_dataset(tmp_path), "contradicting-labels")
     assert found.count == 1 and found.examples == (("a/4.png", "b/again.png"),)
-    assert "a/4.png (a) and b/again.png (b)" in found.message
+    assert "a/4.png (class 'a') and b/again.png (class 'b')" in found.message
 
 
 def test_a_class_of_one_picture_is_refused_in_words(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_groups_by_column_and_too_few_of_them(tmp_path: Path) -> None:
         write(tmp_path, f"{number}.png", image)
         lines.append(f"{number}.png,{'ab'[number % 2]},{number % 2}{number // 2 % 2}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
-    assert load_dataset(tmp_path).num_classes == 2
+    assert len(load_dataset(tmp_path).classes) == 2
     with pytest.raises(
         DatasetError, match=r"class 'a' .* has 15 usable image\(s\) in 2 group\(s\) that belong together"
     ):

@@ -23,7 +23,7 @@ def test_flat_folder_is_split(make_folder: MakeFolder) -> None:
     dataset = load_dataset(make_folder({"dog": 20, "cat": 20, "ant": 20}))
     assert dataset.name == "photos"
     assert dataset.classes == ("ant", "cat", "dog")
-    assert (dataset.image_size, dataset.channels, dataset.num_classes) == (32, 3, 3)
+    assert (dataset.image_size, dataset.channels, len(dataset.classes)) == (32, 3, 3)
     assert [split.num_images for split in (dataset.train, dataset.val, dataset.test)] == [39, 9, 12]
     assert np.bincount(dataset.test.labels.numpy()).tolist() == [4, 4, 4]
     assert dataset.skipped == ()

@@ -39,7 +39,7 @@ def test_pictures_of_one_flat_colour() -> None:
     assert flat_findings(0, 5) == []
     (some,) = flat_findings(3, 17)
     assert (some.severity, some.kind, some.count) == ("warn", "flat", 3)
-    assert "3 of 20 images are one flat colour, or nearly; all of the class a" in some.message
+    assert "3 of 20 images are one flat colour, or nearly; all of a" in some.message
     assert some.examples[0] == ("0.png",)
     (most,) = flat_findings(11, 9)
     assert most.severity == "refuse" and "nothing to learn from" in most.message

@@ -12,9 +12,9 @@ counts_per_class = st.lists(st.integers(3, 40), min_size=2, max_size=6)
 
 
 def split(labels: np.ndarray, given_splits: list[str] | None = None, seed: int = 0, **fractions: float) -> dict:
-    classes = [f"c{i}" for i in range(int(labels.max()) + 1)]
+    names = [f"class 'c{i}'" for i in range(int(labels.max()) + 1)]
     fractions = {"val_fraction": 0.15, "test_fraction": 0.2, **fractions}
-    labelling = Labelling(labels, given_splits or [""] * len(labels), classes, np.arange(len(labels)), "x")
+    labelling = Labelling(labels, given_splits or [""] * len(labels), names, np.arange(len(labels)), "x")
     return assign_splits(labelling, seed=seed, **fractions)
 
 

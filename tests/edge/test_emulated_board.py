@@ -19,6 +19,7 @@ from hwautoml.core.resources import package_folder
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import MeasurementError, TargetUnavailableError
 from hwautoml.exporters import quantize_onnx
+from hwautoml.tasks.classification import Classification
 from tests.edge.emulated_board import KEY, EmulatedBoard
 
 pytestmark = pytest.mark.edge
@@ -270,7 +271,7 @@ def bundle(networks: list[Path], compiled: list[dict[str, Any]], tmp_path_factor
         onnx_path=networks[0],
         tvm_library=Path(compiled[0]["path"]),
         default_runtime="tvm",
-        classes=[f"class{number}" for number in range(10)],
+        task=Classification(tuple(f"class{number}" for number in range(10))),
         resolution=side,
         channels=3,
         accuracy={},

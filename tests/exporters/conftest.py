@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hwautoml.exporters import export_onnx
+from hwautoml.tasks.classification import Classification
 
 
 class SqueezeExcite(nn.Module):
@@ -82,7 +83,7 @@ def exported_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         channels=3,
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
-        classes=list("abcde"),
+        task=Classification(tuple("abcde")),
         architecture={"small": True},
         metadata={"dataset": "noise"},
     ).path

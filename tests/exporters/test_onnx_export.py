@@ -19,6 +19,7 @@ from hwautoml.core.artifact import Artifact, sha256_file
 from hwautoml.core.space import Architecture
 from hwautoml.errors import CompileError, InvalidValueError, StorageError
 from hwautoml.exporters import Deployable, export_onnx
+from hwautoml.tasks.classification import Classification
 
 CLASSES = ("ant", "bee", "cat", "dog", "éléphant")
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -31,7 +32,7 @@ def export(network: nn.Module, path: Path, **changes: object) -> Artifact:
         "channels": 3,
         "mean": MEAN,
         "std": STD,
-        "classes": CLASSES,
+        "task": Classification(tuple(CLASSES)),
         "architecture": ARCHITECTURE,
         "metadata": {"dataset": "photos"},
         **changes,
@@ -151,7 +152,7 @@ def test_grey_and_plain_architecture(grey_network: nn.Module, tmp_path: Path) ->
 
 def test_wrong_number_of_classes(network: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"\(1, 5\), expected .* to \(1, 2\)"):
-        export(network, tmp_path / "model.onnx", classes=("a", "b"))
+        export(network, tmp_path / "model.onnx", task=Classification(("a", "b")))
     assert list(tmp_path.iterdir()) == []
 
 

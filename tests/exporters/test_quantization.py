@@ -19,6 +19,7 @@ from hwautoml.exporters.quantization import (
     quantize_network_probe,
     weighted_layers,
 )
+from hwautoml.tasks.classification import Classification
 from tests.exporters.test_probe import optimised_operations
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -188,6 +189,7 @@ def test_the_layer_that_quantisation_hurts_is_the_most_sensitive(tmp_path: Path)
         middle[:, 0, 0, 0] = 300 * middle.abs().max()
         network[0].weight[0] = 0.0  # that input channel is nearly silent
         network[0].bias[0] = 1e-3
+    task = Classification(tuple("abcd"))
     path = export_onnx(
         network,
         tmp_path / "n.onnx",
@@ -195,10 +197,10 @@ def test_the_layer_that_quantisation_hurts_is_the_most_sensitive(tmp_path: Path)
         channels=3,
         mean=MEAN,
         std=STD,
-        classes=list("abcd"),
+        task=task,
         architecture={"x": 1},
     ).path
     done: list[tuple[int, int]] = []
-    found = layer_sensitivity(path, images(16), on_layer=lambda i, n: done.append((i, n)))
+    found = layer_sensitivity(path, images(16), divergence=task.divergence, on_layer=lambda i, n: done.append((i, n)))
     assert next(iter(found)) == weighted_layers(path)[1] and done[-1] == (4, 4)
     assert list(found.values()) == sorted(found.values(), reverse=True) and min(found.values()) >= 0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from hwautoml.core.task import Scored
 from hwautoml.objectives import OBJECTIVES
-from hwautoml.spaces.mobile import MobileSpace
-from hwautoml.store.run_store import Evaluation
+from hwautoml.tasks.classification import Classification
 from hwautoml.testing.objectives import ObjectiveSuite
 
 
@@ -17,10 +17,10 @@ class TestAccuracy(ObjectiveSuite):
     objective = "accuracy"
 
     @pytest.fixture
-    def outcomes(self) -> Sequence[Evaluation]:
-        architecture = MobileSpace(8, 1, 2).smallest()
+    def outcomes(self) -> Sequence[Scored]:
+        task = Classification(("a", "b"))
         matrices = ([[0, 9], [9, 0]], [[5, 5], [4, 4]], [[9, 1], [0, 8]], [[7, 0], [0, 7]])
-        return [Evaluation(architecture, "supernet", "val", np.array(matrix), 1.0) for matrix in matrices]
+        return [Scored(task, np.array(matrix)) for matrix in matrices]
 
 
 class TestLatency(ObjectiveSuite):

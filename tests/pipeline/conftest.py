@@ -10,6 +10,7 @@ import pytest
 
 from hwautoml.compilers import load_backend
 from hwautoml.core.board import HERE
+from hwautoml.core.form import Form
 from hwautoml.core.latency_file import save
 from hwautoml.core.latency_prior import roofline_table
 from hwautoml.core.latency_table import LatencyTable
@@ -22,9 +23,11 @@ from hwautoml.pipeline.runs.context import Devices, RunContext
 from hwautoml.pipeline.runs.journal import Journal
 from hwautoml.pipeline.runs.resources import Resources
 from hwautoml.pipeline.runs.settings import RunSettings
-from hwautoml.pipeline.tables.finding import table_path
+from hwautoml.pipeline.tables.finding import identity_of
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.store.run_store import RunStore
+from hwautoml.store.table_library import TableLibrary
+from tests.pipeline.shared_tables import as_measured
 
 SPACE = MobileSpace(8, 1, 10)
 
@@ -48,17 +51,25 @@ def gpu() -> Target:
 def table(cpu: Target) -> LatencyTable:
     """Estimated figures under this machine's conditions, so that it is taken for one measured here."""
     costs = [(layer, SPACE.cost(layer)) for layer in SPACE.all_layers()]
-    made = roofline_table(cpu, costs, space=SPACE.family, runtime="onnxruntime", batch=1, precision="fp32")
+    made = roofline_table(cpu, costs, identity_of(cpu, Form("onnxruntime"), SPACE))
     version = load_backend("onnxruntime").version()
     conditions = {"fingerprint": fingerprint("onnxruntime", version), "runtime_version": version}
     return replace(made, conditions=conditions)
 
 
 @pytest.fixture
+def sibling(tmp_path: Path, table: LatencyTable) -> Path:
+    """A measured table of another device, where its name leads to it."""
+    path = tmp_path / "boards" / "oldboard" / "onnxruntime-mobile-v1-8x8x1-t1-b1-fp32.json"
+    save(as_measured(table, target="oldboard", conditions={"runtime_version": "1.0"}), path)
+    return path
+
+
+@pytest.fixture
 def profiles_dir(tmp_path: Path, cpu: Target, table: LatencyTable) -> Path:
     """A folder with that table where it is looked for."""
     folder = tmp_path / "profiles"
-    path = table_path(cpu, "onnxruntime", SPACE, folder)
+    path = TableLibrary(folder).table_path(table.identity)
     path.parent.mkdir(parents=True)
     save(table, path)
     return folder

@@ -14,6 +14,7 @@ from hwautoml.devices.machine import cuda_device
 from hwautoml.exporters import Deployable, export_onnx, export_program, half_deployable
 from hwautoml.exporters.half_precision import TOLERANCE
 from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.tasks.classification import Classification
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,7 +45,7 @@ def onnx_path(space: MobileSpace, tmp_path: Path) -> Path:
         channels=space.channels,
         mean=[0.5],
         std=[0.25],
-        classes=[str(number) for number in range(10)],
+        task=Classification(tuple(str(number) for number in range(10))),
         architecture=architecture,
     )
     return path
@@ -100,7 +101,7 @@ def test_a_few_networks_make_a_table(runtime: str, precision: str, gpu: Target, 
         budget_sec=60.0,
         profiles_dir=tmp_path,
     )
-    assert precision in Path(result["path"]).name
+    assert precision in result.path.name
 
 
 def test_what_is_captured_as_a_graph_is_replayed() -> None:

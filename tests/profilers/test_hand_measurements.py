@@ -83,7 +83,7 @@ def test_what_is_no_such_csv_is_refused(tmp_path: Path, content: bytes, message:
 
 
 def test_a_missing_file_says_what_writes_it(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="--export-to DIR"):
+    with pytest.raises(RunFolderError, match="hwautoml tables export DIR"):
         read_measurements(tmp_path / "m.csv", FILES)
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -243,9 +243,9 @@ def test_where_every_run_reads_the_weights_a_table_knows_how_many(
     space, setting = tiny.TinySpace(), tiny.setting(device.runtime_version)
     packing = tiny.profile(tmp_path / "t.json", device, replace(tiny.OPTIONS, num_networks=0, num_holdout=0))
     assert {entry.num_weights for entry in packing.entries.values()} == {0}
-    costs = {setting.key(layer): space.cost(layer) for layer in space.all_layers()}
-    journal = Journal(tmp_path / "t.journal.jsonl", asdict(setting))
-    table = assemble_table(replace(setting, runtime="torch"), journal, costs, 5.0)
+    costs = {setting.identity.key(layer): space.cost(layer) for layer in space.all_layers()}
+    journal = Journal(tmp_path / "t.journal.jsonl", setting.to_json())
+    table = assemble_table(replace(setting, identity=replace(setting.identity, runtime="torch")), journal, costs, 5.0)
     assert {key: entry.num_weights for key, entry in table.entries.items()} == {
         key: cost.parameters for key, cost in costs.items()
     }
@@ -285,16 +285,9 @@ def test_options_are_validated() -> None:
 def sibling_of(table: LatencyTable, factor: float, tiny: ModuleType) -> LatencyTable:
     """What a sibling device's table gives as a prior for this one, at another level."""
     entries = {key: replace(e, mean_ms=factor * e.mean_ms) for key, e in table.entries.items()}
-    sibling = replace(table, target="other", entries=entries, observations=(), hyperparameters=None)
-    return sibling_prior_table(
-        [sibling],
-        cost=tiny.TinySpace().cost,
-        target="cpu",
-        runtime="onnxruntime",
-        num_threads=1,
-        batch=1,
-        precision="fp32",
-    )
+    other = replace(table.identity, target="other")
+    sibling = replace(table, identity=other, entries=entries, observations=(), hyperparameters=None)
+    return sibling_prior_table([sibling], table.identity, cost=tiny.TinySpace().cost)
 
 
 def test_with_a_prior_only_networks_are_measured_and_none_twice(

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer, LayerCost
 from hwautoml.core.space import Architecture, Choice, SearchSpace
+from hwautoml.core.table_identity import TableIdentity
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureProtocol
 from hwautoml.profilers.assembly import ProfileSetting
@@ -102,7 +103,7 @@ def builders(space: TinySpace) -> Builders:
 
 
 def setting(runtime_version: str) -> ProfileSetting:
-    return ProfileSetting("cpu", "onnxruntime", runtime_version, 1, 1, "fp32", "tiny/v1/12x12x3")
+    return ProfileSetting(TableIdentity("cpu", "onnxruntime", 1, 1, "fp32", "tiny/v1/12x12x3"), runtime_version)
 
 
 def profile(

@@ -7,7 +7,6 @@ from hwautoml.reports.formatting import (
     milliseconds,
     percent,
     significant,
-    wilson_interval,
 )
 
 
@@ -26,9 +25,3 @@ def test_units_and_what_is_missing() -> None:
     assert percent(0.98944) == "98.9 %"
     assert [count(n) for n in (7, 9999, 266_123, 9_690_000, 2.5e9)] == ["7", "9,999", "266 k", "9.69 M", "2.50 G"]
     assert [duration(s) for s in (1.25, 60, 812, 4000)] == ["1.2 s", "1 min", "13 min 32 s", "1 h 06 min"]
-
-
-def test_wilson_interval_of_published_values() -> None:
-    """Newcombe 1998, table I, method 3: 81 of 263, and 0 of 20."""
-    assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson_interval(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)

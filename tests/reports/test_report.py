@@ -58,7 +58,7 @@ def test_three_files_and_nothing_else(data, tmp_path: Path) -> None:
 
 def test_the_page_has_every_part(html: str) -> None:
     page = Page(html)
-    expected = {"front", "prediction", "network", "confusion", "candidates", "conditions"}
+    expected = {"front", "prediction", "network", "confusion", "per-class", "candidates", "conditions"}
     assert expected | {"plot-front", "plot-prediction", "plot-confusion", "data"} <= page.ids
     text = re.sub(r"\s+", " ", page.text.replace("\xa0", " "))
     for part in (
@@ -71,10 +71,10 @@ def test_the_page_has_every_part(html: str) -> None:
         "runs/photos/bundle",
         "depthwise block with attention",
         "16 → 32 channels, kernel 5, expansion 4, stride 2",
-        "<script>alert('x')</script> taken for cat : 2 of 12",
+        "<script>alert('x')</script> taken for cat: 2 of 12",
         "versions tvm",
         "1 min",
-        "36 images",
+        "78.2–97.1 % (36 images)",
         "measured",
         "predicted",
         "estimated",
@@ -89,7 +89,7 @@ def test_untrusted_text_stays_text(html: str) -> None:
     assert not [tag for tag, _ in page.elements if tag == "img"]
     assert "<script>alert" not in html and "<img src=x" not in html
     shown = json.loads(page.scripts[0])
-    assert shown["classes"] == ["cat", "dog & fox", "<script>alert('x')</script>"]
+    assert shown["matrices"]["confusion"]["names"] == ["cat", "dog & fox", "<script>alert('x')</script>"]
 
 
 def test_every_string_is_escaped(data, tmp_path: Path) -> None:
@@ -107,6 +107,10 @@ def test_every_string_is_escaped(data, tmp_path: Path) -> None:
     for row in data["specialised"]:
         row["measured"], row["predicted_form"] = {evil: row["measured"]["tvm"]}, evil
     data["winner"] |= {"architecture_id": evil, "runtime": evil, "bundle": evil}
+    data |= {"metric": evil, "decision": evil}
+    matrix = {"names": [evil] * 3, "counts": [[1] * 3] * 3}
+    texts = dict.fromkeys(("identifier", "title", "lead", "list_title"), evil)
+    data["figures"] = [{**texts, "matrix": matrix, "items": [evil], "head": [evil], "rows": [[evil]]}]
     page = Page(write_report(data, tmp_path).html.read_text(encoding="utf-8"))
     assert not [attributes for _, attributes in page.elements if "evil" in str(attributes.get("class"))]
     assert page.text.count(evil) > 20
@@ -128,7 +132,7 @@ def test_nothing_is_loaded(html: str) -> None:
     assert "http" not in page.scripts[0] and "http" not in page.scripts[2]
 
 
-PARTS = {"specialised": "prediction", "winner": "network", "confusion": "confusion", "candidates": "candidates"}
+PARTS = {"specialised": "prediction", "winner": "network", "figures": "confusion", "candidates": "candidates"}
 
 
 @pytest.mark.parametrize("missing", [*PARTS, "seconds", "conditions", "limit_ms"])

@@ -12,13 +12,19 @@ def test_everything_is_read(data) -> None:
     assert report.winner is not None and report.winner.blocks[1].layer.kind == "mbconv_se"
     assert report.winner.latency.interval_ms == pytest.approx((0.98 * 0.306, 1.03 * 0.306))
     assert report.specialised[0].fastest is not None and report.specialised[0].fastest[0] == "tvm"
-    assert report.candidates[4].chosen and report.confusion == ((11, 1, 0), (0, 12, 0), (2, 0, 10))
+    assert report.candidates[4].chosen
+    (matrix, table) = report.figures
+    assert matrix.matrix is not None and matrix.matrix.counts == ((11, 1, 0), (0, 12, 0), (2, 0, 10))
+    assert table.matrix is None and table.rows[0] == ("cat", "91 %")
+    assert [figure.to_json() for figure in map(type(matrix).from_json, data["figures"])] == [
+        f.to_json() for f in report.figures
+    ]
 
 
 def test_a_run_that_has_only_begun_is_enough() -> None:
     dataset = {"name": "d", "classes": []}
     report = ReportData.from_dict({"title": "t", "target": "cpu", "space": "s", "dataset": dataset})
-    assert report.candidates == () and report.winner is None and report.confusion is None
+    assert report.candidates == () and report.winner is None and report.figures == ()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
@@ -51,7 +57,8 @@ def wrong(data, path, value):
         (["specialised", 0, "measured", "tvm", "interval_ms"], [1.0], r"\[0\].measured.tvm.interval_ms must be"),
         (["winner", "latency", "median_ms"], math.nan, "winner.latency needs a finite median_ms"),
         (["winner", "layers", 0, "key"], "stem", "is no layer key"),
-        (["confusion"], [[1, 2]], "confusion must be 3 x 3 as there are 3 classes"),
+        (["figures", 0, "matrix", "counts"], [[1, 2]], "a matrix of 3 names must be 3 x 3"),
+        (["figures", 0, "lead"], KeyError, r"figures\[0\] is no figure of a task: KeyError"),
         (["dataset"], {"classes": []}, r"dataset lacks \['name'\]"),
     ],
 )

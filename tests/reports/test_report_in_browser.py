@@ -64,8 +64,9 @@ def test_class_names_are_shown_and_not_run(data, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 100])
 def test_few_and_many_classes(data, num_classes: int, tmp_path: Path) -> None:
-    data["dataset"]["classes"] = [f"species {n}" for n in range(num_classes)]
-    data["confusion"] = [[9 * (i == j) + ((i + j) % 7 == 0) for j in range(num_classes)] for i in range(num_classes)]
+    names = data["dataset"]["classes"] = [f"species {n}" for n in range(num_classes)]
+    counts = [[9 * (i == j) + ((i + j) % 7 == 0) for j in range(num_classes)] for i in range(num_classes)]
+    data["figures"][0]["matrix"] = {"names": names, "counts": counts}
     document = shown(write_report(data, tmp_path).html, tmp_path / "profile")
     confusion = plot(document, "plot-confusion")
     assert 'class="hm"' in confusion and ">species 0<" in confusion
@@ -73,7 +74,7 @@ def test_few_and_many_classes(data, num_classes: int, tmp_path: Path) -> None:
     assert 2 * min(num_classes, 20) <= len(labels) <= 80, "all of few, some of many"
 
 
-@pytest.mark.parametrize("missing", [["specialised", "winner", "confusion"], ["candidates"], ["limit_ms"]])
+@pytest.mark.parametrize("missing", [["specialised", "winner", "figures"], ["candidates"], ["limit_ms"]])
 def test_parts_that_are_missing(data, missing: list[str], tmp_path: Path) -> None:
     for name in missing:
         del data[name]

@@ -19,6 +19,7 @@ from hwautoml.schedules import dispatch
 from hwautoml.schedules.dispatch import Machine
 from hwautoml.schedules.host import resolve_target
 from hwautoml.schedules.integer_products import described, described_eights, intrinsic_name
+from hwautoml.schedules.kernel import Kernel
 from hwautoml.schedules.library import function_key, functions_of, schedule_module
 from hwautoml.schedules.lowering import import_onnx, lower
 from hwautoml.schedules.vector_unit import VectorUnit, vector_unit
@@ -116,7 +117,7 @@ def assert_candidates_agree(
     expected, got = reference(x), machine_["main"](tvm.runtime.tensor(x)).numpy()
     assert np.abs(expected - got).max() <= tolerance * np.abs(expected).max()
     assert np.abs(expected - got).mean() <= mean_tolerance * np.abs(expected).max()
-    families = {name: dispatch.family_of(function) for name, function in functions_of(module).items()}
+    families = {name: dispatch.family_of(Kernel(function)) for name, function in functions_of(module).items()}
     return {name: family.NAME for name, family in families.items() if family is not None}
 
 

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from hwautoml.spaces.mobile import MobileSpace
-from hwautoml.supernets.scoring import Normalised, accuracy, confusion_matrix, recalibrate
+from hwautoml.supernets.scoring import Normalised, recalibrate, score
 from hwautoml.supernets.supernet import Supernet
+from hwautoml.tasks.classification import Classification
 
 SPACE = MobileSpace(8, 1, 4)
+TASK = Classification(tuple("abcd"))
 
 
 class Lookup(nn.Module):
@@ -43,24 +45,21 @@ def images_naming(*classes: int) -> Tensor:
 
 
 def test_the_confusion_matrix_counts_by_hand() -> None:
-    found = confusion_matrix(
+    task = Classification(tuple("abc"))
+    found = score(
         Lookup(),
         [(images_naming(0, 1, 2, 2), torch.tensor([0, 1, 2, 0])), (images_naming(1, 1), torch.tensor([2, 1]))],
-        num_classes=3,
+        task,
     )
     assert found.tolist() == [[1, 0, 1], [0, 2, 0], [0, 1, 1]], "rows are true classes, columns predictions"
     assert found.dtype == np.int64
-    assert accuracy(found) == pytest.approx(4 / 6)
-
-
-def test_the_accuracy_of_nothing_is_zero() -> None:
-    assert accuracy(np.zeros((3, 3), dtype=np.int64)) == 0.0
+    assert task.score(found) == pytest.approx(4 / 6)
 
 
 def test_scoring_switches_to_evaluation_and_leaves_the_statistics_alone() -> None:
     network = member().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    confusion_matrix(network, batches(0), 4)
+    score(network, batches(0), TASK)
     assert not network.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -78,9 +77,9 @@ def test_recalibration_does_not_depend_on_earlier_statistics() -> None:
 def test_recalibration_changes_scores() -> None:
     network = spoil(member())
     data = batches(3, count=8)
-    before = confusion_matrix(network, data, 4)
+    before = score(network, data, TASK)
     recalibrate(network, batches(0))
-    after = confusion_matrix(network, data, 4)
+    after = score(network, data, TASK)
     assert before.sum() == after.sum() == 8 * 16
     assert not np.array_equal(before, after)
 

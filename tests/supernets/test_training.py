@@ -28,10 +28,12 @@ from hwautoml.supernets.training import (
     train,
     with_growing_images,
 )
+from hwautoml.tasks.classification import Classification
 
 SETTINGS = TrainSettings(batch_size=12, peak_learning_rate=0.5)
 FOREVER_SEC = 1e7  # so long that the learning rate stays at its first value, whatever the machine
 SPACE = MobileSpace(8, 1, 3)
+TASK = Classification(tuple("abc"))
 
 
 def stripes(seed: int, count: int = 12) -> tuple[Tensor, Tensor]:
@@ -86,7 +88,7 @@ def train_steps(
     with pytest.raises(KeyboardInterrupt):
         train(
             network,
-            step or network_step(network, settings=settings, dtype=None, device="cpu"),
+            step or network_step(network, task=TASK, dtype=None, device="cpu"),
             batches,
             budget_sec=FOREVER_SEC,
             settings=settings,
@@ -107,7 +109,7 @@ def test_the_loss_of_a_network_falls() -> None:
     assert (network.eval()(images).argmax(1) == labels).float().mean() > 0.95, "on images that were not trained on"
 
 
-def sandwich_step(supernet: nn.Module, settings: TrainSettings, seen: list[Architecture] | None = None):  # type: ignore[no-untyped-def]
+def sandwich_step(supernet: nn.Module, seen: list[Architecture] | None = None):  # type: ignore[no-untyped-def]
     def resize(images: Tensor, architecture: Architecture) -> Tensor:
         if seen is not None:
             seen.append(architecture)
@@ -117,9 +119,9 @@ def sandwich_step(supernet: nn.Module, settings: TrainSettings, seen: list[Archi
     return supernet_step(
         supernet,
         Sandwich(SPACE),
+        task=TASK,
         num_random=2,
         rng=np.random.default_rng(0),
-        settings=settings,
         dtype=None,
         resize=resize,
         device="cpu",
@@ -130,7 +132,7 @@ def test_the_loss_of_a_supernet_falls_for_its_members_too() -> None:
     torch.manual_seed(0)
     supernet, seen = Supernet(SPACE), []
     settings = replace(SETTINGS, peak_learning_rate=1.0)
-    step = sandwich_step(supernet, settings)
+    step = sandwich_step(supernet)
     train_steps(supernet, 40, batches=three_batches, seen=seen, step=step, settings=settings)
     assert np.mean([p.loss for p in seen[-6:]]) < 0.7 * np.mean([p.loss for p in seen[:3]])
     images, labels = stripes(99, 60)
@@ -144,7 +146,7 @@ def test_the_loss_of_a_supernet_falls_for_its_members_too() -> None:
 
 def test_a_sandwich_holds_the_ends_with_any_kind_and_samples_between() -> None:
     supernet, seen = Supernet(SPACE), []
-    step = sandwich_step(supernet, SETTINGS, seen)
+    step = sandwich_step(supernet, seen)
     for _ in range(10):
         step(*stripes(0))
     assert len(seen) == 10 * 4
@@ -159,7 +161,7 @@ def test_a_sandwich_holds_the_ends_with_any_kind_and_samples_between() -> None:
 
 def test_a_sandwich_leaves_gradients_of_all_its_members() -> None:
     supernet, seen = Supernet(SPACE), []
-    sandwich_step(supernet, SETTINGS, seen)(*stripes(0))
+    sandwich_step(supernet, seen)(*stripes(0))
     used = {place + "." + SPACE.weights_kind(layer) for a in seen for place, layer in SPACE.placed_layers(a)}
     moved = {n.split(".")[1] + "." + n.split(".")[2] for n, p in supernet.named_parameters() if p.grad is not None}
     assert moved == used
@@ -170,7 +172,7 @@ def test_training_ends_with_the_clock(budget_sec: float) -> None:
     network, checkpoints, seen = small_network(), [], []
     state = train(
         network,
-        network_step(network, settings=SETTINGS, dtype=None, device="cpu"),
+        network_step(network, task=TASK, dtype=None, device="cpu"),
         same_batch,  # an epoch without end: the clock is looked at in every step
         budget_sec=budget_sec,
         settings=SETTINGS,
@@ -194,7 +196,7 @@ def test_training_that_has_used_its_time_does_nothing_more() -> None:
     done = TrainState(seconds=5.0, images=120, steps=10)
     state = train(
         network,
-        network_step(network, settings=SETTINGS, dtype=None, device="cpu"),
+        network_step(network, task=TASK, dtype=None, device="cpu"),
         same_batch,
         budget_sec=5.0,
         settings=SETTINGS,
@@ -209,7 +211,7 @@ def test_time_trained_before_an_interruption_counts() -> None:
     network = small_network()
     state = train(
         network,
-        network_step(network, settings=SETTINGS, dtype=None, device="cpu"),
+        network_step(network, task=TASK, dtype=None, device="cpu"),
         same_batch,
         budget_sec=1000.0,
         settings=SETTINGS,
@@ -249,7 +251,7 @@ def test_checkpoints_are_written_now_and_then() -> None:
     network, steps = small_network(), []
     train(
         network,
-        network_step(network, settings=SETTINGS, dtype=None, device="cpu"),
+        network_step(network, task=TASK, dtype=None, device="cpu"),
         same_batch,
         budget_sec=0.5,
         settings=SETTINGS,
@@ -334,9 +336,7 @@ def test_looking_for_the_fastest_setup_leaves_the_network_as_it_was() -> None:
     before = copy.deepcopy(network.state_dict())
     threads = torch.get_num_threads()
     try:
-        fastest_setup(
-            network, lambda dtype: network_step(network, settings=SETTINGS, dtype=dtype, device="cpu"), *stripes(0)
-        )
+        fastest_setup(network, lambda dtype: network_step(network, task=TASK, dtype=dtype, device="cpu"), *stripes(0))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -10,8 +10,10 @@ from hwautoml.core.layer import LayerCost
 from hwautoml.core.training_cost import fit_training_cost
 from hwautoml.spaces.mobile import MobileSpace
 from hwautoml.supernets.training_cost import MIN_MEMBERS, measure_training_cost
+from hwautoml.tasks.classification import Classification
 
 SPACE = MobileSpace(8, 1, 3)
+TASK = Classification(tuple("abc"))
 
 
 def costs(number: int, seed: int) -> list[LayerCost]:
@@ -63,7 +65,7 @@ def test_real_steps_are_timed_and_larger_members_cost_more() -> None:
     threads = torch.get_num_threads()
     try:
         images, labels = torch.randn(32, 1, 8, 8), torch.arange(32) % 3
-        found = measure_training_cost(SPACE, counted(), images, labels, budget_sec=0.0)
+        found = measure_training_cost(SPACE, counted(), images, labels, task=TASK, budget_sec=0.0)
     finally:
         torch.set_num_threads(threads)
     assert len(timed) == MIN_MEMBERS + 1, "the time was over from the start; one more was asked for"

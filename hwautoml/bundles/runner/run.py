@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         manifest = read_manifest(folder)
+        answer_kind(manifest)
         runtime = options.runtime or manifest["default_runtime"]
         classify = open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
         if options.check:
@@ -91,7 +92,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Classify images with the model in this folder.")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file")
     parser.add_argument("--runtime", choices=sorted(MODEL_FILES), help="default: the faster one when measured")
-    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes shown per image (default 3)")
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="classes shown of a ranking (default 3)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
     parser.add_argument("--json", action="store_true", help="print JSON, one list for all images")
     parser.add_argument("--check", action="store_true", help="compare the packed samples with what is expected")
@@ -118,7 +119,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads: int) -> Classify:
-    """uint8 (1, H, W, C) to probabilities (1, num_classes)."""
+    """uint8 (1, H, W, C) to outputs (1, num_outputs): probabilities, unless the manifest's task says otherwise."""
     name = MODEL_FILES[runtime]
     if name not in manifest["files"]:
         others = [other for other, file in MODEL_FILES.items() if file in manifest["files"]]
@@ -347,44 +348,69 @@ def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtim
     failed = False
     for path in options.images:
         try:
-            probabilities = classify(read_image(path, manifest))[0]
+            outputs = classify(read_image(path, manifest))[0]
         except BundleError as error:
             if error.exit_code != EXIT_BAD_IMAGE:
                 raise
             print(f"run.py: {error}", file=sys.stderr)
             failed = True
             continue
-        chosen = best_classes(probabilities, manifest, options.top)
+        chosen = answers(outputs, manifest, options.top)
         results.append({"image": str(path), "runtime": runtime, "predictions": chosen})
     if options.json:
         print(json.dumps(results, indent=2))
     else:
         for result in results:
-            figures = ", ".join(f"{p['class']} {p['probability']:.1%}" for p in result["predictions"])
-            print(f"{result['image']}: {figures}")
+            print(f"{result['image']}: {', '.join(map(as_text, result['predictions'])) or 'none'}")
     return EXIT_BAD_IMAGE if failed else 0
 
 
-def best_classes(probabilities: Any, manifest: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    best = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])[:number]
-    return [{"class": manifest["classes"][i], "probability": float(probabilities[i])} for i in best]
+def answer_kind(manifest: dict[str, Any]) -> str:
+    """What the model's task says of its outputs; bundles without a task rank classes."""
+    kind = manifest["task"]["answer"]["kind"] if "task" in manifest else "ranking"
+    if kind not in ("ranking", "above", "values"):
+        raise BundleError(f"manifest.json asks for answers of a kind {kind!r} that is not known here", EXIT_BAD_BUNDLE)
+    return str(kind)
+
+
+def answers(outputs: Any, manifest: dict[str, Any], top: int) -> list[dict[str, Any]]:
+    """Of one image: the ``top`` classes, or those above their thresholds, or every value with its unit."""
+    names, kind = manifest["classes"], answer_kind(manifest)
+    if kind == "values":
+        unit = manifest["task"]["answer"]["unit"]
+        return [{"output": name, "value": float(outputs[i]), "unit": unit} for i, name in enumerate(names)]
+    best = sorted(range(len(outputs)), key=lambda i: -outputs[i])
+    if kind == "above":
+        thresholds = manifest["task"]["answer"]["thresholds"]
+        best = [i for i in best if outputs[i] >= thresholds[i]]
+    else:
+        best = best[:top]
+    return [{"class": names[i], "probability": float(outputs[i])} for i in best]
+
+
+def as_text(answer: dict[str, Any]) -> str:
+    if "value" in answer:
+        return f"{answer['output']} {answer['value']:.4g} {answer['unit']}".rstrip()
+    return f"{answer['class']} {answer['probability']:.1%}"
 
 
 def check_samples(folder: Path, manifest: dict[str, Any], runtime: str, classify: Classify) -> int:
     samples = manifest["samples"]
     if not samples:
         raise BundleError("this bundle holds no samples to check with", EXIT_BAD_BUNDLE)
+    are_values = answer_kind(manifest) == "values"
+    one, all_of_them = ("an output", "outputs") if are_values else ("a probability", "probabilities")
     tolerance = manifest["sample_tolerance"]
     largest = 0.0
     for sample in samples:
         path = verified_file(folder, manifest, sample["file"])
-        probabilities = classify(read_image(path, manifest))[0]
-        differences = [abs(float(p) - e) for p, e in zip(probabilities, sample["probabilities"], strict=True)]
+        outputs = classify(read_image(path, manifest))[0]
+        differences = [abs(float(p) - e) for p, e in zip(outputs, sample["probabilities"], strict=True)]
         if not all(difference <= tolerance for difference in differences):
-            print(f"run.py: {path}: a probability differs by {max(differences):.3g}, more than {tolerance:g}")
+            print(f"run.py: {path}: {one} differs by {max(differences):.3g}, more than {tolerance:g}")
             return EXIT_CHECK_FAILED
         largest = max(largest, *differences)
-    print(f"{len(samples)} samples as expected with {runtime}: probabilities differ by at most {largest:.2g}")
+    print(f"{len(samples)} samples as expected with {runtime}: {all_of_them} differ by at most {largest:.2g}")
     return 0
 
 

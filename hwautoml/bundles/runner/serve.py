@@ -5,7 +5,7 @@
 
     curl --data-binary @photo.jpg http://127.0.0.1:8080/predict?top=3
 
-POST /predict   an image file as the body; JSON with classes and probabilities
+POST /predict   an image file as the body; JSON with what run.py --json says of it
 GET  /health    200 once the model answers
 GET  /metrics   counters and latencies in Prometheus' text format
 
@@ -59,12 +59,12 @@ class Service:
             image = run.decode_image(data, "the request's body", self.manifest)
         with self._lock:
             began = time.perf_counter()
-            probabilities = self._classify(image)[0]
+            outputs = self._classify(image)[0]
             seconds = time.perf_counter() - began
             self._num_inferences += 1
             self._seconds += seconds
             self._buckets.update(bound for bound in LATENCY_BOUNDS_SEC if seconds <= bound)
-        predictions = run.best_classes(probabilities, self.manifest, top)
+        predictions = run.answers(outputs, self.manifest, top)
         return {"predictions": predictions, "runtime": self.runtime, "inference_ms": 1e3 * seconds}
 
     def count(self, path: str, status: int) -> None:
@@ -157,13 +157,14 @@ class Handler(BaseHTTPRequestHandler):
             self.service.slots.release()
 
     def _predict(self, query: str) -> None:
-        length, top = self.headers.get("Content-Length", ""), parse_qs(query).get("top", ["3"])[-1]
+        length, num_classes = self.headers.get("Content-Length", ""), len(self.service.manifest["classes"])
+        top = parse_qs(query).get("top", [str(min(3, num_classes))])[-1]
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             self._refuse("/predict", 411, "send the image with a Content-Length")
         elif int(length) > self.max_request_bytes:
             self._refuse("/predict", 413, f"at most {self.max_request_bytes} bytes are taken, got {length}")
-        elif not top.isdecimal() or not 1 <= int(top) <= len(self.service.manifest["classes"]):
-            self._refuse("/predict", 400, f"top must be 1 to {len(self.service.manifest['classes'])}, got {top!r}")
+        elif not top.isdecimal() or not 1 <= int(top) <= num_classes:
+            self._refuse("/predict", 400, f"top must be 1 to {num_classes}, got {top!r}")
         else:
             data, self._has_read = self.rfile.read(int(length)), True
             try:
@@ -234,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(__file__).resolve().parent
     try:
         manifest = run.read_manifest(folder)
+        run.answer_kind(manifest)
         runtime = options.runtime or manifest["default_runtime"]
         classify = run.open_model(folder, manifest, runtime, options.threads or manifest["num_threads"])
         _warm_up(manifest, classify)

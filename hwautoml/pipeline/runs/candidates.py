@@ -90,7 +90,8 @@ def load_network(run: RunContext, architecture: Architecture) -> nn.Module:
 def trained_networks(run: RunContext, specialised: Specialised | None = None) -> dict[str, TrainedNetwork]:
     """By architecture id: the finalists, or while the race is on every entrant that was trained."""
     scores = run.journal.fine_tuned_scores(run.space)
-    found = {key: TrainedNetwork(score.architecture, score.accuracy) for key, score in scores.items()}
+    task = run.dataset.task
+    found = {key: TrainedNetwork(score.architecture, task.score(score.outcome)) for key, score in scores.items()}
     done = specialised or run.journal.outcome(Specialised)
     return found if done is None else {key: found[key] for key in done.finalists}
 
@@ -108,7 +109,7 @@ def export_architecture(
         channels=dataset.channels,
         mean=dataset.mean,
         std=dataset.std,
-        classes=dataset.classes,
+        task=dataset.task,
         architecture=architecture,
         metadata=metadata,
     )
@@ -116,12 +117,13 @@ def export_architecture(
 
 
 def network_outputs(run: RunContext, network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(num_images, num_classes) of a trained network with its normalisation and head, for images (n, H, W, C)."""
+    """(num_images, num_outputs) of a trained network with its normalisation and head, for images (n, H, W, C)."""
     import torch
 
     from hwautoml.exporters import Deployable
 
-    module = Deployable(network.cpu(), run.dataset.mean, run.dataset.std).eval()
+    dataset = run.dataset
+    module = Deployable(network.cpu(), dataset.mean, dataset.std, dataset.task.activate).eval()
     with torch.no_grad():
         parts = np.array_split(images, max(len(images) // 250, 1))
         return np.concatenate([module(torch.from_numpy(part)).numpy() for part in parts])

@@ -22,6 +22,7 @@ from hwautoml.pipeline.runs.journal import SAVE_EVERY_SEC, Journal
 from hwautoml.pipeline.runs.outcomes import Outcome
 from hwautoml.pipeline.runs.settings import RunSettings
 from hwautoml.pipeline.tables.finding import usable_runtimes
+from hwautoml.store.table_library import TableLibrary
 
 if TYPE_CHECKING:
     from hwautoml.core.elastic_space import ElasticSpace
@@ -85,6 +86,16 @@ class RunContext:
     @property
     def board(self) -> Board:
         return self.devices.board
+
+    @property
+    def library(self) -> TableLibrary:
+        """Where its target's latency tables and tuning records lie."""
+        return TableLibrary(self.profiles_dir)
+
+    @property
+    def records_path(self) -> Path:
+        """Its target's tuning records, which ``profile_stage`` completes by those that ship."""
+        return self.library.records_path(self.target.name)
 
     @property
     def limit_ms(self) -> float:

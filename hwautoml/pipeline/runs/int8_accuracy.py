@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.space import Architecture
+from hwautoml.core.task import Task
 from hwautoml.devices.machine import has_int8_dot_product
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
@@ -37,9 +38,9 @@ def keeps_accuracy(run: RunContext, architecture: Architecture, budget_sec: floa
     with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
         source = export_architecture(run, architecture, Path(folder) / "model.onnx")
         scorer = Scorer(run, source, resolution, run.limit_ms, budget_sec)
-        wanted = scorer.base_accuracy - MAX_LOSS
+        wanted, path = scorer.base_accuracy - MAX_LOSS, Path(folder) / "int8.onnx"
         try:
-            accuracy, _ = quantize_until_accurate(source, Path(folder) / "int8.onnx", images, scorer.accuracy, wanted)
+            accuracy, _ = quantize_until_accurate(source, path, images, scorer.accuracy, wanted, task=run.dataset.task)
         except (CompileError, InvalidValueError) as error:
             _log.warning("%s cannot be quantised: %s", architecture.id, error.message)
             return False
@@ -61,6 +62,7 @@ def quantize_until_accurate(
     accuracy_of: Callable[[Path], float],
     wanted_accuracy: float,
     *,
+    task: Task,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[float, tuple[str, ...]]:
     """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
@@ -75,7 +77,7 @@ def quantize_until_accurate(
     if accuracy >= wanted_accuracy:
         return accuracy, kept
     few = images[spread(len(images), SENSITIVITY_IMAGES)]
-    order = list(layer_sensitivity(source, few, reduce_range=saturates, on_layer=on_layer))
+    order = list(layer_sensitivity(source, few, divergence=task.divergence, reduce_range=saturates, on_layer=on_layer))
     while number <= max(1, round(MAX_FP32_SHARE * len(order))) and accuracy < wanted_accuracy:
         kept = tuple(order[:number])
         quantize_onnx(source, path, images, reduce_range=saturates, keep_fp32=kept)
@@ -84,7 +86,7 @@ def quantize_until_accurate(
 
 
 class Scorer:
-    """Validation accuracy through files: as many images as can be had in the time, the same for every file."""
+    """Validation accuracy (the task's score) through files: on as many images as the time allows, the same for all."""
 
     def __init__(self, run: RunContext, source: Path, resolution: int, median_ms: float, budget_sec: float) -> None:
         split = run.dataset.val
@@ -96,5 +98,5 @@ class Scorer:
 
     def accuracy(self, path: Path) -> float:
         self._run.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        probabilities = self._run.devices("onnxruntime").run_model(path, self._images)
-        return float((probabilities.argmax(axis=1) == self._labels).mean())
+        outputs, task = self._run.devices("onnxruntime").run_model(path, self._images), self._run.dataset.task
+        return task.score(task.outcome(outputs, self._labels))

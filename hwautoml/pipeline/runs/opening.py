@@ -70,7 +70,7 @@ def opened(
         counts = {split: getattr(dataset, split).num_images for split in ("train", "val", "test")}
         journal.finish(Loaded(counts, len(dataset.skipped)), journal.elapsed_sec)
     space = load_elastic_space(
-        settings.space, image_size=dataset.image_size, channels=dataset.channels, num_outputs=dataset.num_classes
+        settings.space, image_size=dataset.image_size, channels=dataset.channels, num_outputs=dataset.task.num_outputs
     )
     with Devices(target, board) as devices:
         yield RunContext(journal, settings, target, dataset, space, devices, on_progress, profiles_dir)
@@ -85,6 +85,7 @@ def _load(journal: Journal, settings: RunSettings, on_progress: OnProgress) -> I
     on_progress(Progress("data", 0.0, settings.source))
     dataset = load_dataset(
         settings.source,
+        task=settings.task,
         image_size=settings.image_size,
         channels=settings.channels,
         seed=settings.seed,
@@ -92,6 +93,6 @@ def _load(journal: Journal, settings: RunSettings, on_progress: OnProgress) -> I
         on_progress=listen,
     )
     skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
-    text = f"{dataset.train.num_images:,} training images of {dataset.num_classes} classes{skipped}"
+    text = f"{dataset.train.num_images:,} training images of {dataset.task.summary}{skipped}"
     on_progress(Progress("data", 1.0, text))
     return dataset

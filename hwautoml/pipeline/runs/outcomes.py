@@ -160,14 +160,14 @@ class FileParity:
 
 @dataclass(frozen=True)
 class Checked:
-    """Of the file that ships: ``confusion`` on the test split (rows: true classes), and what its samples gave.
+    """Of the file that ships: the task's ``outcome`` on the test split, as its JSON, and what its samples gave.
 
     ``samples`` are (index in the test split, the file's outputs); ``parity`` is by runtime, of the files in fp32.
     """
 
     stage: ClassVar[str] = "check"
     accuracy_test: float
-    confusion: tuple[tuple[int, ...], ...]
+    outcome: Mapping[str, Any]
     samples: tuple[tuple[int, tuple[float, ...]], ...]
     parity: Mapping[str, FileParity]
     int8: Mapping[str, Mapping[str, float]] | None = None
@@ -179,7 +179,9 @@ class Checked:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Checked:
-        own = ("accuracy_test", "confusion", "samples", "int8", "seconds")
+        if "confusion" in data:  # before there were tasks
+            data = {**data, "outcome": {"confusion": data["confusion"]}}
+        own = ("accuracy_test", "outcome", "confusion", "samples", "int8", "seconds")
         parity = {name: value for name, value in data.items() if name not in own}
         return json_form.from_json(cls, {**data, "parity": parity}, f"journal, stage {cls.stage!r}")
 

@@ -124,7 +124,8 @@ def time_training(run: RunContext, resources: Resources, budget_sec: float) -> T
     members = [sandwich.random(rng), sandwich.smallest(rng), sandwich.largest(rng)]
     members += [sandwich.random(rng) for _ in range(TIMED_MEMBERS - len(members))]
     images, labels = next(iter(train.batches(min(32, train.num_images), device=default_device())))
-    cost = measure_training_cost(run.space, members, images.float(), labels, budget_sec=budget_sec)
+    task = run.dataset.task
+    cost = measure_training_cost(run.space, members, images.float(), labels, task=task, budget_sec=budget_sec)
     run.journal.set_training_cost(cost)
     run.report("train", 0.0, f"training speed timed in {time.monotonic() - started:.0f} s")
     return cost

@@ -32,6 +32,7 @@ class RunSettings:
     searcher: str = "surrogate"
     seed: int = 0
     precision: str = "auto"
+    task: str = "classification"
     space: str = "mobile"
     objectives: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()

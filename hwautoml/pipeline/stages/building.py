@@ -22,7 +22,6 @@ from hwautoml.pipeline.runs.candidates import (
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import FINE_TUNED
 from hwautoml.pipeline.runs.outcomes import Compiled, CompiledNetwork, Exported, Measured, Specialised
-from hwautoml.pipeline.tables.finding import records_path
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ def _compiled(
         tvm_target=run.target.tvm,
         num_threads=run.target.num_threads,
         tune_budget_sec=tune_sec,
-        records_path=records_path(run.target, run.profiles_dir),
+        records_path=run.records_path,
         on_progress=listen,
         seed=run.settings.seed,
     )

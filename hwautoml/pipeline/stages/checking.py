@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.exporters import check_parity, require_parity
+from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.pipeline.runs.candidates import Finalist, candidate_folder, load_network, network_outputs, spread
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.outcomes import Checked, FileParity
@@ -29,19 +29,15 @@ def check_stage(run: RunContext, winner: Finalist) -> Checked:
 
 
 def _check(run: RunContext, winner: Finalist) -> Checked:
-    from hwautoml.supernets.scoring import accuracy
-
-    resolution = run.space.resolution(winner.architecture)
+    resolution, task = run.space.resolution(winner.architecture), run.dataset.task
     few = run.dataset.test.raw(spread(run.dataset.test.num_images, PARITY_IMAGES), resolution)
     reference = network_outputs(run, load_network(run, winner.architecture), few)
     int8 = check_int8(run, winner, few, reference) if winner.precision == "int8" else None
     parity = _file_parities(run, winner, few, reference)
     outputs = _test_outputs(run, winner, resolution)
-    num_classes = run.dataset.num_classes
-    flat = run.dataset.test.labels.numpy() * num_classes + outputs.argmax(1)
-    confusion = np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+    outcome = task.outcome(outputs, run.dataset.test.labels.numpy())
     samples = tuple((i, tuple(outputs[i].tolist())) for i in spread(len(outputs), NUM_SAMPLES))
-    return Checked(accuracy(confusion), tuple(map(tuple, confusion.tolist())), samples, parity, int8)
+    return Checked(task.score(outcome), task.outcome_to_json(outcome), samples, parity, int8)
 
 
 def _file_parities(
@@ -54,11 +50,10 @@ def _file_parities(
     parities = {}
     for runtime, path in files.items():
         run.report("check", 0.0, f"parity of {runtime} with torch")
-        report = check_parity(
-            reference, run.devices(runtime).run_model(path, images), tolerance=PARITY_TOLERANCE[runtime]
-        )
+        found = run.devices(runtime).run_model(path, images)
+        report = check_parity(reference, found, task=run.dataset.task, tolerance=PARITY_TOLERANCE[runtime])
         require_parity(report, artifact=str(path))
-        parities[runtime] = FileParity(report.max_abs, report.top1_agreement, report.num_images)
+        parities[runtime] = FileParity(report.max_abs, report.agreement, report.num_images)
     return parities
 
 
@@ -71,20 +66,18 @@ def check_int8(
         ParityError: two runtimes make different things of the same int8 file.
     """
     outputs = {r: run.devices(r).run_model(winner.files[r], images) for r in winner.measured}
-    facts = {}
-    for runtime, found in outputs.items():
-        report = check_parity(reference, found, tolerance=1.0)
-        facts[runtime] = {"max_abs": report.max_abs, "top1_agreement": report.top1_agreement}
+    task = run.dataset.task
+    facts = {r: check_parity(reference, found, task=task, tolerance=1.0).to_json() for r, found in outputs.items()}
     if len(outputs) == 2:
         first, second = outputs.values()
-        between = check_parity(first, second, tolerance=RUNTIMES_TOLERANCE)
-        require_parity(between, artifact=str(winner.files["tvm"]), min_top1_agreement=RUNTIMES_AGREEMENT)
-        facts["between_runtimes"] = {"max_abs": between.max_abs, "top1_agreement": between.top1_agreement}
+        between = check_parity(first, second, task=task, tolerance=RUNTIMES_TOLERANCE)
+        require_parity(between, artifact=str(winner.files["tvm"]), min_agreement=RUNTIMES_AGREEMENT)
+        facts["between_runtimes"] = between.to_json()
     return facts
 
 
 def _test_outputs(run: RunContext, winner: Finalist, resolution: int) -> NDArray[np.float32]:
-    """(num_images, num_classes) of the winner's file on the test split, a few thousand images at a time."""
+    """(num_images, num_outputs) of the winner's file on the test split, a few thousand images at a time."""
     split, parts = run.dataset.test, []
     for start in range(0, split.num_images, PARITY_IMAGES):
         run.report("check", start / split.num_images, f"test split through the {winner.runtime} file")

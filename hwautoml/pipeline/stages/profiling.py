@@ -10,18 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_file import save as save_table
-from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.observation import Observation
 from hwautoml.core.sibling_prior import at_level_of, sibling_prior_table
 from hwautoml.core.space import Architecture
 from hwautoml.errors import CompileError, MeasurementError
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.outcomes import Profiled
-from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table, find_table, identity_of, records_path
+from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table, find_table, identity_of
 from hwautoml.pipeline.tables.probes import INT8_RUNTIMES, probe_builders
+from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
 from hwautoml.profilers.layer_profiler import Builders
 from hwautoml.profilers.reference import reference_architecture
 
@@ -35,6 +38,7 @@ _log = logging.getLogger(__name__)
 def profile_stage(run: RunContext, budget_sec: float) -> dict[str, LatencyTable]:
     """The table of the run's target, kept in the run folder too; and those of further runtimes and of int8, from a
     file where there is one, else from a few networks if there is time enough. By form, see ``kept_tables``."""
+    take_over_shipped_records(run.target.name, run.library)
     runtime = _first_runtime(run)
     run.once(Profiled, lambda: _profile(run, runtime, budget_sec))
     return kept_tables(run)
@@ -65,15 +69,13 @@ def _first_runtime(run: RunContext) -> str:
 def _profile(run: RunContext, runtime: str, budget_sec: float) -> Profiled:
     table = ensure_table(
         run.target,
-        runtime,
+        Form(runtime),
         run.space,
+        run.library,
         budget_sec=budget_sec,
+        board=run.board,
         seed=run.settings.seed,
-        profiles_dir=run.profiles_dir,
         on_progress=lambda progress: run.report(progress.stage, progress.share, progress.text),
-        device=run.board.device,
-        tracker=run.board.tracker,
-        key=run.board.key,
     )
     save_table(table, kept_table_path(run, table.form))
     if table.origin == "measured":
@@ -111,10 +113,10 @@ def _further_forms(run: RunContext, first: str, budget_sec: float) -> Iterator[t
 
 
 def _found(run: RunContext, form: Form) -> LatencyTable | None:
-    identity = identity_of(run.target, form.runtime, run.space, precision=form.precision)
-    is_remote = run.board.is_remote
-    machine = str(run.devices(form.runtime).conditions()["fingerprint"]) if is_remote else None
-    return find_table(run.target, identity, run.profiles_dir, machine=machine, is_remote=is_remote)
+    machine = str(run.devices(form.runtime).conditions()["fingerprint"]) if run.board.is_remote else None
+    return find_table(
+        run.target, identity_of(run.target, form, run.space), run.library, board=run.board, machine=machine
+    )
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,9 @@ class _Probes:
 
     @classmethod
     def of(cls, run: RunContext, form: Form) -> _Probes:
-        records = records_path(run.target, run.profiles_dir)
-        return cls(run, form, probe_builders(run.space, run.target, form.runtime, records, precision=form.precision))
+        return cls(
+            run, form, probe_builders(run.space, run.target, form.runtime, run.records_path, precision=form.precision)
+        )
 
     @property
     def folder(self) -> Path:
@@ -163,15 +166,8 @@ def sibling_table(run: RunContext, known: LatencyTable, form: Form) -> LatencyTa
         CompileError: the reference network cannot be built.
         MeasurementError: nothing could be measured.
     """
-    prior = sibling_prior_table(
-        [known],
-        cost=run.space.cost,
-        target=known.target,
-        runtime=form.runtime,
-        num_threads=known.num_threads,
-        batch=known.batch,
-        precision=form.precision,
-    )
+    identity = replace(known.identity, runtime=form.runtime, precision=form.precision)
+    prior = sibling_prior_table([known], identity, cost=run.space.cost)
     candidates = [run.space.sample(np.random.default_rng(run.settings.seed + i)) for i in range(64)]
     layers = [run.space.layers(a) for a in candidates]
     chosen = [candidates[i] for i in choose_to_measure(prior, layers, SIBLING_NETWORKS)]

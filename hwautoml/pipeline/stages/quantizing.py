@@ -34,7 +34,6 @@ from hwautoml.pipeline.runs.candidates import (
 from hwautoml.pipeline.runs.context import BOARD_RUNTIME, RunContext
 from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
 from hwautoml.pipeline.runs.outcomes import Quantized, QuantizedNetwork
-from hwautoml.pipeline.tables.finding import records_path
 
 MAX_FORMS = 3
 MIN_BUDGET_SEC = 60.0  # below, the time is better spent on training
@@ -190,7 +189,7 @@ def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
         run.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
 
     accuracy, fp32_layers = quantize_until_accurate(
-        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, on_layer=listen
+        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, task=run.dataset.task, on_layer=listen
     )
     files, tvm_error = {"onnxruntime": path}, None
     if "tvm" in base.measured:
@@ -220,7 +219,7 @@ def _compiled(run: RunContext, plan: Plan, path: Path, folder: Path) -> tuple[Pa
             folder / "int8",
             tvm_target=run.target.tvm,
             num_threads=run.target.num_threads,
-            records_path=records_path(run.target, run.profiles_dir),
+            records_path=run.records_path,
         )
     except CompileError as error:
         _log.warning("TVM cannot compile the int8 form: %s", error.message)

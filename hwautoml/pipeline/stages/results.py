@@ -27,6 +27,7 @@ from hwautoml.core.run_result import (
     Quantization,
     RunResult,
     ShippedArchitecture,
+    TaskFacts,
 )
 from hwautoml.core.space import Architecture
 from hwautoml.pipeline.runs.candidates import Finalist
@@ -95,6 +96,7 @@ def summarise(run: RunContext, finished: Finished) -> RunResult:
         tvm=finished.compiled.to_json(),
         conditions=_conditions(winner.best),
         seed=run.settings.seed,
+        task=_task_facts(run, finished.checked),
     )
 
 
@@ -107,12 +109,15 @@ def write_run_report(run: RunContext, finished: Finished, result: RunResult) -> 
     """report.html, front.png and candidates.csv, and the data they were made from."""
     from hwautoml.reports.report import write_report
 
-    winner, shown = finished.winner, result.to_json()
+    winner, shown, task = finished.winner, result.to_json(), run.dataset.task
+    outcome = task.outcome_from_json(finished.checked.outcome)
     cost = run.space.total_cost(winner.architecture)
     data = {
         "title": f"{run.dataset.name} on {run.target.name}",
         "target": run.target.name,
         "space": run.space.name,
+        "metric": task.primary.label,
+        "decision": task.decision,
         "dataset": shown["dataset"],
         "limit_ms": run.limit_ms,
         "candidates": [json_form.to_json(row) for row in _candidates(run, finished)],
@@ -121,6 +126,7 @@ def write_run_report(run: RunContext, finished: Finished, result: RunResult) -> 
             "architecture_id": winner.architecture.id,
             "accuracy_val": winner.accuracy_val,
             "accuracy_test": finished.checked.accuracy_test,
+            "accuracy_test_interval": task.interval(outcome),
             "runtime": winner.runtime,
             "latency": json_form.to_json(winner.best.summary),
             "meets_limit": winner.meets(run.limit_ms),
@@ -134,7 +140,7 @@ def write_run_report(run: RunContext, finished: Finished, result: RunResult) -> 
                 "peak_activation_bytes": cost.peak_activation_bytes,
             },
         },
-        "confusion": [list(row) for row in finished.checked.confusion],
+        "figures": [figure.to_json() for figure in task.figures(outcome)],
         "seconds": shown["seconds"],
         "budget_seconds": finished.plan.total,
         "conditions": shown["conditions"],
@@ -152,6 +158,12 @@ def _layer_rows(run: RunContext, finished: Finished) -> list[dict[str, object]]:
         {"key": layer.key, "latency_ms": None if entry is None else entry.mean_ms}
         for layer, entry in zip(layers, entries, strict=True)
     ]
+
+
+def _task_facts(run: RunContext, checked: Checked) -> TaskFacts:
+    task = run.dataset.task
+    metrics = {"test": task.metrics(task.outcome_from_json(checked.outcome))}
+    return TaskFacts(task.name, task.primary.name, task.decision, metrics)
 
 
 def _latency(run: RunContext, finished: Finished) -> LatencyFigures:
@@ -215,20 +227,21 @@ def _candidates(run: RunContext, finished: Finished) -> list[CandidateRow]:
     if not scored:
         return []
     _, means, deviations = fastest_forms(run.space, finished.tables, [e.architecture for e in scored])
-    on_front = non_dominated(np.column_stack([means, [-e.accuracy for e in scored]]))
+    scores = [run.dataset.task.score(e.outcome) for e in scored]
+    on_front = non_dominated(np.column_stack([means, [-score for score in scores]]))
     chosen: Architecture = finished.winner.architecture
     return [
         CandidateRow(
             architecture_id=e.architecture.id,
             values=e.architecture.as_dict,
-            accuracy_val=e.accuracy,
+            accuracy_val=score,
             latency_ms=float(ms),
             latency_std_ms=float(std),
             origin=_origin(finished),
             on_front=bool(best),
             chosen=e.architecture == chosen,
         )
-        for e, ms, std, best in zip(scored, means, deviations, on_front, strict=True)
+        for e, score, ms, std, best in zip(scored, scores, means, deviations, on_front, strict=True)
     ]
 
 
@@ -241,10 +254,11 @@ def _dataset(run: RunContext) -> DatasetFacts:
     dataset = run.dataset
     return DatasetFacts(
         dataset.name,
-        dataset.classes,
+        dataset.task.outputs,
         {split: getattr(dataset, split).num_images for split in ("train", "val", "test")},
         len(dataset.skipped),
         tuple(f"{s.path}: {s.reason}" for s in dataset.skipped[:20]),
+        dataset.task.summary,
     )
 
 

@@ -17,8 +17,9 @@ from hwautoml.core.elastic_space import ElasticSpace
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import save as save_table
 from hwautoml.core.latency_predictor import fastest_forms
-from hwautoml.core.latency_table import LatencyTable, Observation
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.observation import Observation
 from hwautoml.core.plan import Plan
 from hwautoml.core.run_result import Prediction
 from hwautoml.core.space import Architecture
@@ -30,7 +31,6 @@ from hwautoml.pipeline.runs.judging import meets_known_limits
 from hwautoml.pipeline.runs.resources import Resources, lowest_utilisation
 from hwautoml.pipeline.runs.trust import promise, trust_of
 from hwautoml.pipeline.stages.profiling import kept_table_path
-from hwautoml.pipeline.tables.finding import records_path
 from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.profilers.reference import reference_architecture
 from hwautoml.searchers.surrogate import smoothed
@@ -165,8 +165,7 @@ class _Screening:
     def _built(self, form: str, architectures: Sequence[Architecture]) -> tuple[dict[Architecture, Path], Path]:
         """Their files, as far as they can be built, and the reference network's."""
         run, table, folder = self.run, self.tables[form], self.run.folder / "probes"
-        records = records_path(run.target, run.profiles_dir)
-        builders = probe_builders(run.space, run.target, table.runtime, records, precision=table.precision)
+        builders = probe_builders(run.space, run.target, table.runtime, run.records_path, precision=table.precision)
         paths: dict[Architecture, Path] = {}
         for architecture in architectures:
             try:
@@ -178,7 +177,8 @@ class _Screening:
 
 def _scores(run: RunContext, trust: float) -> dict[Architecture, float]:
     """Of those that meet the limits of what is known without a target."""
-    smooth = smoothed(run.space, {e.architecture: e.accuracy for e in run.journal.shared_scores(run.space)})
+    task, scored = run.dataset.task, run.journal.shared_scores(run.space)
+    smooth = smoothed(run.space, {e.architecture: task.score(e.outcome) for e in scored})
     within = meets_known_limits(run.settings.definitions, run.space, list(smooth))
     smooth = {a: score for (a, score), is_within in zip(smooth.items(), within, strict=True) if is_within}
     if not smooth:

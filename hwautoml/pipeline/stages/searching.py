@@ -14,6 +14,7 @@ from hwautoml.core.form import Form
 from hwautoml.core.latency_predictor import fastest_forms, latencies_of
 from hwautoml.core.plan import Plan
 from hwautoml.core.space import Architecture, Value
+from hwautoml.core.task import Scored
 from hwautoml.objectives import known_values, scored_values
 from hwautoml.objectives.base import Definition
 from hwautoml.pipeline.runs.context import RunContext
@@ -108,7 +109,7 @@ def run_search(
         rng=np.random.default_rng(run.settings.seed if seed is None else seed),
         max_evaluations=max_evaluations,
         budget_sec=budget_sec,
-        outcomes={evaluation.architecture: evaluation for evaluation in known},
+        outcomes={evaluation.architecture: Scored(run.dataset.task, evaluation.outcome) for evaluation in known},
         on_progress=lambda done, total, text: run.report("search", min(done / total, 0.999), text),
     )
     load_searcher(run.settings.searcher).search(problem)
@@ -125,14 +126,14 @@ class SharedScorer:
         self.run = run
         self._evaluator: Evaluator | None = None
 
-    def __call__(self, architecture: Architecture) -> Evaluation:
+    def __call__(self, architecture: Architecture) -> Scored:
         started = time.monotonic()
         if self._evaluator is None:
             self._evaluator = shared_evaluator(self.run)
-        confusion = self._evaluator(architecture)
-        evaluation = Evaluation(architecture, SHARED, "val", confusion, time.monotonic() - started)
+        outcome = self._evaluator(architecture)
+        evaluation = Evaluation(architecture, SHARED, "val", outcome, time.monotonic() - started)
         self.run.journal.add_evaluation(evaluation)
-        return evaluation
+        return Scored(self.run.dataset.task, outcome)
 
 
 def shared_evaluator(run: RunContext) -> Evaluator:

@@ -51,10 +51,10 @@ def _ship(run: RunContext, finished: Finished) -> Shipped:
 def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path:
     winner, shown = finished.winner, result.to_json()
     tvm = winner.files["tvm"] if "tvm" in winner.measured else None
-    test = run.dataset.test
+    test, task = run.dataset.test, run.dataset.task
     images = test.raw([index for index, _ in finished.checked.samples])
     samples = [
-        BundleSample(image, np.array(outputs), run.dataset.classes[int(test.labels[index])])
+        BundleSample(image, np.array(outputs), task.label_text(test.labels[index].numpy()))
         for image, (index, outputs) in zip(images, finished.checked.samples, strict=True)
     ]
     return write_bundle(
@@ -63,7 +63,7 @@ def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path
         tvm_library=tvm,
         default_runtime=winner.runtime,
         num_threads=run.target.num_threads,
-        classes=run.dataset.classes,
+        task=task,
         resolution=run.space.resolution(winner.architecture),
         channels=run.dataset.channels,
         image_size=run.dataset.image_size,
@@ -77,5 +77,5 @@ def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path
         data={**json_form.to_json(result.dataset), "fingerprint": run.dataset.fingerprint},
         precision=winner.precision,
         quantization=shown["quantization"],
-        confusion=finished.checked.confusion,
+        outcome=task.outcome_from_json(finished.checked.outcome),
     )

@@ -11,11 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwautoml.core.plan import Plan
 from hwautoml.core.space import Architecture
+from hwautoml.core.task import Outcome
 from hwautoml.pipeline.runs.candidates import load_network, trained_networks, weights_path
 from hwautoml.pipeline.runs.context import RunContext, set_aside
 from hwautoml.pipeline.runs.int8_accuracy import keeps_accuracy
@@ -124,10 +122,10 @@ class _FineTuner:
             return
         path = self.run.folder / "checkpoints" / f"{architecture.id}.{phase}.safetensors"
         network, num_images = self._train(architecture, path, seconds)
-        confusion = self._confusion(network, architecture)
-        evaluation = Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", confusion, seconds)
+        outcome = self._outcome(network, architecture)
+        evaluation = Evaluation(architecture, f"{FINE_TUNED}.{phase}", "val", outcome, seconds)
         before = trained_networks(self.run).get(architecture.id)
-        if before is None or evaluation.accuracy >= before.accuracy_val:
+        if before is None or self.run.dataset.task.score(outcome) >= before.accuracy_val:
             written = write_tensors(weights_path(self.run, architecture), dict(network.state_dict()))
             journal.keep_files(architecture.id, [written])
             journal.add_evaluation(evaluation)
@@ -163,7 +161,7 @@ class _FineTuner:
         images, labels = next(iter(batches(torch.Generator().manual_seed(0))))
 
         def make_step(dtype: torch.dtype | None) -> StepLoss:
-            return network_step(model, settings=settings, dtype=dtype, device=device)
+            return network_step(model, task=dataset.task, dtype=dtype, device=device)
 
         setup = fastest_setup(network, make_step, images, labels)
         small_share = 0.5 * (1 - self.trust)  # good weights were trained at full size already
@@ -188,11 +186,11 @@ class _FineTuner:
             self._evaluator = shared_evaluator(self.run)
         return self._evaluator.recalibrated(architecture)
 
-    def _confusion(self, network: nn.Module, architecture: Architecture) -> NDArray[np.int64]:
-        from hwautoml.supernets.scoring import Normalised, confusion_matrix
+    def _outcome(self, network: nn.Module, architecture: Architecture) -> Outcome:
+        from hwautoml.supernets.scoring import Normalised, score
         from hwautoml.supernets.training import default_device
 
         dataset, device = self.run.dataset, default_device()
         scored = Normalised(network, dataset.mean, dataset.std).to(device)
         batches = dataset.val.batches(250, device=device, resolution=self.run.space.resolution(architecture))
-        return confusion_matrix(scored, batches, dataset.num_classes)
+        return score(scored, batches, dataset.task)

@@ -72,7 +72,7 @@ def _train(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
     def make_step(dtype: torch.dtype | None) -> StepLoss:
         rng = np.random.default_rng(run.settings.seed + state.steps)
         return supernet_step(
-            model, sandwich, num_random=1, rng=rng, settings=settings, dtype=dtype, resize=resize, device=device
+            model, sandwich, task=dataset.task, num_random=1, rng=rng, dtype=dtype, resize=resize, device=device
         )
 
     batches = training_batches(dataset, settings.batch_size, device)

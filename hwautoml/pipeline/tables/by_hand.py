@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hwautoml.core import json_form
+from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.artifact import sha256_file
-from hwautoml.core.latency_table import LatencyTable, Observation, choose_to_measure
+from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.observation import Observation
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import write_atomically
 from hwautoml.core.table_identity import TableIdentity
-from hwautoml.core.target import Target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.tables.probes import probe_builders
+from hwautoml.pipeline.tables.reading import identity_flags
+from hwautoml.pipeline.tables.wanted import WantedTable
 from hwautoml.profilers.assembly import checked_by_leaving_out, table_from_prior
 from hwautoml.profilers.hand_measurements import read_measurements, template
 from hwautoml.store.files import read_json, write_json
@@ -29,53 +33,64 @@ _SCHEMA = "networks-by-hand/v1"
 _POOL_SIZE = 256  # random architectures among which the ones to measure are chosen
 
 
-def export_networks(
+@dataclass(frozen=True)
+class NetworksToTime:
+    """What was written for a person to measure: ``csv`` is to be filled in, ``next`` the command that reads it back.
+
+    ``networks`` are file names within ``folder``.
+    """
+
+    folder: Path
+    csv: Path
+    num_networks: int
+    networks: tuple[str, ...]
+    target: str
+    space: str
+    next: str
+
+    def to_json(self) -> dict[str, Any]:
+        return json_form.to_json(self)
+
+
+def write_networks(
+    wanted: WantedTable,
     prior: LatencyTable,
-    space: SearchSpace,
-    target: Target,
-    identity: TableIdentity,
     number: int,
     folder: Path,
     *,
     flags: Mapping[str, object],
     seed: int,
-) -> dict[str, Any]:
+) -> NetworksToTime:
     """The ``number`` networks that tell most about the device, as ONNX, with a CSV to fill in and a README.
 
-    ``flags`` are those that reading back needs besides the identity, such as ``--like``; None is left out.
+    ``flags`` are those that reading back needs besides the identity, such as ``--like``; empty ones are left out.
 
     Raises:
         RunFolderError: the folder holds latencies that were filled in; nothing is overwritten.
     """
-    csv_path = folder / CSV_FILE
+    space, identity, csv_path = wanted.space, wanted.identity, folder / CSV_FILE
     _require_empty(csv_path)
     rng = np.random.default_rng(seed)
     pool = list({a.id: a for a in (space.sample(rng) for _ in range(max(_POOL_SIZE, 2 * number)))}.values())
     if number > len(pool):
-        raise InvalidValueError(f"--measurements must be at most {len(pool)} in {space.family}, got {number}")
+        raise InvalidValueError(f"measurements: must be at most {len(pool)} in {space.family}, got {number}")
     chosen = [pool[index] for index in choose_to_measure(prior, [space.layers(a) for a in pool], number)]
     # The file is what any runtime takes, whichever will run it.
     runtime = "onnxruntime-cuda" if identity.precision == "fp16" else "onnxruntime"  # both open ONNX files as they are
     builders = probe_builders(
-        space, target, runtime, folder / "unused", precision=identity.precision, batch=identity.batch
+        space, wanted.target, runtime, folder / "unused", precision=identity.precision, batch=identity.batch
     )
     files = {a.id: f"networks/{a.id}.onnx" for a in chosen}
     for architecture in chosen:
         builders.network(architecture, folder / files[architecture.id])
     architectures = {a.id: a.as_dict for a in chosen}
-    write_json(folder / LIST_FILE, {"schema": _SCHEMA, **asdict(identity), "architectures": architectures})
+    write_json(folder / LIST_FILE, {"schema": _SCHEMA, **identity.to_json(), "architectures": architectures})
     write_atomically(csv_path, template(files))
-    command = _command(identity, {**flags, "--from-csv": csv_path})
+    command = _command(identity, csv_path, flags)
     write_atomically(folder / README_FILE, _readme(identity, space, chosen, command))
-    return {
-        "folder": str(folder),
-        "csv": str(csv_path),
-        "num_networks": number,
-        "networks": list(files.values()),
-        "target": identity.target,
-        "space": identity.space,
-        "next": command,
-    }
+    return NetworksToTime(
+        folder, csv_path, number, tuple(files.values()), identity.target, identity.space, next=command
+    )
 
 
 def table_from_csv(prior: LatencyTable, space: SearchSpace, identity: TableIdentity, path: Path) -> LatencyTable:
@@ -108,7 +123,8 @@ def _require_empty(csv_path: Path) -> None:
     lines = csv_path.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:]
     if any(line.rpartition(",")[2].strip() for line in lines):
         raise RunFolderError(
-            f"{csv_path} holds latencies and is not overwritten", fix=f"another folder, or: --from-csv {csv_path}"
+            f"{csv_path} holds latencies and is not overwritten",
+            fix=f"another folder, or: hwautoml tables import {csv_path}",
         )
 
 
@@ -118,7 +134,7 @@ def _listed(path: Path, space: SearchSpace, identity: TableIdentity) -> dict[str
     try:
         if found["schema"] != _SCHEMA:
             raise RunFolderError(f"{path} has schema {found['schema']!r}, this version reads {_SCHEMA!r}")
-        exported = TableIdentity(**{name: found[name] for name in asdict(identity)})
+        exported = TableIdentity.from_json(found)
         architectures = {str(name): space.architecture(values) for name, values in found["architectures"].items()}
     except (InvalidValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path} is damaged: {error}", fix="export anew into another folder") from error
@@ -126,7 +142,7 @@ def _listed(path: Path, space: SearchSpace, identity: TableIdentity) -> dict[str
     if differences:
         raise RunFolderError(
             f"the networks of {path.parent} were exported for another table: {'; '.join(differences)}",
-            fix=f"{exported.command} --from-csv {path.parent / CSV_FILE}",
+            fix=_command(exported, path.parent / CSV_FILE, {}),
         )
     wrong = [name for name, architecture in architectures.items() if architecture.id != name]
     if wrong:
@@ -134,9 +150,9 @@ def _listed(path: Path, space: SearchSpace, identity: TableIdentity) -> dict[str
     return architectures
 
 
-def _command(identity: TableIdentity, flags: Mapping[str, object]) -> str:
-    more = [f"{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
-    return " ".join([identity.command, *more])
+def _command(identity: TableIdentity, csv_path: Path, flags: Mapping[str, object]) -> str:
+    more = [f"{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value]
+    return " ".join(["hwautoml tables import", shlex.quote(str(csv_path)), identity_flags(identity), *more])
 
 
 def _readme(identity: TableIdentity, space: SearchSpace, chosen: Sequence[Architecture], command: str) -> str:

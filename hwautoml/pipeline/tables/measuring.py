@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from hwautoml.compilers.torch import FUNCTIONS_VERSION
-from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.space import SearchSpace
@@ -21,6 +20,7 @@ from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.connecting import require_real
 from hwautoml.pipeline.tables.probes import probe_builders
+from hwautoml.pipeline.tables.reading import load_table
 from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import profile_layers
@@ -59,8 +59,8 @@ def measure_table(
     machine = str(conditions["fingerprint"])
     if prior is not None:
         require_no_less(path, prior)
-    _keep_other(path, identity, version, machine)
-    setting = ProfileSetting(**asdict(identity), runtime_version=version, machine=machine)
+    _set_other_aside(path, identity, version, machine)
+    setting = ProfileSetting(identity, version, machine)
     options = ProfileOptions.within(budget_sec, seed=seed)
     if prior is not None:
         options = replace(options, num_networks=num_networks, num_holdout=0)
@@ -102,13 +102,13 @@ def _num_measured(table: LatencyTable) -> int:
     return sum(entry.origin == "measured" for entry in table.entries.values())
 
 
-def _keep_other(path: Path, identity: TableIdentity, version: str, machine: str) -> None:
+def _set_other_aside(path: Path, identity: TableIdentity, version: str, machine: str) -> None:
     """A table of another kind, runtime version or machine is set aside; a damaged one is an error, and stays."""
     if not path.is_file():
         return
     found = load_table(path)
     conditions = (found.runtime_version, found.conditions.get("fingerprint"))
-    if TableIdentity.of(found) != identity or conditions != (version, machine):
+    if found.identity != identity or conditions != (version, machine):
         path.replace(free_name(path))
 
 

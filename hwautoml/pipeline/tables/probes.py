@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -39,11 +38,6 @@ PROBE_SILENCE_SEC = 60.0  # a probe compiles in less than ten
 _exporting = threading.Lock()  # torch's exporters keep their state in globals
 
 
-def layer_probe(space: SearchSpace, layer: Layer, path: Path) -> Path:
-    """One layer with random weights as ONNX; latency does not depend on the weights."""
-    return _layer(space, layer).write_onnx(path)
-
-
 def deployable_probe(
     space: SearchSpace, architecture: Architecture, path: Path, *, batch: int = 1, precision: str = "fp32"
 ) -> Path:
@@ -57,11 +51,6 @@ def functions_probe(
     """Many layers side by side in one network: compiled, it has the functions of the networks made of them, nearly all
     in int8."""
     return _functions(space, layers, batch, precision).write(path, ".onnx", precision)
-
-
-def overhead_probe(path: Path) -> Path:
-    """A network that does next to nothing: what calling the runtime costs."""
-    return _overhead(1).write_onnx(path)
 
 
 def probe_builders(
@@ -270,8 +259,3 @@ def _compiler(
         pool = CompilerPool(num_workers=num_parallel, num_threads=num_threads, silence_sec=PROBE_SILENCE_SEC)
         compile_model = pool.compile_model
     return (lambda source, folder: compile_model(source, folder, **options).path), num_parallel
-
-
-def slug(text: str) -> str:
-    """``mobile/v1/32x32x3`` to ``mobile-v1-32x32x3``: fit for a file name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
-from hwautoml.core.latency_file import load as load_table
 from hwautoml.core.latency_table import LatencyTable
-from hwautoml.core.resources import profile_folders
 from hwautoml.core.sibling_prior import sibling_prior_table
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
 from hwautoml.errors import RunFolderError
-from hwautoml.pipeline.tables.finding import RECORDS_FILE, estimated_table, table_folder
+from hwautoml.pipeline.tables.finding import estimated_table
+from hwautoml.pipeline.tables.reading import load_table, profile_command
+from hwautoml.store.table_library import TableLibrary
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def prior_table(
     target: Target,
     space: SearchSpace,
     identity: TableIdentity,
-    profiles_dir: Path | None,
+    library: TableLibrary,
     *,
     leaving_out: Path,
 ) -> LatencyTable:
@@ -38,68 +38,57 @@ def prior_table(
     """
     if not like:
         return estimated_table(target, space, identity)
-    siblings = [_sibling(name, identity, profiles_dir, leaving_out) for name in like]
-    shape = {name: value for name, value in asdict(identity).items() if name != "space"}
-    return sibling_prior_table(siblings, cost=space.cost, **shape)
+    siblings = [_sibling(name, identity, library, leaving_out) for name in like]
+    return sibling_prior_table(siblings, identity, cost=space.cost)
 
 
-def _sibling(name: str | Path, identity: TableIdentity, profiles_dir: Path | None, leaving_out: Path) -> LatencyTable:
+def _sibling(name: str | Path, identity: TableIdentity, library: TableLibrary, leaving_out: Path) -> LatencyTable:
     if isinstance(name, Path) or Path(name).suffix == ".json":
         table = load_table(Path(name))
         if table.space != identity.space:
             raise RunFolderError(
                 f"{name} cannot be a sibling: space is {table.space!r}, needed {identity.space!r}",
-                fix=_command(identity, table.target),
+                fix=profile_command(replace(identity, target=table.target)),
             )
     else:
-        table = _best_table(name, identity, profiles_dir, leaving_out)
-    differences = TableIdentity.of(table).differences(identity, ignoring=("target",))
+        table = _best_table(name, identity, library, leaving_out)
+    differences = table.identity.differences(identity, ignoring=("target",))
     if differences:
         _log.warning("sibling %s is less alike than it could be: %s", name, "; ".join(differences))
     return table
 
 
-def _best_table(name: str, identity: TableIdentity, profiles_dir: Path | None, leaving_out: Path) -> LatencyTable:
+def _best_table(name: str, identity: TableIdentity, library: TableLibrary, leaving_out: Path) -> LatencyTable:
     """The first of those that share most with ``identity``, layers measured before few-shot."""
-    found = [table for table in _tables_of(name, profiles_dir, leaving_out) if table.space == identity.space]
+    found = [table for table in _tables_of(name, library, leaving_out) if table.space == identity.space]
     measured = [table for table in found if table.origin == "measured"]
     if not measured:
-        folders = ", ".join(str(folder / name) for folder in _folders(profiles_dir))
+        folders = ", ".join(str(folder / name) for folder in library.folders)
         raise RunFolderError(
             f"target {name!r} has no measured table of {identity.space} (looked in {folders}); "
-            f"targets that have one: {', '.join(_known(identity.space, profiles_dir)) or 'none'}",
-            fix=f"{_command(identity, name)}, or leave --like out to start from the datasheet",
+            f"targets that have one: {', '.join(_known(identity.space, library)) or 'none'}",
+            fix=f"{profile_command(replace(identity, target=name))}, or leave --like out to start from the datasheet",
         )
 
     def likeness(table: LatencyTable) -> tuple[bool, ...]:
         fields = ("runtime", "precision", "batch", "num_threads")
-        is_alike = (getattr(table, field) == getattr(identity, field) for field in fields)
+        is_alike = (getattr(table.identity, field) == getattr(identity, field) for field in fields)
         return (*is_alike, any(entry.origin == "measured" for entry in table.entries.values()))
 
     return max(measured, key=likeness)  # the first of several that are equal
 
 
-def _tables_of(name: str, profiles_dir: Path | None, leaving_out: Path) -> Iterator[LatencyTable]:
+def _tables_of(name: str, library: TableLibrary, leaving_out: Path) -> Iterator[LatencyTable]:
     """Readable ones, the user's before those that ship; others are named in the log."""
-    for folder in _folders(profiles_dir):
-        for path in sorted((folder / name).glob("*.json")):
-            if path.name == RECORDS_FILE or path.absolute() == leaving_out.absolute():
-                continue
-            try:
-                yield load_table(path)
-            except RunFolderError as error:
-                _log.warning("%s is not used: %s", path, error)
+    for path in library.tables_of(name):
+        if path.absolute() == leaving_out.absolute():
+            continue
+        try:
+            yield load_table(path)
+        except RunFolderError as error:
+            _log.warning("%s is not used: %s", path, error)
 
 
-def _known(space: str, profiles_dir: Path | None) -> list[str]:
-    names = {path.name for folder in _folders(profiles_dir) if folder.is_dir() for path in folder.iterdir()}
-    tables = ((name, table) for name in sorted(names) for table in _tables_of(name, profiles_dir, Path()))
+def _known(space: str, library: TableLibrary) -> list[str]:
+    tables = ((name, table) for name in library.targets for table in _tables_of(name, library, Path()))
     return sorted({name for name, table in tables if table.space == space and table.origin == "measured"})
-
-
-def _folders(profiles_dir: Path | None) -> list[Path]:
-    return list(dict.fromkeys([table_folder(profiles_dir), *profile_folders(profiles_dir)]))
-
-
-def _command(identity: TableIdentity, target: str) -> str:
-    return TableIdentity(**{**asdict(identity), "target": target}).command

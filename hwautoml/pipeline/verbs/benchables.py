@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from hwautoml.bundles import read_bundle
 from hwautoml.compilers import backend_names, load_backend
 from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
-from hwautoml.pipeline.tables.finding import records_path, usable_runtimes
+from hwautoml.pipeline.tables.finding import usable_runtimes
+from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
+from hwautoml.store.table_library import TableLibrary
 
 if TYPE_CHECKING:
     from hwautoml.core.target import Target
@@ -133,11 +135,13 @@ def prepare(item: Benchable, target: Target, batch: int, folder: Path, profiles_
     is_moved = item.runtime == "torch" and target.is_cuda  # compiling puts a program's weights on the device
     if item.runtime in _OPEN_SOURCES and not is_moved:
         return source
+    library = TableLibrary(profiles_dir)
+    records = take_over_shipped_records(target.name, library) if item.runtime == "tvm" else None
     compiled = load_backend(item.runtime).compile_model(
         source,
         folder,
         tvm_target=target.tvm,
         num_threads=target.num_threads,
-        records_path=records_path(target, profiles_dir) if item.runtime == "tvm" else None,
+        records_path=records,
     )
     return compiled.path

@@ -26,6 +26,7 @@ SPLITS = ("train", "val", "test")
 def check(
     source: str | Path,
     *,
+    task: str = "classification",
     image_size: int | None = None,
     channels: int | None = None,
     fit: str = "auto",
@@ -56,6 +57,7 @@ def check(
     try:
         dataset = load_dataset(
             source,
+            task=task,
             image_size=image_size,
             channels=channels,
             fit=fit,
@@ -95,13 +97,13 @@ def require_usable(found: DataCheck) -> None:
 
 
 def _counts(dataset: ImageDataset) -> dict[str, dict[str, int]]:
-    by_split = {
-        split: np.bincount(getattr(dataset, split).labels.numpy(), minlength=dataset.num_classes) for split in SPLITS
-    }
-    return {
-        name: {split: int(numbers[label]) for split, numbers in by_split.items()}
-        for label, name in enumerate(dataset.classes)
-    }
+    counts: dict[str, dict[str, int]] = {}
+    for split in SPLITS:
+        strata, names = dataset.task.strata(getattr(dataset, split).labels.numpy())
+        names = dataset.classes if len(names) == len(dataset.classes) else names
+        for name, number in zip(names, np.bincount(strata, minlength=len(names)).tolist(), strict=True):
+            counts.setdefault(name, {})[split] = number
+    return counts
 
 
 def _pictures(dataset: ImageDataset, names: Iterable[str]) -> dict[str, ShownPicture]:
@@ -118,5 +120,7 @@ def _pictures(dataset: ImageDataset, names: Iterable[str]) -> dict[str, ShownPic
                 (pixels,) = part.raw([position])
                 file = io.BytesIO()
                 Image.fromarray(pixels[:, :, 0] if dataset.channels == 1 else pixels).save(file, "PNG")
-                shown[name] = ShownPicture(file.getvalue(), f"{dataset.classes[int(part.labels[position])]}, {split}")
+                shown[name] = ShownPicture(
+                    file.getvalue(), f"{dataset.task.label_text(part.labels[position].numpy())}, {split}"
+                )
     return shown

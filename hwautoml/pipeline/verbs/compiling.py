@@ -20,8 +20,10 @@ from hwautoml.core.storage import folder_beside, named_storage_errors
 from hwautoml.core.target import Target, load_target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.errors import CompileError, InvalidValueError, ParityError
-from hwautoml.pipeline.connecting import board_route, device_for, require_reachable
-from hwautoml.pipeline.tables.finding import choose_runtime, records_path, unavailable_reason
+from hwautoml.pipeline.connecting import board_route, device_for, require_reachable, unavailable_reason
+from hwautoml.pipeline.tables.finding import choose_runtime
+from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
+from hwautoml.store.table_library import TableLibrary
 
 if TYPE_CHECKING:
     from hwautoml.compilers._tvm_request import BoardRoute
@@ -143,7 +145,7 @@ def _compiled(
         tvm_target=target.tvm,
         num_threads=target.num_threads,
         tune_budget_sec=tune_sec,
-        records_path=records_path(target, profiles_dir),
+        records_path=take_over_shipped_records(target.name, TableLibrary(profiles_dir)),
         on_progress=listen,
         seed=seed,
         **({} if route is None else {"board": route}),  # TVM's alone

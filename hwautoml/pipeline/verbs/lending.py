@@ -1,11 +1,13 @@
-"""Verbs ``agent`` and ``devices``: lend this machine to others for measuring, and see which boards there are."""
+"""Verbs ``agent`` and ``boards``: lend this machine to others for measuring, and see which boards there are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
+from hwautoml.core import json_form
 from hwautoml.devices.address import Address
 from hwautoml.devices.agent import DEFAULT_PORT, serve_agent
 from hwautoml.devices.rpc import RpcDevice
@@ -14,6 +16,28 @@ from hwautoml.errors import HwAutoMLError, InvalidValueError, TargetUnavailableE
 
 ANSWER_SEC = 10.0  # for a board that is free, TVM's start included
 BUSY = "busy with another client"
+
+
+@dataclass(frozen=True)
+class BoardStatus:
+    """One board, or all boards of one kind at a tracker, which does not tell which of them are the free ones.
+
+    ``state`` is free, busy or unreachable, ``reason`` why it is not free where that is known. ``reports`` are what
+    ``conditions()`` of each free board says. The counts are a tracker's: None for a board by its address.
+    """
+
+    address: str
+    key: str | None
+    state: str
+    reports: tuple[Mapping[str, Any], ...] = ()
+    reason: str | None = None
+    num_boards: int | None = None
+    num_free: int | None = None
+    num_waiting: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        data = json_form.to_json(self)
+        return data if self.num_boards is not None else {n: v for n, v in data.items() if not n.startswith("num_")}
 
 
 def agent(
@@ -36,13 +60,11 @@ def agent(
     serve_agent(host, port, key=key or "", tracker=tracker, on_listening=on_listening)
 
 
-def devices(*, device: str | None = None, tracker: str | None = None, key: str | None = None) -> list[dict[str, Any]]:
+def boards(*, device: str | None = None, tracker: str | None = None, key: str | None = None) -> tuple[BoardStatus, ...]:
     """What boards there are, which are free, and what the free ones tell about themselves.
 
     ``device`` is one board's address and ``key`` its agent's key; ``tracker`` is asked for all of its boards, or
-    those of one ``key``. Each row has ``address``, ``state`` (free, busy or unreachable), ``key`` and ``reports``,
-    what ``conditions()`` of a free board says. A tracker does not tell which of its boards are the free ones,
-    so its rows are kinds, with ``num_boards``, ``num_free`` and ``num_waiting``, and one report per free board.
+    those of one ``key``.
 
     Raises:
         InvalidValueError: neither or both of device and tracker were given, or an address is malformed.
@@ -51,50 +73,48 @@ def devices(*, device: str | None = None, tracker: str | None = None, key: str |
     if (device is None) == (tracker is None):
         raise InvalidValueError(
             "name one board or one tracker to ask, got " + ("neither" if device is None else "both"),
-            fix="hwautoml devices --device host:port --key KEY, or: hwautoml devices --tracker host:port",
+            fix="hwautoml boards --device host:port --key KEY, or: hwautoml boards --tracker host:port",
         )
     if device is not None:
-        return [_ask_board(device, key or "")]
+        return (_ask_board(device, key or ""),)
     assert tracker is not None
-    return [_ask_kind(tracker, boards) for boards in list_devices(tracker) if key in (None, boards.key)]
+    return tuple(_ask_kind(tracker, kind) for kind in list_devices(tracker) if key in (None, kind.key))
 
 
-def _ask_board(address: str, key: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"address": address, "key": None, "reports": [], "reason": None}
+def _ask_board(address: str, key: str) -> BoardStatus:
     with RpcDevice(address, key=key, connect_timeout_sec=ANSWER_SEC) as board:
         try:
-            return row | {"state": "free", "reports": [board.conditions()]}
+            return BoardStatus(address, None, "free", (board.conditions(),))
         except TargetUnavailableError as error:
             state = "busy" if BUSY in error.message else "unreachable"
-            return row | {"state": state, "reason": str(error)}
+            return BoardStatus(address, None, state, reason=str(error))
 
 
-def _ask_kind(tracker: str, boards: Boards) -> dict[str, Any]:
-    reports, reason = _reports(tracker, boards)
-    num_boards = len(boards.addresses)
-    state = "free" if boards.num_free else ("busy" if num_boards else "unreachable")
-    return {
-        "address": ", ".join(boards.addresses),
-        "key": boards.key,
-        "state": state,
-        "num_boards": num_boards,
-        "num_free": boards.num_free,
-        "num_waiting": boards.num_waiting,
-        "reports": reports,
-        "reason": reason,
-    }
+def _ask_kind(tracker: str, kind: Boards) -> BoardStatus:
+    reports, reason = _reports(tracker, kind)
+    num_boards = len(kind.addresses)
+    return BoardStatus(
+        ", ".join(kind.addresses),
+        kind.key,
+        "free" if kind.num_free else ("busy" if num_boards else "unreachable"),
+        reports,
+        reason,
+        num_boards,
+        kind.num_free,
+        kind.num_waiting,
+    )
 
 
-def _reports(tracker: str, boards: Boards) -> tuple[list[dict[str, object]], str | None]:
+def _reports(tracker: str, kind: Boards) -> tuple[tuple[Mapping[str, Any], ...], str | None]:
     """One of each free board: all are held until the last has answered, so that none answers twice."""
-    reports: list[dict[str, object]] = []
+    reports: list[Mapping[str, Any]] = []
     with ExitStack() as held:
-        for _ in range(boards.num_free):
+        for _ in range(kind.num_free):
             board = held.enter_context(
-                RpcDevice(tracker, key=boards.key, is_tracker=True, connect_timeout_sec=ANSWER_SEC, num_retries=0)
+                RpcDevice(tracker, key=kind.key, is_tracker=True, connect_timeout_sec=ANSWER_SEC, num_retries=0)
             )
             try:
                 reports.append(board.conditions())
             except HwAutoMLError as error:
-                return reports, error.message
-    return reports, None
+                return tuple(reports), error.message
+    return tuple(reports), None

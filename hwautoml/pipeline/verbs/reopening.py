@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from hwautoml.core import json_form
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.duration import require_duration
+from hwautoml.core.form import Form
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.objective import Limit, Objective
+from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture
@@ -41,6 +43,7 @@ from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table
 from hwautoml.searchers.problem import SearchProblem
 from hwautoml.store.files import read_json, write_json
 from hwautoml.store.run_store import RunStore
+from hwautoml.store.table_library import TableLibrary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -216,11 +219,10 @@ def _tables(
             return fitting
     table = ensure_table(
         target,
-        choose_runtime(target, runtime),
+        Form(choose_runtime(target, runtime), "fp32" if precision == "auto" else precision),
         run.space,
-        precision="fp32" if precision == "auto" else precision,
+        TableLibrary(profiles_dir),
         budget_sec=TABLE_SEC,
-        profiles_dir=profiles_dir,
         on_progress=run.on_progress,
     )
     return {table.form: table}
@@ -269,14 +271,14 @@ def _cut_out(run: RunContext, architecture: Architecture) -> nn.Module:
 
 def _exported_parity(run: RunContext, architecture: Architecture, network: nn.Module, path: Path) -> ExportParity:
     """Raises ParityError."""
-    from hwautoml.exporters import check_parity, require_parity
-
     split = run.dataset.val
     images = split.raw(spread(split.num_images, PARITY_IMAGES), run.space.resolution(architecture))
     expected = network_outputs(run, network, images)
-    report = check_parity(expected, onnxruntime_outputs(path, images), tolerance=PARITY_TOLERANCE)
+    report = check_parity(
+        expected, onnxruntime_outputs(path, images), task=run.dataset.task, tolerance=PARITY_TOLERANCE
+    )
     require_parity(report, artifact=str(path))
-    return ExportParity(report.max_abs, report.top1_agreement, report.num_images)
+    return ExportParity(report.max_abs, report.agreement, report.num_images)
 
 
 def report(run: str | Path) -> ReportResult:
@@ -293,8 +295,21 @@ def report(run: str | Path) -> ReportResult:
             raise RunFolderError(
                 f"{folder} is not finished, so there is nothing to report", fix=f"hwautoml run --resume --out {folder}"
             )
-    files = write_report(read_json(folder / REPORT_DATA), folder)
+    files = write_report(_with_figures(read_json(folder / REPORT_DATA)), folder)
     return ReportResult(str(files.html), str(files.png), str(files.csv))
+
+
+def _with_figures(data: dict[str, Any]) -> dict[str, Any]:
+    """Reports of before there were tasks hold the outcome of a classification in place of what is to be shown."""
+    if "confusion" not in data:
+        return data
+    from hwautoml.tasks.classification import Classification
+
+    task = Classification(tuple(data["dataset"]["classes"]))
+    outcome = task.outcome_from_json(data)
+    rest = {name: value for name, value in data.items() if name != "confusion"}
+    winner = {**data["winner"], "accuracy_test_interval": task.interval(outcome)}
+    return {**rest, "winner": winner, "figures": [figure.to_json() for figure in task.figures(outcome)]}
 
 
 def _best_id(run: RunContext) -> str:

@@ -57,6 +57,7 @@ def run(
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
+    task: str | None = None,
     space: str | None = None,
     device: str | None = None,
     tracker: str | None = None,
@@ -76,6 +77,7 @@ def run(
     or of the latency. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
+    ``task`` says what labels are and what is predicted: ``classification``, or one that an installed package brings.
     ``space`` names an ``ElasticSpace``, of this package (``mobile``) or of another one.
     ``device``, or ``tracker`` and ``key``, name the board on which latencies are measured: TVM libraries, compiled
     here. They are not stored, because addresses change.
@@ -100,6 +102,7 @@ def run(
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,
+        "task": task,
         "space": space,
         "seed": seed,
     }
@@ -169,8 +172,10 @@ def _check_images(settings: RunSettings) -> None:
     """Refuses what says without a look at the images that they cannot be used."""
     from hwautoml.datasets import require_source
     from hwautoml.spaces import load_elastic_space, require_elastic
+    from hwautoml.tasks import load_task
 
     require_source(settings.source)
+    load_task(settings.task)
     require_elastic(settings.space)
     if settings.image_size is not None:
         load_elastic_space(

@@ -6,22 +6,24 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwautoml.core import json_form
 from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import require_writable
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import InvalidValueError, RunFolderError
+from hwautoml.errors import InvalidValueError
 from hwautoml.pipeline.connecting import board_route, require_reachable
-from hwautoml.pipeline.tables.finding import choose_runtime, records_path
+from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
-from hwautoml.schedules.records import Records
+from hwautoml.pipeline.verbs.records import completed_records
 from hwautoml.spaces import load_profiled_space
 
 if TYPE_CHECKING:
@@ -36,6 +38,29 @@ LONGEST_SEQUENCE = 5
 SILENCE_SEC = 120.0
 
 
+@dataclass(frozen=True)
+class TunedSpace:
+    """Of ``num_functions`` that the space's networks are made of, ``num_recorded`` have a record now.
+
+    ``num_candidates_left`` are those that the budget left untried. ``device``: what they were timed on.
+    """
+
+    records: Path
+    target: str
+    device: str
+    space: str
+    precision: str
+    num_layers: int
+    num_functions: int
+    num_recorded: int
+    num_trials: int
+    num_candidates_left: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        return json_form.to_json(self)
+
+
 def tune(
     target: str = "cpu",
     *,
@@ -45,8 +70,6 @@ def tune(
     batch: int = 1,
     precision: str = "fp32",
     budget_sec: float = 1800.0,
-    inspect: bool = False,
-    merge: Sequence[str | Path] | None = None,
     records: Path | None = None,
     device: str | None = None,
     tracker: str | None = None,
@@ -55,11 +78,11 @@ def tune(
     targets_dir: Path | None = None,
     profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
+) -> TunedSpace:
     """Tune each function of a space's networks once for a target; then any of them compiles by look-up.
 
     Records are kept beside the target's latency tables (or in ``records``), after every trial: whatever ends this,
-    the same command goes on. ``inspect`` only says what is recorded, ``merge`` adds what other files recorded.
+    the same command goes on. ``inspect_records`` says what is recorded.
     ``device``, or ``tracker`` and ``key``, name a board: candidates are compiled here and timed there.
     ``precision`` "int8" tunes the networks' quantised form, whose functions are other ones.
 
@@ -67,16 +90,12 @@ def tune(
         InvalidValueError: the target is a GPU, whose schedules are TVM's, or an argument is out of range.
         TargetUnavailableError: code for the target cannot be timed from this machine, or its board does not answer.
         MeasurementError: the board is emulated.
-        RunFolderError: a file of records is damaged or does not exist.
+        RunFolderError: the file of records is damaged.
         StorageError: the file of records cannot be written.
     """
-    found = load_target(target, target_folders(targets_dir))
-    path = records if records is not None else records_path(found, profiles_dir)
-    if merge:
-        return _merge(path, [Path(file) for file in merge])
-    if inspect:
-        return _inspect(path)
     require_duration(budget_sec, "budget_sec")
+    found = load_target(target, target_folders(targets_dir))
+    path = completed_records(target, records, targets_dir, profiles_dir)
     if found.is_cuda:
         raise InvalidValueError(
             f"target {found.name} is a GPU, and what is tuned are our schedules for processors",
@@ -102,7 +121,7 @@ def _tune(
     budget_sec: float,
     seed: int,
     on_progress: OnProgress,
-) -> dict[str, Any]:
+) -> TunedSpace:
     from hwautoml.compilers.tvm import CompilerPool
 
     began = time.monotonic()
@@ -138,19 +157,19 @@ def _tune(
                 board=board,
             )
     on_progress(Progress("tune", 1.0))
-    return {
-        "records": str(path),
-        "target": target.name,
-        "device": "this machine" if board is None else f"{board.cpu} at {board}",
-        "space": space.name,
-        "precision": precision,
-        "num_layers": len(layers),
-        "num_functions": tuned.num_functions,
-        "num_recorded": tuned.num_recorded,
-        "num_trials": tuned.num_trials,
-        "num_candidates_left": tuned.num_left,
-        "seconds": time.monotonic() - began,
-    }
+    return TunedSpace(
+        path,
+        target.name,
+        "this machine" if board is None else f"{board.cpu} at {board}",
+        space.name,
+        precision,
+        num_layers=len(layers),
+        num_functions=tuned.num_functions,
+        num_recorded=tuned.num_recorded,
+        num_trials=tuned.num_trials,
+        num_candidates_left=tuned.num_left,
+        seconds=time.monotonic() - began,
+    )
 
 
 def telling_networks(space: SearchSpace, seed: int) -> list[Architecture]:
@@ -192,38 +211,3 @@ def _one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _merge(path: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """What each file knows better or alone is added; a record of more trials wins, then the faster one."""
-    merged = Records.load(path)
-    before = sum(map(len, merged.by_target.values()))
-    for file in files:
-        if not file.is_file():
-            raise RunFolderError(f"{file} does not exist", fix="name files that hwautoml tune wrote")
-        merged.add(Records.load(file))
-    merged.save()
-    return {**_inspect(path), "merged": [str(file) for file in files], "num_before": before}
-
-
-def _inspect(path: Path) -> dict[str, Any]:
-    """Per device: how many functions, how many trials, and the ten slowest."""
-    if not path.is_file():
-        raise RunFolderError(f"{path} does not exist: nothing is tuned yet", fix="hwautoml tune --target TARGET")
-    devices = []
-    for device, entries in sorted(Records.load(path).by_target.items()):
-        timed = [record for record in entries.values() if record.tiling is not None]
-        slowest = sorted(timed, key=lambda record: -record.time_us)[:10]
-        devices.append(
-            {
-                "device": device,
-                "num_functions": len(timed),
-                "num_trials": sum(record.num_tried for record in entries.values()),
-                "num_crashed": sum(len(record.crashed) for record in entries.values()),
-                "slowest": [
-                    {"function": record.name, "time_us": record.time_us, "num_tried": record.num_tried}
-                    for record in slowest
-                ],
-            }
-        )
-    return {"records": str(path), "devices": devices}

@@ -90,7 +90,7 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
     try:
         images = np.concatenate([run.read_image(bundle.path / s["file"], dict(bundle.manifest)) for s in samples])
         with LocalDevice(runtime) as device:
-            probabilities = device.run_model(path, images)
+            outputs = device.run_model(path, images)
     except run.BundleError as error:
         return _check(name, FAILED, str(error))
     except MissingDependencyError as error:  # a library for a GPU, and there is none
@@ -98,9 +98,9 @@ def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
     except HwAutoMLError as error:
         return _check(name, FAILED, error.message)
     expected = np.array([sample["probabilities"] for sample in samples])
-    worst = float(np.abs(probabilities - expected).max()) if probabilities.shape == expected.shape else float("inf")
+    worst = float(np.abs(outputs - expected).max()) if outputs.shape == expected.shape else float("inf")
     tolerance = bundle.manifest.get("sample_tolerance", 0.0)
-    detail = f"probabilities of {len(samples)} samples differ by at most {worst:.2g} (tolerance {tolerance:g})"
+    detail = f"outputs of {len(samples)} samples differ by at most {worst:.2g} (tolerance {tolerance:g})"
     return _check(name, PASSED if worst <= tolerance else FAILED, detail, max_abs=worst)
 
 

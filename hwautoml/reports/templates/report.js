@@ -58,7 +58,7 @@
     const limit = data.limit_ms, near = limit !== null && limit < 3 * Math.max(...xs) && limit > Math.min(...xs) / 3;
     const inView = near ? [...xs, limit] : xs;
     const log = Math.min(...inView) > 0 && Math.max(...inView) / Math.min(...inView) > 12;
-    const hover = (p) => `<b>${plain(p.id)}</b><br>${percent(p.y)} validation accuracy<br>${ms(p.x)}` +
+    const hover = (p) => `<b>${plain(p.id)}</b><br>${percent(p.y)} validation ${plain(data.metric)}<br>${ms(p.x)}` +
       `${p.std ? " ± " + significant(p.std) : ""}, ${p.origin}` +
       (p.values ? "<br>" + plain(p.values).replace(/((?:[^,]*,){3}[^,]*),/g, "$1,<br>") : "");
     const dots = (points, name, tone, size, opacity) => ({
@@ -75,7 +75,7 @@
     ];
     const whereMeasured = (points, name, tone, symbol, size) => withBars({
       type: "scatter", mode: "markers", name, x: points.map((p) => p.measured), y: points.map((p) => 100 * p.accuracy),
-      text: points.map((p) => `<b>${plain(p.id)}</b>${p.chosen ? " (chosen)" : ""}<br>${percent(p.accuracy)} validation accuracy` +
+      text: points.map((p) => `<b>${plain(p.id)}</b>${p.chosen ? " (chosen)" : ""}<br>${percent(p.accuracy)} validation ${plain(data.metric)}` +
         `<br>${ms(p.measured)} measured with ${plain(p.runtime)}<br>95 % interval ${significant(p.interval[0])}–${ms(p.interval[1])}` +
         `<br>predicted ${ms(p.predicted)}`),
       hovertemplate: "%{text}<extra></extra>",
@@ -107,7 +107,7 @@
       margin: { l: 52, r: 16, t: narrow() ? 70 : 40, b: 48 },
       xaxis: { type: log ? "log" : "linear", range: xRange, title: { text: "latency on " + plain(data.target) + ", ms" + (log ? " (logarithmic)" : "") },
         ...(log ? { dtick: "D2" } : {}) },
-      yaxis: { title: { text: "validation accuracy, %" } },
+      yaxis: { title: { text: "validation " + plain(data.metric) + ", %" } },
     }), config);
   }
 
@@ -139,8 +139,8 @@
     }), config);
   }
 
-  function drawConfusion(element) {
-    const matrix = data.confusion, names = data.classes, size = names.length;
+  function drawMatrix(element, { counts: matrix, names }) {
+    const size = names.length;
     const share = matrix.map((row) => { const sum = row.reduce((a, b) => a + b, 0); return row.map((n) => (sum ? n / sum : 0)); });
     const indices = names.map((_, i) => i);
     const label = names.map((name) => plain(clip(name, narrow() ? 10 : 18)));
@@ -159,8 +159,8 @@
       hovertemplate: "%{text}<extra></extra>",
     }], layout({
       annotations, margin: { l: 40, r: 8, t: 8, b: 40 },
-      xaxis: { ...axis, title: { text: "predicted class" }, tickangle: size > 12 || longest > 6 ? -45 : 0, constrain: "domain", range: [-0.5, size - 0.5] },
-      yaxis: { ...axis, title: { text: "true class" }, range: [size - 0.5, -0.5], scaleanchor: "x", constrain: "domain" },
+      xaxis: { ...axis, title: { text: "predicted " + plain(data.decision) }, tickangle: size > 12 || longest > 6 ? -45 : 0, constrain: "domain", range: [-0.5, size - 0.5] },
+      yaxis: { ...axis, title: { text: "true " + plain(data.decision) }, range: [size - 0.5, -0.5], scaleanchor: "x", constrain: "domain" },
     }), config);
   }
   function blend(from, to, mix) {
@@ -170,7 +170,8 @@
   }
 
   function drawAll() {
-    const plots = { "plot-front": drawFront, "plot-prediction": drawPrediction, "plot-confusion": drawConfusion };
+    const plots = { "plot-front": drawFront, "plot-prediction": drawPrediction };
+    for (const [id, matrix] of Object.entries(data.matrices)) plots["plot-" + id] = (element) => drawMatrix(element, matrix);
     for (const [id, draw] of Object.entries(plots)) {
       const element = document.getElementById(id);
       if (element) draw(element);

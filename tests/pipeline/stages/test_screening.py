@@ -115,7 +115,7 @@ def scaled(table: LatencyTable, factor: float, precision: str = "fp32") -> Laten
         key.replace("/fp32/", f"/{precision}/"): replace(entry, mean_ms=factor * entry.mean_ms)
         for key, entry in table.entries.items()
     }
-    return replace(table, entries=entries, precision=precision)
+    return replace(table, identity=replace(table.identity, precision=precision), entries=entries)
 
 
 @pytest.fixture

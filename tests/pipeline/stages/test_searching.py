@@ -55,9 +55,9 @@ def test_evaluations_are_journaled_with_a_confusion_matrix_of_the_validation_spl
     architecture = trained.space.largest()
     accuracy = SharedScorer(trained)(architecture).accuracy
     (stored,) = evaluations(trained)
-    assert stored.architecture == architecture and stored.accuracy == accuracy
-    assert stored.confusion.shape == (10, 10)
-    assert stored.confusion.sum(1).tolist() == np.bincount(trained.dataset.val.labels, minlength=10).tolist()
+    assert stored.architecture == architecture and trained.dataset.task.score(stored.outcome) == accuracy
+    assert stored.outcome.shape == (10, 10)
+    assert stored.outcome.sum(1).tolist() == np.bincount(trained.dataset.val.labels, minlength=10).tolist()
 
 
 def test_an_evaluation_can_be_repeated(trained: RunContext) -> None:
@@ -92,7 +92,8 @@ def test_a_search_journals_every_score_and_goes_on_from_the_journal(
 ) -> None:
     first = run_search(trained, tables, definitions_of(1.0), max_evaluations=8, budget_sec=120.0)
     assert len(first.evaluated) == 8
-    assert {e.architecture: e.accuracy for e in evaluations(trained)} == first.values_of("accuracy")
+    task = trained.dataset.task
+    assert {e.architecture: task.score(e.outcome) for e in evaluations(trained)} == first.values_of("accuracy")
     second = run_search(trained, tables, definitions_of(1.0), max_evaluations=3, budget_sec=120.0)
     assert second.num_evaluated == 3 and len(second.evaluated) == 11
     assert second.values_of("accuracy").items() > first.values_of("accuracy").items()

@@ -57,7 +57,8 @@ def test_half_of_the_entrants_go_on_until_one_is_left(
     finalists = _race(searched, PLAN, _FineTuner(searched), entrants)
     assert [phase for phase, _, _ in rounds] == ["first"] * 4 + ["second"] * 2 + ["third"]
     assert len({seconds for _, _, seconds in rounds[:4]}) == len({seconds for _, _, seconds in rounds[4:6]}) == 1
-    after_first = {e.architecture.id: e.accuracy for e in _fine_tuned(searched, space) if e.weights.endswith("first")}
+    scored = [e for e in _fine_tuned(searched, space) if e.weights.endswith("first")]
+    after_first = {e.architecture.id: searched.dataset.task.score(e.outcome) for e in scored}
     better = sorted(after_first, key=lambda id: -after_first[id])[:2]
     assert {after_first[id] for _, id, _ in rounds[4:6]} == {after_first[id] for id in better}
     assert finalists[0].id == rounds[-1][1] and [a.id for a in finalists[1:]] == [

@@ -22,6 +22,7 @@ from hwautoml.supernets.sandwich import Sandwich
 from hwautoml.supernets.supernet import Supernet
 from hwautoml.supernets.threads import ThreadTuner
 from hwautoml.supernets.training import TrainProgress, TrainSettings, TrainState, supernet_step, train
+from hwautoml.tasks.classification import Classification
 
 SETTINGS = TrainSettings(batch_size=8, peak_learning_rate=0.5)
 
@@ -43,10 +44,10 @@ def train_until(run: RunContext, supernet: Supernet, state: TrainState, steps: i
     step = supernet_step(
         supernet,
         Sandwich(space),
+        task=Classification(tuple("0123456789")),
         num_random=1,
-        rng=_Same(),
-        settings=SETTINGS,
-        dtype=None,  # type: ignore[arg-type]
+        rng=_Same(),  # type: ignore[arg-type]
+        dtype=None,
         resize=lambda images, a: images[..., : space.resolution(a), : space.resolution(a)],
         device="cpu",
     )

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hwautoml.core.form import Form
-from hwautoml.core.latency_file import load, save
-from hwautoml.core.latency_table import Entry, LatencyTable
+from hwautoml.core.latency_file import dumps, load, save
+from hwautoml.core.latency_table import LatencyTable
+from hwautoml.core.observation import Entry
 from hwautoml.core.resources import target_folders
 from hwautoml.core.target import Target, load_target
 from hwautoml.errors import MissingDependencyError, TargetUnavailableError, UnknownNameError
 from hwautoml.pipeline import profile
+from hwautoml.pipeline.connecting import unavailable_reason
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.stages.profiling import kept_table_path, profile_stage, sibling_table
 from hwautoml.pipeline.tables.finding import (
@@ -22,11 +25,11 @@ from hwautoml.pipeline.tables.finding import (
     ensure_table,
     find_table,
     identity_of,
-    table_path,
-    unavailable_reason,
     usable_runtimes,
 )
 from hwautoml.spaces.mobile import MobileSpace
+from hwautoml.store.table_library import TableLibrary
+from tests.pipeline.shared_tables import ORT, path_of
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +38,12 @@ def no_tables_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_a_valid_table_is_found_and_used(cpu: Target, space: MobileSpace, profiles_dir: Path) -> None:
-    found = ensure_table(cpu, "onnxruntime", space, budget_sec=0.0, profiles_dir=profiles_dir)
-    assert found == load(table_path(cpu, "onnxruntime", space, profiles_dir))
+    found = ensure_table(cpu, ORT, space, TableLibrary(profiles_dir), budget_sec=0.0)
+    assert found == load(path_of(cpu, space, profiles_dir))
 
 
 def test_a_table_serves_any_number_of_classes(cpu: Target, profiles_dir: Path) -> None:
-    assert find_table(cpu, identity_of(cpu, "onnxruntime", MobileSpace(8, 1, 77)), profiles_dir) is not None
+    assert find_table(cpu, identity_of(cpu, ORT, MobileSpace(8, 1, 77)), TableLibrary(profiles_dir)) is not None
 
 
 @pytest.mark.parametrize(
@@ -67,29 +70,19 @@ def test_a_table_of_other_conditions_is_passed_over_and_named(
     reason: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path = table_path(cpu, "onnxruntime", space, profiles_dir)
-    named = conditions.keys() <= {field.name for field in fields(LatencyTable)}
-    save(replace(table, **(conditions if named else {"conditions": {**table.conditions, **conditions}})), path)
+    path = path_of(cpu, space, profiles_dir)
+    data = json.loads(dumps(table))
+    named = conditions if conditions.keys() <= data.keys() else {"conditions": {**table.conditions, **conditions}}
+    path.write_text(json.dumps({**data, **named}), encoding="utf-8")
     with caplog.at_level(logging.WARNING):
-        assert find_table(cpu, identity_of(cpu, "onnxruntime", space), profiles_dir) is None
+        assert find_table(cpu, identity_of(cpu, ORT, space), TableLibrary(profiles_dir)) is None
     assert f"{path} is not used" in caplog.text and reason in caplog.text
-
-
-def test_other_sizes_threads_and_runtimes_have_files_of_their_own(cpu: Target, space: MobileSpace) -> None:
-    paths = {
-        table_path(target, runtime, s, None)
-        for target in (cpu, replace(cpu, num_threads=2))
-        for runtime in ("onnxruntime", "tvm")
-        for s in (space, MobileSpace(9, 1, 10), MobileSpace(8, 3, 10))
-    }
-    assert len(paths) == 12
-    assert table_path(cpu, "tvm", space, None) == table_path(cpu, "tvm", MobileSpace(8, 1, 99), None)
 
 
 def test_a_board_out_of_reach_gets_estimated_latencies(space: MobileSpace, caplog: pytest.LogCaptureFixture) -> None:
     rpi4 = load_target("rpi4", target_folders())
     with caplog.at_level(logging.WARNING):
-        found = ensure_table(rpi4, choose_runtime(rpi4, "auto"), space, budget_sec=0.0)
+        found = ensure_table(rpi4, Form(choose_runtime(rpi4, "auto")), space, TableLibrary(), budget_sec=0.0)
     assert found.origin == "estimated" and "estimated from the datasheet" in caplog.text
     fast, slow = (found.predict(space.layers(a)).mean_ms for a in (space.smallest(), space.largest()))
     assert 0 < fast < slow
@@ -122,7 +115,7 @@ def test_a_runs_table_is_kept_in_its_folder_and_read_from_there(
     make_run: Callable[..., RunContext], profiles_dir: Path
 ) -> None:
     run = replace(make_run(runtime="onnxruntime"), profiles_dir=profiles_dir)
-    path = table_path(run.target, "onnxruntime", run.space, profiles_dir)
+    path = path_of(run.target, run.space, profiles_dir)
     known = load(path)
     assert profile_stage(run, 1.0) == {"onnxruntime": known}
     assert load(kept_table_path(run, "onnxruntime")) == known
@@ -163,13 +156,13 @@ def test_tables_of_a_run_are_by_form_and_of_int8_alone_where_that_must_ship(
 ) -> None:
     """The user's table of int8 is found, whatever the time."""
     entries = {key.replace("/fp32/", "/int8/"): entry for key, entry in table.entries.items()}
-    path = table_path(cpu, "onnxruntime", MobileSpace(8, 1, 10), profiles_dir, precision="int8")
-    save(replace(table, precision="int8", entries=entries), path)
+    int8 = replace(table, identity=replace(table.identity, precision="int8"), entries=entries)
+    save(int8, TableLibrary(profiles_dir).table_path(int8.identity))
     forms = {}
     for precision in ("auto", "fp32", "int8"):
         run = replace(make_run(precision, runtime="onnxruntime", precision=precision), profiles_dir=profiles_dir)
         measured = replace(table, entries={k: replace(e, origin="measured") for k, e in table.entries.items()})
-        save(measured, table_path(run.target, "onnxruntime", run.space, profiles_dir))
+        save(measured, path_of(run.target, run.space, profiles_dir))
         forms[precision] = list(profile_stage(run, 1.0))
     assert forms == {
         "auto": ["onnxruntime", "onnxruntime-int8"],

@@ -28,6 +28,7 @@ from hwautoml.pipeline import bench
 from hwautoml.pipeline.verbs.baseline import compare, read_baseline
 from hwautoml.pipeline.verbs.benchables import benchables, own_runtimes, prepare, require_of_target
 from hwautoml.pipeline.verbs.benching import require_all_measured
+from hwautoml.tasks.classification import Classification
 from tests.invoking import invoke
 
 KEYS = {
@@ -80,7 +81,7 @@ def bundle(tmp_path: Path, small: Path) -> Path:
     return write_bundle(
         tmp_path / "bundle",
         onnx_path=small,
-        classes=["a", "b", "c"],
+        task=Classification(("a", "b", "c")),
         resolution=8,
         channels=3,
         accuracy={},

@@ -20,11 +20,12 @@ from hwautoml.core.resources import package_folder
 from hwautoml.devices.machine import cpu_model
 from hwautoml.devices.tracker import list_devices
 from hwautoml.errors import InvalidValueError, TargetUnavailableError
-from hwautoml.pipeline.tables.probes import deployable_probe, layer_probe
+from hwautoml.pipeline.tables.probes import deployable_probe
 from hwautoml.pipeline.verbs.tuning import telling_networks
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_space
 from tests.devices.rpc_boards import KEY, TRACKER, Service, agent, becomes_true, processes_of_group, running
+from tests.pipeline.shared_tables import layer_as_onnx
 
 pytestmark = pytest.mark.slow
 
@@ -53,35 +54,35 @@ def targets_dir(tmp_path: Path) -> Path:
 
 
 def test_one_board_tells_about_itself(board: Service) -> None:
-    (row,) = pipeline.devices(device=board.address, key=KEY)
-    (report,) = row["reports"]
-    assert (row["address"], row["state"], row["reason"]) == (board.address, "free", None)
+    (row,) = pipeline.boards(device=board.address, key=KEY)
+    (report,) = row.reports
+    assert (row.address, row.state, row.reason) == (board.address, "free", None)
     assert report["agent"] and report["cpu"] and report["emulator"] is None
-    assert KEY not in json.dumps(row)
+    assert KEY not in json.dumps(row.to_json()) and "num_boards" not in row.to_json()
 
 
 def test_a_board_that_is_not_there_is_a_row_and_a_missing_tracker_an_error(board: Service) -> None:
     with running(agent()) as service:
         address = service.address
-    (row,) = pipeline.devices(device=address, key=KEY)
-    assert (row["state"], row["reports"]) == ("unreachable", [])
-    assert "hwautoml.devices.agent" in row["reason"]
+    (row,) = pipeline.boards(device=address, key=KEY)
+    assert (row.state, row.reports) == ("unreachable", ())
+    assert "hwautoml.devices.agent" in row.reason
     with pytest.raises(TargetUnavailableError, match="no tracker answers"):
-        pipeline.devices(tracker=address)
+        pipeline.boards(tracker=address)
     with pytest.raises(InvalidValueError, match="got both"):
-        pipeline.devices(device=address, tracker=address)
+        pipeline.boards(device=address, tracker=address)
 
 
 def test_a_tracker_lists_its_kinds_with_a_report_of_each_free_board() -> None:
     with running(TRACKER) as tracker:
-        assert pipeline.devices(tracker=tracker.address) == []
+        assert pipeline.boards(tracker=tracker.address) == ()
         with running(agent(tracker=tracker.address)) as one, running(agent(tracker=tracker.address)) as two:
             assert becomes_true(lambda: [b.num_free for b in list_devices(tracker.address)] == [2])
-            (row,) = pipeline.devices(tracker=tracker.address)
-            assert (row["key"], row["state"], row["num_boards"], row["num_free"]) == (KEY, "free", 2, 2)
-            assert len(row["reports"]) == 2 and all(report["agent"] for report in row["reports"])
-            assert set(row["address"].split(", ")) == {one.address, two.address}
-            assert pipeline.devices(tracker=tracker.address, key="rpi4") == []
+            (row,) = pipeline.boards(tracker=tracker.address)
+            assert (row.key, row.state, row.num_boards, row.num_free) == (KEY, "free", 2, 2)
+            assert len(row.reports) == 2 and all(report["agent"] for report in row.reports)
+            assert set(row.address.split(", ")) == {one.address, two.address}
+            assert pipeline.boards(tracker=tracker.address, key="rpi4") == ()
             assert becomes_true(lambda: list_devices(tracker.address)[0].num_free == 2)  # they were let go of
 
 
@@ -95,7 +96,7 @@ def test_the_agent_command_serves_and_ends_when_told_to() -> None:
             told += part
         address = json.loads(told)["listening"]
         assert address.startswith("127.0.0.1:")
-        assert pipeline.devices(device=address, key=KEY)[0]["state"] == "free"
+        assert pipeline.boards(device=address, key=KEY)[0].state == "free"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 0
     finally:
@@ -116,15 +117,15 @@ def test_a_run_measures_its_candidates_on_the_board(board: Service, targets_dir:
         targets_dir=targets_dir,
         profiles_dir=tmp_path / "profiles",
     )
-    assert result["runtime"] == "tvm" and set(result["latency_ms"]["by_runtime"]) == {"tvm"}
-    assert result["latency_ms"]["measured_interval"][1] <= 5.0
-    manifest = json.loads((Path(result["bundle"]) / "manifest.json").read_text())
+    assert result.runtime == "tvm" and set(result.latency_ms.by_runtime) == {"tvm"}
+    assert result.latency_ms.measured_interval[1] <= 5.0
+    manifest = json.loads((Path(result.bundle) / "manifest.json").read_text())
     assert manifest["default_runtime"] == "tvm"
     text = json.dumps(manifest["conditions"])
     assert '"connection": "rpc"' in text and board.address in text and KEY not in text
     (table,) = (tmp_path / "profiles" / "board").glob("tvm-*.json")
     assert json.loads(table.read_text())["conditions"]["fingerprint"].endswith("-rpc")
-    assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
+    assert pipeline.boards(device=board.address, key=KEY)[0].state == "free"
 
 
 def test_onnx_files_are_benched_in_the_boards_onnx_runtime(board: Service, targets_dir: Path, tmp_path: Path) -> None:
@@ -178,13 +179,13 @@ def test_kernels_are_tuned_on_the_board(board: Service, targets_dir: Path, tmp_p
             targets_dir=targets_dir,
             profiles_dir=profiles_dir,
         )
-        assert board.address in result["device"] and KEY not in json.dumps(result)
+        assert board.address in result.device and KEY not in json.dumps(result.to_json())
         (entries,) = Records.load(profiles_dir / "board" / "tvm_records.json").by_target.values()
         num_known = sum(record.tiling is not None and record.time_us > 0 for record in entries.values())
-        assert 0 < result["num_recorded"] <= num_known
+        assert 0 < result.num_recorded <= num_known
         num_tried.append(sum(record.num_tried for record in entries.values()))
     assert 0 < num_tried[0] < num_tried[1], "the same command goes on"
-    assert pipeline.devices(device=board.address, key=KEY)[0]["state"] == "free"
+    assert pipeline.boards(device=board.address, key=KEY)[0].state == "free"
     space = load_space("nasbench201")
     network = deployable_probe(space, telling_networks(space, seed=0)[0], tmp_path / "net.onnx")
     options = {"target": "board", "key": KEY, "targets_dir": targets_dir, "profiles_dir": profiles_dir}
@@ -201,7 +202,7 @@ def test_a_candidate_that_ends_the_session_is_skipped(tmp_path: Path) -> None:
     """The session gets the signal that a bad candidate would cause; the agent starts anew, and tuning goes on."""
     space, path, killed = load_space("nasbench201"), tmp_path / "records.json", []
     layer = [layer for layer in space.all_layers() if layer.kind == "avgpool"][-1]
-    source = layer_probe(space, layer, tmp_path / "layer.onnx")
+    source = layer_as_onnx(space, layer, tmp_path / "layer.onnx")
     with running(agent()) as service, CompilerPool() as pool:
 
         def kill_once(done: int, _total: int, message: str) -> None:

@@ -211,10 +211,10 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path, unfinished: Path) -> No
 
 
 def test_targets_say_what_works_here() -> None:
-    rows = {row["name"]: row for row in targets()}
-    assert rows["cpu"]["works_here"] and "onnxruntime" in rows["cpu"]["usable_runtimes"]
-    assert not rows["rpi5"]["works_here"] and rows["rpi5"]["reason"]
-    assert targets("cpu") == [rows["cpu"]]
+    known = {found.target.name: found for found in targets()}
+    assert known["cpu"].works_here and "onnxruntime" in known["cpu"].usable_runtimes
+    assert not known["rpi5"].works_here and known["rpi5"].reason
+    assert targets("cpu") == (known["cpu"],)
     with pytest.raises(UnknownTargetError, match="known: rpi"):
         targets("rpi")
 

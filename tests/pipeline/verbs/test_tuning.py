@@ -14,58 +14,23 @@ import pytest
 
 import hwautoml
 from hwautoml.compilers._files import read_onnx
-from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target
-from hwautoml.errors import InvalidValueError, RunFolderError, StorageError, TargetUnavailableError
+from hwautoml.errors import InvalidValueError, StorageError, TargetUnavailableError
 from hwautoml.pipeline import compile, tune
-from hwautoml.pipeline.tables.finding import RECORDS_FILE, records_path
-from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe, layer_probe
+from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
 from hwautoml.pipeline.verbs import tuning
 from hwautoml.pipeline.verbs.tuning import LAYERS_PER_PROBE, telling_networks
 from hwautoml.schedules.dispatch import Machine, is_tunable
 from hwautoml.schedules.host import resolve_target
 from hwautoml.schedules.library import function_key, functions_of
 from hwautoml.schedules.lowering import import_onnx, lower
-from hwautoml.schedules.records import Record, Records
-from hwautoml.schedules.tiling import Tiling
+from hwautoml.schedules.records import Records
 from hwautoml.schedules.vector_unit import vector_unit
 from hwautoml.spaces import load_space
+from hwautoml.store.table_library import RECORDS_FILE
 from tests.compilers.shared import compiler
+from tests.pipeline.shared_tables import layer_as_onnx
 
 HOST = {"kind": "llvm", "mcpu": "native"}
-FAST, SLOW = Record("conv", Tiling(), 3.0, num_tried=2), Record("conv", Tiling(rows=2), 9.0, num_tried=2)
-
-
-def records(path: Path, **entries: Record) -> Path:
-    Records(path, {"device": entries}).save()
-    return path
-
-
-def test_merging_keeps_the_better_record(tmp_path: Path) -> None:
-    mine = records(tmp_path / "mine.json", aa=SLOW, bb=FAST)
-    other = records(tmp_path / "other.json", aa=FAST, bb=SLOW, cc=SLOW)
-    result = tune(records=mine, merge=[other])
-    assert Records.load(mine).by_target == {"device": {"aa": FAST, "bb": FAST, "cc": SLOW}}
-    assert result["num_before"] == 2 and result["devices"][0]["num_functions"] == 3
-
-
-def test_inspecting_shows_the_slowest(tmp_path: Path) -> None:
-    (device,) = tune(records=records(tmp_path / "mine.json", aa=FAST, bb=SLOW), inspect=True)["devices"]
-    assert [row["time_us"] for row in device["slowest"]] == [9.0, 3.0] and device["num_trials"] == 4
-
-
-def test_shipped_records_are_found_like_shipped_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newer release may ship more than the one whose records were taken over; better ones of one's own stay."""
-    monkeypatch.chdir(tmp_path)
-    target, own = load_target("cpu", target_folders()), tmp_path / "own"
-    shipped = records(tmp_path / "profiles" / "cpu" / RECORDS_FILE, aa=SLOW)
-    assert Records.load(records_path(target, own)).by_target["device"] == {"aa": SLOW}
-    records(own / "cpu" / RECORDS_FILE, aa=FAST)
-    records(shipped, aa=SLOW, bb=SLOW)
-    assert Records.load(records_path(target, own)).by_target["device"] == {"aa": FAST, "bb": SLOW}
-    shipped.write_text("{")
-    with pytest.raises(RunFolderError, match="profiles/cpu"):
-        records_path(target, own)
 
 
 def test_records_of_another_processor_are_not_used(tmp_path: Path) -> None:
@@ -82,10 +47,6 @@ def test_records_of_another_processor_are_not_used(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="nothing is tuned yet"):
-        tune("rpi4", inspect=True, profiles_dir=tmp_path)
-    with pytest.raises(RunFolderError, match="does not exist"):
-        tune(merge=[tmp_path / "none.json"], profiles_dir=tmp_path)
     with pytest.raises(InvalidValueError, match="budget_sec: must be longer than 0 s"):
         tune(budget_sec=0.0, profiles_dir=tmp_path)
     with pytest.raises(TargetUnavailableError):
@@ -113,7 +74,7 @@ def small_layers(folder: Path) -> list[Path]:
     space = load_space("nasbench201")
     pooling = [layer for layer in space.all_layers() if layer.kind == "avgpool"][-1]
     head = next(layer for layer in space.all_layers() if layer.kind == "head")
-    return [layer_probe(space, layer, folder / f"{layer.kind}.onnx") for layer in (pooling, head)]
+    return [layer_as_onnx(space, layer, folder / f"{layer.kind}.onnx") for layer in (pooling, head)]
 
 
 def num_tried(path: Path) -> int:
@@ -141,7 +102,7 @@ def test_networks_of_a_tuned_space_compile_by_look_up(tmp_path: Path, monkeypatc
     """Every function of networks that the tuner never saw has a record: of three, one may miss its rarest sums."""
     monkeypatch.setattr(tuning, "NETWORKS_SHARE", 0.4)  # all that should be read are, on a slow machine too
     result = tune(space="nasbench201", budget_sec=200, profiles_dir=tmp_path)
-    assert result["num_recorded"] == result["num_functions"]
+    assert result.num_recorded == result.num_functions
     space, hits, misses = load_space("nasbench201"), 0, []
     seen = {architecture.id for architecture in telling_networks(space, seed=0)}
     others = (space.sample(np.random.default_rng(seed)) for seed in range(1000, 1100))
@@ -168,7 +129,7 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     result = tune(image_size=8, channels=1, budget_sec=30, records=path)
     (after,) = Records.load(path).by_target.values()
     assert all(after[key].num_tried >= record.num_tried for key, record in before.items())
-    assert result["num_recorded"] > len(before)
+    assert result.num_recorded > len(before)
 
 
 @pytest.mark.slow

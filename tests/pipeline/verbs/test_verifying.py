@@ -20,6 +20,7 @@ from hwautoml.devices.machine import fingerprint
 from hwautoml.errors import ParityError, RegressionError, RunFolderError
 from hwautoml.pipeline import verify
 from hwautoml.pipeline.verbs.verifying import require_verified
+from hwautoml.tasks.classification import Classification
 from tests.pipeline.verbs.test_benching import classifier
 
 
@@ -33,7 +34,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(
         base / "bundle",
         onnx_path=path,
-        classes=["a", "b", "c"],
+        task=Classification(("a", "b", "c")),
         resolution=8,
         channels=3,
         accuracy={},
@@ -109,7 +110,7 @@ def test_other_results_than_expected_fail(bundle: Path) -> None:
     edit(bundle, other)
     result = verify(bundle, no_latency=True)
     assert statuses(result)["samples on onnxruntime"] == "failed"
-    with pytest.raises(ParityError, match="samples on onnxruntime: probabilities of 1 samples differ"):
+    with pytest.raises(ParityError, match="samples on onnxruntime: outputs of 1 samples differ"):
         require_verified(result)
 
 
@@ -137,7 +138,7 @@ def test_a_library_for_another_processor_is_skipped_and_said(original: Path, tmp
         tmp_path / "bundle",
         onnx_path=original / "model.onnx",
         tvm_library=library,
-        classes=["a", "b", "c"],
+        task=Classification(("a", "b", "c")),
         resolution=8,
         channels=3,
         accuracy={},

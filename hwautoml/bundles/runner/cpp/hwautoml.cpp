@@ -115,6 +115,8 @@ void write_error(const char* text, char* error, size_t error_size) {
 
 struct hwautoml_model {
   std::vector<std::string> classes;
+  std::string answer = "ranking", unit;  // of bundles without a task
+  std::vector<float> thresholds;
   int image_size = 0, resolution = 0, channels = 0;
   hwautoml::PixelRule rule;
   ffi::Optional<ffi::Module> library, machine;
@@ -127,6 +129,7 @@ struct hwautoml_model {
     check_size(manifest, path);
     for (const ffi::Any& name : as<ffi::Array<ffi::Any>>(field(manifest, "classes"), "classes"))
       classes.emplace_back(as<ffi::String>(name, "classes").c_str());
+    if (manifest.find(ffi::String("task")) != manifest.end()) read_answer(manifest);
     Object shape = as<Object>(field(manifest, "input"), "input");
     image_size = number(shape, "image_size");
     resolution = number(shape, "resolution");
@@ -142,6 +145,18 @@ struct hwautoml_model {
     if (!run.has_value()) throw std::runtime_error(path + " has no function main");
     input = ffi::Tensor::FromNDAlloc(AlignedMemory(), ffi::Shape({1, resolution, resolution, channels}),
                                      DLDataType{kDLUInt, 8, 1}, DLDevice{kDLCPU, 0});
+  }
+
+  void read_answer(const Object& manifest) {
+    Object found = as<Object>(field(as<Object>(field(manifest, "task"), "task"), "answer"), "answer");
+    answer = as<ffi::String>(field(found, "kind"), "kind").c_str();
+    unit = as<ffi::String>(field(found, "unit"), "unit").c_str();
+    for (const ffi::Any& threshold : as<ffi::Array<ffi::Any>>(field(found, "thresholds"), "thresholds"))
+      thresholds.push_back(float(as<double>(threshold, "thresholds")));
+    if (answer != "ranking" && answer != "above" && answer != "values")
+      throw std::runtime_error("manifest.json asks for answers of a kind that is not known here: " + answer);
+    if (answer == "above" && thresholds.size() != classes.size())
+      throw std::runtime_error("manifest.json: thresholds are not as many as classes");
   }
 
   void classify(const hwautoml::Image& image, float* probabilities) {
@@ -171,6 +186,14 @@ int hwautoml_num_classes(const hwautoml_model* model) { return int(model->classe
 const char* hwautoml_class_name(const hwautoml_model* model, int index) {
   return index < 0 || index >= hwautoml_num_classes(model) ? nullptr : model->classes[index].c_str();
 }
+
+const char* hwautoml_answer(const hwautoml_model* model) { return model->answer.c_str(); }
+
+float hwautoml_threshold(const hwautoml_model* model, int index) {
+  return index < 0 || index >= int(model->thresholds.size()) ? 0.0f : model->thresholds[index];
+}
+
+const char* hwautoml_unit(const hwautoml_model* model) { return model->unit.c_str(); }
 
 int hwautoml_classify(hwautoml_model* model, const uint8_t* pixels, int width, int height, int channels,
                       float* probabilities, char* error, size_t error_size) {

@@ -20,14 +20,24 @@ typedef struct hwautoml_model hwautoml_model;
  * first model decides. */
 hwautoml_model *hwautoml_load(const char *bundle, int num_threads, char *error, size_t error_size);
 
+/* How many numbers the model gives: one for each class, unless its answer is another. */
 int hwautoml_num_classes(const hwautoml_model *model);
+
+/* What the numbers mean. "ranking": probabilities, of which the largest count. "above": probabilities, those count
+ * that reach hwautoml_threshold. "values": numbers in hwautoml_unit. Owned by the model. */
+const char *hwautoml_answer(const hwautoml_model *model);
+
+float hwautoml_threshold(const hwautoml_model *model, int index);
+
+/* UTF-8, possibly empty. */
+const char *hwautoml_unit(const hwautoml_model *model);
 
 /* UTF-8, owned by the model; NULL where there is no such class. */
 const char *hwautoml_class_name(const hwautoml_model *model, int index);
 
 /* `pixels`: height x width x channels bytes, rows first, channels 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), any
- * size: composed, made square and resized as in training. Writes one probability per class; 0 when
- * done, else not 0. */
+ * size: composed, made square and resized as in training. Writes hwautoml_num_classes numbers;
+ * 0 when done, else not 0. */
 int hwautoml_classify(hwautoml_model *model, const uint8_t *pixels, int width, int height, int channels,
                       float *probabilities, char *error, size_t error_size);
 

@@ -79,26 +79,49 @@ std::string quoted(const std::string& text) {
   return result + "\"";
 }
 
-void print(const Options& options, const std::string& image, const hwautoml_model* model,
-           const std::vector<float>& probabilities, bool is_first) {
-  std::vector<int> order(probabilities.size());
+// Indices of what is said of an image, in that order.
+std::vector<int> answers(const Options& options, const hwautoml_model* model, const std::vector<float>& outputs) {
+  std::vector<int> order(outputs.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return probabilities[a] > probabilities[b]; });
-  order.resize(std::min(order.size(), size_t(options.top)));
+  std::string kind = hwautoml_answer(model);
+  if (kind == "values") return order;
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return outputs[a] > outputs[b]; });
+  if (kind == "above") {
+    auto is_below = [&](int i) { return !(outputs[i] >= hwautoml_threshold(model, i)); };
+    order.erase(std::remove_if(order.begin(), order.end(), is_below), order.end());
+  } else {
+    order.resize(std::min(order.size(), size_t(options.top)));
+  }
+  return order;
+}
+
+void print(const Options& options, const std::string& image, const hwautoml_model* model,
+           const std::vector<float>& outputs, bool is_first) {
+  std::vector<int> order = answers(options, model, outputs);
+  bool are_values = std::string(hwautoml_answer(model)) == "values";
+  std::string unit = hwautoml_unit(model);
   if (options.json) {
     std::printf("%s\n  {\"image\": %s, \"runtime\": \"tvm\", \"predictions\": [", is_first ? "[" : ",",
                 quoted(image).c_str());
-    for (size_t i = 0; i < order.size(); ++i)
-      std::printf("%s{\"class\": %s, \"probability\": %.9g}", i == 0 ? "" : ", ",
-                  quoted(hwautoml_class_name(model, order[i])).c_str(), double(probabilities[order[i]]));
+    for (size_t i = 0; i < order.size(); ++i) {
+      std::printf("%s{\"%s\": %s, \"%s\": %.9g", i == 0 ? "" : ", ", are_values ? "output" : "class",
+                  quoted(hwautoml_class_name(model, order[i])).c_str(), are_values ? "value" : "probability",
+                  double(outputs[order[i]]));
+      std::printf("%s%s}", are_values ? ", \"unit\": " : "", are_values ? quoted(unit).c_str() : "");
+    }
     std::printf("]}");
     return;
   }
   std::printf("%s:", image.c_str());
-  for (size_t i = 0; i < order.size(); ++i)
-    std::printf("%s %s %.1f%%", i == 0 ? "" : ",", hwautoml_class_name(model, order[i]),
-                100.0 * double(probabilities[order[i]]));
-  std::printf("\n");
+  for (size_t i = 0; i < order.size(); ++i) {
+    const char *comma = i == 0 ? "" : ",", *name = hwautoml_class_name(model, order[i]);
+    double value = outputs[order[i]];
+    if (are_values)
+      std::printf("%s %s %.4g%s%s", comma, name, value, unit.empty() ? "" : " ", unit.c_str());
+    else
+      std::printf("%s %s %.1f%%", comma, name, 100.0 * value);
+  }
+  std::printf(order.empty() ? " none\n" : "\n");
 }
 
 int classify_files(const Options& options, hwautoml_model* model) {
