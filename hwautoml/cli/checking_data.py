@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hwautoml.cli import console, summaries
-from hwautoml.cli.options import Json, Seed, app, channels_of
+from hwautoml.cli.options import Group, Json, LabelColumn, LabelPattern, PathColumn, Seed, app, channels_of
 
 
 @app.command(epilog="Example: hwautoml check photos/ --page photos.html")
@@ -20,14 +20,10 @@ def check(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
     channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: what the files have]")] = None,
     fit: Annotated[str, typer.Option(help="How images become squares: auto, crop, pad or stretch.")] = "auto",
-    label_pattern: Annotated[
-        str | None, typer.Option(help="Classes from paths, e.g. '{label}_*.png' or '*/{label}/**'.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="What must not lie in two splits: a column, or a pattern such as '**/{group}_*'.")
-    ] = None,
-    path_column: Annotated[str | None, typer.Option(help="Column of paths in a table of labels.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of labels in a table of labels.")] = None,
+    label_pattern: LabelPattern = None,
+    group: Group = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
     seed: Seed = 0,
     page: Annotated[Path | None, typer.Option(help="HTML file to write, with pictures of what was found.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings, too, end with exit code 3.")] = False,
