@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.deploy_schedules import NATIVE, geometric_mean, interleaved_ms, networks, random_input
+from benchmarks.deploy_schedules import geometric_mean, host, interleaved_ms, networks, random_input
 from hwautoml.compilers import load_backend
 from hwautoml.devices.machine import has_int8_dot_product, machine_conditions
 from hwautoml.exporters import quantize_onnx
@@ -50,7 +50,7 @@ def _compare(path: Path, threads: int, rounds: int) -> dict[str, float]:
     models = {}
     for precision, file in files.items():
         models[f"ort_{precision}"] = reference.open_model(file, num_threads=threads)
-        compiled = tvm.compile_model(file, path.parent / file.stem, tvm_target=NATIVE, num_threads=threads)
+        compiled = tvm.compile(file, path.parent / file.stem, host(threads))
         models[f"tvm_{precision}"] = tvm.open_model(compiled.path, num_threads=threads)
     outputs = {name: model(x) for name, model in models.items()}
     times = interleaved_ms({name: model.bind(x) for name, model in models.items()}, rounds, threads)

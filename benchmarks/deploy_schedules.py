@@ -10,15 +10,26 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hwautoml.compilers import load_backend
+from hwautoml.compilers.base import Tuning
+from hwautoml.core.resources import package_folder
+from hwautoml.core.target import Target, load_target
 from hwautoml.devices.machine import machine_conditions
 
 NATIVE = {"kind": "llvm", "mcpu": "native"}
+
+
+def host(threads: int) -> Target:
+    """This machine's processor."""
+    return replace(load_target("cpu", [package_folder("targets")]), tvm=NATIVE, num_threads=threads)
+
+
 #: (image side, number of networks drawn from the mobile space at that side).
 SAMPLED = ((32, 10), (224, 5))
 #: A model runs at least this long each time it is its turn, in so many blocks of which the fastest counts.
@@ -91,12 +102,10 @@ def networks(folder: Path, batch: int, only: tuple[str, ...]) -> Iterator[tuple[
 
 def _compare(path: Path, threads: int, tune_sec: float, records: Path, rounds: int) -> dict[str, float]:
     tvm, reference = load_backend("tvm"), load_backend("onnxruntime")
-    options: dict[str, Any] = {"tvm_target": NATIVE, "num_threads": threads}
-    compiled = {"untuned": tvm.compile_model(path, path.parent / f"{path.stem}-rule", **options)}
+    target = host(threads)
+    compiled = {"untuned": tvm.compile(path, path.parent / f"{path.stem}-rule", target)}
     if tune_sec or records.is_file():
-        compiled["tuned"] = tvm.compile_model(
-            path, path.parent / f"{path.stem}-tuned", tune_budget_sec=tune_sec, records_path=records, **options
-        )
+        compiled["tuned"] = tvm.compile(path, path.parent / f"{path.stem}-tuned", target, Tuning(records, tune_sec))
     models = {"onnxruntime": reference.open_model(path, num_threads=threads)}
     models |= {form: tvm.open_model(found.path, num_threads=threads) for form, found in compiled.items()}
     x = random_input(models["onnxruntime"])

@@ -119,21 +119,18 @@ def _compiled(sources: Sequence[Path], target: Target, runtime: str, folder: Pat
     from hwautoml.compilers import load_backend
     from hwautoml.compilers.tvm import CompilerPool
 
-    suffix = ".so" if runtime == "tvm" else ".pt2"
-    paths = [folder / runtime / f"{source.stem}{suffix}" for source in sources]
+    backend = load_backend(runtime)
+    paths = [folder / runtime / f"{source.stem}{backend.TRAITS.suffix}" for source in sources]
     num_parallel = len(os.sched_getaffinity(0)) if runtime == "tvm" else 1
-    with (
-        CompilerPool(num_workers=num_parallel, num_threads=target.num_threads) as pool,
-        ThreadPoolExecutor(num_parallel) as threads,
-    ):
-        compile_model = pool.compile_model if runtime == "tvm" else load_backend(runtime).compile_model
+    with CompilerPool(num_workers=num_parallel) as pool, ThreadPoolExecutor(num_parallel) as threads:
+        compile_model = pool.compile if runtime == "tvm" else backend.compile
 
         def compile_one(number: int) -> None:
             if paths[number].is_file():
                 return
             paths[number].parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=paths[number].parent) as temporary:
-                model = compile_model(sources[number], Path(temporary), tvm_target=target.tvm)
+                model = compile_model(sources[number], Path(temporary), target)
                 model.path.replace(paths[number])
             on_done(number + 1, len(paths), "compiling")
 

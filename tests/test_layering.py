@@ -156,6 +156,28 @@ def test_a_room_imports_core_and_errors_only(path: Path) -> None:
     assert not problems, "\n" + "\n".join(problems)
 
 
+# What is to be known of a runtime its traits say (compilers/base.py). Bundles have a runner and a format of their own.
+RUNTIMES = {"onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch-inductor", "tvm"}
+MAY_NAME_RUNTIMES = {
+    "cli/deploying.py": "what compile's --runtime is where it is not given",
+    "core/target.py": "a target's file has a table [tvm]",
+    "pipeline/stages/results.py": "keys of result.json",
+    "pipeline/verbs/compiling.py": "the verb's default",
+    "pipeline/verbs/inspecting.py": "doctor looks at TVM's code generators",
+    "pipeline/verbs/runner_building.py": "the C++ runner is TVM's",
+    "pipeline/verbs/tuning.py": "what is tuned are our schedules for TVM",
+}
+
+
+@pytest.mark.parametrize("path", source_files(), ids=name_of)
+def test_runtimes_are_asked_not_named(path: Path) -> None:
+    name = name_of(path)
+    constants = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant))
+    named = {constant.value for constant in constants if isinstance(constant.value, str)} & RUNTIMES
+    if not name.startswith(("compilers/", "bundles/")) and name not in MAY_NAME_RUNTIMES:
+        assert not named, f"hwautoml/{name} names {', '.join(named)}: ask compilers.traits_of(...) instead"
+
+
 @pytest.mark.parametrize("path", source_files(), ids=name_of)
 def test_only_cli_prints(path: Path) -> None:
     problems = prints(name_of(path), path.read_text(encoding="utf-8"))

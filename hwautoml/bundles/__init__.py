@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from hwautoml.bundles.bundle import Bundle, read_bundle
-from hwautoml.bundles.writing import BundleSample, write_bundle
+from hwautoml.bundles.writing import BundleSample, PackedRuntime, write_bundle
 
-__all__ = ["Bundle", "BundleSample", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "BundleSample", "PackedRuntime", "read_bundle", "write_bundle"]

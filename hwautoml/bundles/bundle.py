@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hwautoml.bundles.runner.run import MODEL_FILES
 from hwautoml.core.artifact import sha256_file
 from hwautoml.errors import RunFolderError
 
@@ -15,7 +16,7 @@ SCHEMA = "hwautoml-bundle/1"
 MANIFEST = "manifest.json"
 ONNX_FILE = "model.onnx"
 TVM_FILE = "model_tvm.so"
-RUNTIME_FILES = {"onnxruntime": ONNX_FILE, "tvm": TVM_FILE}
+RUNTIME_FILES = MODEL_FILES  # what the runner opens by itself
 FIX = "copy the whole folder again, or write a new bundle"
 
 _FIELDS: Mapping[str, type] = {
@@ -54,8 +55,19 @@ class Bundle:
         return self.path / ONNX_FILE
 
     @property
+    def files(self) -> dict[str, Path]:
+        """By runtime: what each opens. Runtimes whose file the bundle lacks are left out."""
+        names, present = runtime_files(self.manifest), self.manifest["files"]
+        return {runtime: self.path / name for runtime, name in names.items() if name in present}
+
+    @property
     def tvm_library(self) -> Path | None:
         return self.path / TVM_FILE if TVM_FILE in self.manifest["files"] else None
+
+
+def runtime_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """By runtime: the file in the bundle that each would open; further runtimes are the manifest's own."""
+    return RUNTIME_FILES | {name: str(packed["file"]) for name, packed in manifest.get("runtimes", {}).items()}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -67,7 +79,7 @@ def read_bundle(path: Path) -> Bundle:
     manifest = _read_manifest(path / MANIFEST)
     for name, expected in manifest["files"].items():
         _check_file(path, name, expected)
-    for required in (ONNX_FILE, "run.py", RUNTIME_FILES[manifest["default_runtime"]]):
+    for required in (ONNX_FILE, "run.py", runtime_files(manifest)[manifest["default_runtime"]]):
         if required not in manifest["files"]:
             raise RunFolderError(f"{path / MANIFEST} lists no {required}", fix=FIX)
     return Bundle(path, manifest)
@@ -89,7 +101,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     for name in ("resolution", "channels", "image_size"):
         if not isinstance(manifest["input"].get(name), int):
             raise RunFolderError(f"{path}: input needs {name!r}, got {manifest['input']!r}", fix=FIX)
-    if manifest["default_runtime"] not in RUNTIME_FILES:
+    if manifest["default_runtime"] not in runtime_files(manifest):
         raise RunFolderError(f"{path}: unknown default_runtime {manifest['default_runtime']!r}", fix=FIX)
     return manifest
 

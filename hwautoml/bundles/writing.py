@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from hwautoml import __version__
 from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, TVM_FILE
 from hwautoml.bundles.model_card import model_card
 from hwautoml.bundles.readme import readme_text
+from hwautoml.bundles.runner.run import OPENERS_FOLDER
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.space import Architecture
@@ -42,11 +44,35 @@ class BundleSample:
     label: str | None = None
 
 
+@dataclass(frozen=True)
+class PackedRuntime:
+    """A runtime besides those that the runner opens itself: ``file`` is called ``file_name`` in the bundle.
+
+    ``opener`` is a stand-alone Python program that goes with it, whose ``open_model(path, num_threads)`` returns a
+    function from uint8 (1, H, W, C) to probabilities (1, num_classes); ``packages`` are what it needs, for pip.
+    """
+
+    name: str
+    file: Path
+    file_name: str
+    opener: Path
+    packages: tuple[str, ...] = ()
+
+    @property
+    def packed_opener(self) -> str:
+        return f"{OPENERS_FOLDER}/{self.name}.py"
+
+    def to_json(self) -> dict[str, Json]:
+        """Of the manifest."""
+        return {"file": self.file_name, "opener": self.packed_opener, "packages": list(self.packages)}
+
+
 def write_bundle(
     out_dir: Path,
     *,
     onnx_path: Path,
     tvm_library: Path | None = None,
+    further: Sequence[PackedRuntime] = (),
     default_runtime: str = "onnxruntime",
     num_threads: int = 1,
     task: Task,
@@ -81,13 +107,14 @@ def write_bundle(
         RunFolderError: ``out_dir`` holds something that is no bundle, or a model does not exist.
         StorageError: there is no room for the bundle, or it cannot be written there.
     """
-    if default_runtime not in RUNTIME_FILES:
-        raise UnknownNameError("runtime", default_runtime, RUNTIME_FILES)
+    known = (*RUNTIME_FILES, *(packed.name for packed in further))
+    if default_runtime not in known:
+        raise UnknownNameError("runtime", default_runtime, known)
     if precision not in SAMPLE_TOLERANCE:
         raise UnknownNameError("precision", precision, SAMPLE_TOLERANCE)
     if default_runtime == "tvm" and tvm_library is None:
         raise InvalidValueError("default_runtime is tvm, but there is no tvm_library")
-    for path in filter(None, (onnx_path, tvm_library)):
+    for path in filter(None, (onnx_path, tvm_library, *(path for p in further for path in (p.file, p.opener)))):
         if not path.is_file():
             raise RunFolderError(f"{path} does not exist, so it cannot be bundled")
     image_size = image_size or resolution
@@ -117,7 +144,9 @@ def write_bundle(
         "sample_tolerance": SAMPLE_TOLERANCE[precision] * task.output_scale,
         "versions": _versions(with_tvm=tvm_library is not None),
     }
-    _write(out_dir, manifest, task.card(outcome), onnx_path, tvm_library, samples)
+    if further:
+        manifest["runtimes"] = {packed.name: packed.to_json() for packed in further}
+    _write(out_dir, manifest, task.card(outcome), onnx_path, tvm_library, further, samples)
     return out_dir
 
 
@@ -127,13 +156,14 @@ def _write(
     card: Card,
     onnx_path: Path,
     tvm_library: Path | None,
+    further: Sequence[PackedRuntime],
     samples: Sequence[BundleSample],
 ) -> None:
     _check_replaceable(out_dir)
     with folder_beside(out_dir) as temporary:
         building = temporary / "bundle"
         building.mkdir()
-        _fill(building, manifest, card, onnx_path, tvm_library, samples)
+        _fill(building, manifest, card, onnx_path, tvm_library, further, samples)
         _put_in_place(building, out_dir)
 
 
@@ -143,11 +173,17 @@ def _fill(
     card: Card,
     onnx_path: Path,
     tvm_library: Path | None,
+    further: Sequence[PackedRuntime],
     samples: Sequence[BundleSample],
 ) -> None:
     shutil.copyfile(onnx_path, folder / ONNX_FILE)
     if tvm_library is not None:
         shutil.copyfile(tvm_library, folder / TVM_FILE)
+    for packed in further:
+        (folder / OPENERS_FOLDER).mkdir(exist_ok=True)
+        shutil.copyfile(packed.opener, folder / packed.packed_opener)
+        if packed.file_name not in (ONNX_FILE, TVM_FILE):  # which are there
+            shutil.copyfile(packed.file, folder / packed.file_name)
     _copy_runner(folder, with_cpp=tvm_library is not None)
     manifest["samples"] = _write_samples(folder, samples)
     (folder / "requirements.txt").write_text(_requirements(manifest), encoding="utf-8")
@@ -246,7 +282,7 @@ def _versions(*, with_tvm: bool) -> dict[str, Json]:
     return found
 
 
-def _requirements(manifest: Mapping[str, Json]) -> str:
+def _requirements(manifest: Mapping[str, Any]) -> str:
     versions = manifest["versions"]
     assert isinstance(versions, dict)
     lines = [f"# What run.py needs; the versions this bundle was made with, on Python {versions['python']}."]
@@ -256,4 +292,6 @@ def _requirements(manifest: Mapping[str, Json]) -> str:
     if "apache-tvm" in versions:
         lines.append("# onnxruntime serves --runtime onnxruntime, apache-tvm and apache-tvm-ffi serve --runtime tvm:")
         lines.append("# one of the two is enough.")
+    for name, packed in manifest.get("runtimes", {}).items():
+        lines += [f"# For --runtime {name}:", *packed["packages"]]
     return "\n".join(lines) + "\n"

@@ -69,14 +69,14 @@ def compile(
             profiles_dir=profiles_dir,
             on_progress=show.progress,
         )
-        show.result(result, summaries.compile_summary)
+        show.result(result.to_json(), summaries.compile_summary)
 
 
 @app.command(epilog="Example: hwautoml bench runs/photos/bundle other.onnx --runtime onnxruntime,tvm --threads 1")
 def bench(
     artifacts: Annotated[
         list[Path],
-        typer.Argument(help="ONNX files, .so files made by compile, .pt2 programs, bundles, run folders."),
+        typer.Argument(help="ONNX files, files or folders made by compile, .pt2 programs, bundles, run folders."),
     ],
     target: Target = "cpu",
     runtime: Annotated[
@@ -126,7 +126,7 @@ def bench(
             profiles_dir=profiles_dir,
             on_progress=show.progress,
         )
-        show.result(result, summaries.bench_summary)
+        show.result(result.to_json(), summaries.bench_summary)
         from hwautoml.pipeline.verbs.baseline import require_no_regression
         from hwautoml.pipeline.verbs.benching import require_all_measured
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hwautoml.core.run_result import ParityFigures, RunResult
     from hwautoml.pipeline.verbs.inspecting import Diagnosis
     from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
+    from hwautoml.pipeline.verbs.runner_building import BuildResult
 
 
 def run_summary(out: Console, result: RunResult) -> None:
@@ -134,13 +135,13 @@ def _untuned_text(names: Sequence[str]) -> str:
     return f"{len(names)} without a record (tune them: --tune 1m, or their whole space: hwautoml tune)"
 
 
-def build_summary(out: Console, result: Mapping[str, Any]) -> None:
+def build_summary(out: Console, result: BuildResult) -> None:
     _print_pairs(
         out,
         [
-            ("runner", f"{result['path']}   (try: {result['path']} BUNDLE IMAGE)"),
-            ("for", f"{result['target']} ({result['architecture']}), built by {result['compiler']}"),
-            ("size", f"{result['size_mb']:.1f} MB with TVM's runtime; copy the whole folder"),
+            ("runner", f"{result.path}   (try: {result.path} BUNDLE IMAGE)"),
+            ("for", f"{result.target} ({result.architecture}), built by {result.compiler}"),
+            ("size", f"{result.size_mb:.1f} MB with TVM's runtime; copy the whole folder"),
         ],
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,11 +59,3 @@ def unique_name(path: Path) -> Iterator[Path]:
         yield link
     finally:
         link.unlink()
-
-
-def missing_packages(modules: dict[str, str]) -> str | None:
-    """What to install for the modules (name to pip requirement) that are absent, or None."""
-    absent = [package for name, package in modules.items() if not importlib.util.find_spec(name)]
-    if not absent:
-        return None
-    return f"not installed: {', '.join(absent)}; run: pip install {' '.join(absent)}"

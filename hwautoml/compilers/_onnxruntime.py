@@ -5,23 +5,34 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwautoml.compilers._files import missing_packages, read_onnx
-from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input, first_line
+from hwautoml.compilers._files import read_onnx
+from hwautoml.compilers.base import (
+    CompiledModel,
+    CudaRun,
+    ProgressCallback,
+    Traits,
+    Tuning,
+    checked_input,
+    first_line,
+    missing_packages,
+    require_no_tuning,
+)
 from hwautoml.core.storage import replaced_atomically
+from hwautoml.core.target import Target
 from hwautoml.errors import CompileError, InvalidValueError, UnsupportedOperatorError
 
 if TYPE_CHECKING:
     import onnxruntime
 
-SOURCE_SUFFIX = ".onnx"
-FILE_NAME = "model.onnx"
+SOURCE_SUFFIX, FILE_NAME = ".onnx", "model.onnx"
+PACKAGES = {"onnxruntime": "onnxruntime", "onnx": "onnx"}
 CPU_PROVIDER = "CPUExecutionProvider"
 _NUMPY_TYPES = {
     "tensor(float)": "float32",
@@ -47,7 +58,7 @@ class OnnxRuntimeBackend:
     be there: ONNX Runtime by itself would quietly run everything on the CPU, under another's name.
     """
 
-    runtime: str
+    TRAITS: Traits
     providers: tuple[str, ...] = ()
 
     @property
@@ -57,7 +68,7 @@ class OnnxRuntimeBackend:
 
     def unavailable_reason(self) -> str | None:
         """None where ONNX Runtime has the provider; else what is missing and the command for it."""
-        reason = missing_packages({"onnxruntime": "onnxruntime", "onnx": "onnx"})
+        reason = missing_packages(self.TRAITS.packages)
         if reason is not None or not self.providers:
             return reason
         import onnxruntime
@@ -80,35 +91,29 @@ class OnnxRuntimeBackend:
         """Imports ONNX Runtime; threads are a session's own."""
         importlib.import_module("onnxruntime")
 
-    def compile_model(
+    def compile(
         self,
         source: Path,
-        out_dir: Path,
+        out: Path,
+        target: Target,
+        tuning: Tuning | None = None,
         *,
-        tvm_target: Mapping[str, object],
-        num_threads: int = 1,
-        tune_budget_sec: float = 0.0,
-        records_path: Path | None = None,
         on_progress: ProgressCallback | None = None,
-        seed: int = 0,
     ) -> CompiledModel:
-        """Checks that ONNX Runtime can run the model and copies it into ``out_dir``.
-
-        There is nothing to tune and no target to compile for: those arguments of the contract
-        (``tvm_target``, ``tune_budget_sec``, ``records_path``, ``seed``) have no effect here.
-        """
+        """Checks that ONNX Runtime can run the model and copies it into ``out``."""
         import onnx
 
+        require_no_tuning(self.TRAITS, target, tuning)
         started = time.perf_counter()
         model = read_onnx(source)
-        path = out_dir / FILE_NAME
+        path = out / self.TRAITS.file_name
         with replaced_atomically(path) as temporary:
             onnx.save(model, temporary)
-            self._session(temporary, source, num_threads)
+            self._session(temporary, source, target.num_threads)
         if on_progress is not None:
             on_progress(1, 1, "checked with ONNX Runtime")
         seconds = time.perf_counter() - started
-        return CompiledModel(path, self.runtime, len(model.graph.node), 0, (), seconds, 0.0)
+        return CompiledModel(path, self.TRAITS.name, len(model.graph.node), compile_sec=seconds)
 
     def open_model(self, path: Path, *, num_threads: int = 1) -> OnnxRuntimeModel:
         """The model in a session of its own; CompileError when it cannot be loaded."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import ml_dtypes  # noqa: F401  # from here on numpy knows bfloat16 by its name
 import numpy as np
 
 from hwautoml.compilers.base import CudaRun, checked_input, first_line
@@ -111,11 +110,6 @@ def captured(run: Callable[[], object]) -> CudaRun:
     return CudaRun(graph.replay, torch.cuda.synchronize, None)
 
 
-def device_of(tvm_target: Mapping[str, object]) -> str:
-    """``cuda`` for the [tvm] table of a CUDA target, else ``cpu``."""
-    return "cuda" if tvm_target.get("kind") == "cuda" else "cpu"
-
-
 def require_device(device: str) -> None:
     """Raises MissingDependencyError where torch cannot reach the device."""
     import torch
@@ -126,8 +120,9 @@ def require_device(device: str) -> None:
         )
 
 
-def set_num_threads(num_threads: int) -> None:
-    """For the whole process, as torch has it."""
+def start_torch(num_threads: int) -> None:
+    """Imports torch; the number of threads is the whole process's, as torch has it."""
+    import ml_dtypes  # noqa: F401  # from here on numpy knows bfloat16 by its name
     import torch
 
     if num_threads < 1:

@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 
 from hwautoml.compilers._tvm_link import linker
-from hwautoml.compilers._tvm_request import BoardRoute
+from hwautoml.compilers.base import BoardRoute
 from hwautoml.errors import CompileError, InvalidValueError, TargetUnavailableError
 from hwautoml.schedules.arena import PIPELINE
 from hwautoml.schedules.timing import random_arguments

@@ -56,8 +56,8 @@ class CompilerProcess:
     ``command`` starts another worker that speaks the same protocol.
     """
 
-    def __init__(self, num_threads: int, command: Sequence[str] | None = None) -> None:
-        self._num_threads = num_threads
+    def __init__(self, command: Sequence[str] | None = None) -> None:
+        self._num_threads = 0  # of the process
         self._command = tuple(command or (sys.executable, "-m", "hwautoml.compilers._tvm_worker"))
         self._process: subprocess.Popen[str] | None = None
         self._stderr: IO[str] | None = None
@@ -102,7 +102,7 @@ class CompilerProcess:
     def _ask(self, request: CompileRequest, on_progress: ProgressCallback | None) -> _Life:
         """One request to one worker; whatever interrupts it ends the worker."""
         life = _Life()
-        self._ensure_started()
+        self._ensure_started(request.num_threads)
         assert self._process is not None and self._stderr is not None
         try:
             _converse(self._process, request, life, on_progress)
@@ -116,11 +116,13 @@ class CompilerProcess:
             self.close()
         return life
 
-    def _ensure_started(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+    def _ensure_started(self, num_threads: int) -> None:
+        """TVM reads the number of threads once: for another one the process starts anew."""
+        if self._process is not None and self._process.poll() is None and self._num_threads == num_threads:
             return
         self.close()
-        environment = dict(os.environ, TVM_NUM_THREADS=str(self._num_threads))
+        self._num_threads = num_threads
+        environment = dict(os.environ, TVM_NUM_THREADS=str(num_threads))
         package_root = str(Path(hwautoml.__file__).parent.parent)
         search_path = [package_root, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hwautoml.compilers.base import BoardRoute
+
 
 @dataclass(frozen=True)
 class CrashedTrial:
@@ -15,20 +17,6 @@ class CrashedTrial:
     key: str
     name: str
     tiling: dict[str, object]
-
-
-@dataclass(frozen=True)
-class BoardRoute:
-    """Where candidates are timed: a board's agent, or a tracker's boards of ``key``; ``cpu`` as the board names it."""
-
-    host: str
-    port: int
-    key: str
-    is_tracker: bool
-    cpu: str
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)

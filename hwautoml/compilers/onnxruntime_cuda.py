@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from hwautoml.compilers._onnxruntime import FILE_NAME, SOURCE_SUFFIX, OnnxRuntimeBackend, OnnxRuntimeModel
+from hwautoml.compilers._onnxruntime import FILE_NAME, PACKAGES, SOURCE_SUFFIX, OnnxRuntimeBackend
+from hwautoml.compilers.base import Traits
 
-__all__ = [
-    "FILE_NAME",
-    "RUNTIME",
-    "SOURCE_SUFFIX",
-    "OnnxRuntimeModel",
-    "compile_model",
-    "open_model",
-    "start",
-    "unavailable_reason",
-    "version",
-]
-
-RUNTIME = "onnxruntime-cuda"
-_BACKEND = OnnxRuntimeBackend(RUNTIME, ("CUDAExecutionProvider",))
+TRAITS = Traits(
+    name="onnxruntime-cuda",
+    source_suffix=SOURCE_SUFFIX,
+    file_name=FILE_NAME,
+    packages=PACKAGES,
+    opens_source_on=("cuda",),
+    places=("cuda",),
+    precisions=("fp32", "int8"),
+    cuda_precisions=("fp16",),
+)
+_BACKEND = OnnxRuntimeBackend(TRAITS, ("CUDAExecutionProvider",))
 unavailable_reason, version, start = _BACKEND.unavailable_reason, _BACKEND.version, _BACKEND.start
-compile_model, open_model = _BACKEND.compile_model, _BACKEND.open_model
+compile, open_model = _BACKEND.compile, _BACKEND.open_model

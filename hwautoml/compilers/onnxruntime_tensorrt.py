@@ -5,21 +5,19 @@ Not run on a GPU so far.
 
 from __future__ import annotations
 
-from hwautoml.compilers._onnxruntime import FILE_NAME, SOURCE_SUFFIX, OnnxRuntimeBackend, OnnxRuntimeModel
+from hwautoml.compilers._onnxruntime import FILE_NAME, PACKAGES, SOURCE_SUFFIX, OnnxRuntimeBackend
+from hwautoml.compilers.base import Traits
 
-__all__ = [
-    "FILE_NAME",
-    "RUNTIME",
-    "SOURCE_SUFFIX",
-    "OnnxRuntimeModel",
-    "compile_model",
-    "open_model",
-    "start",
-    "unavailable_reason",
-    "version",
-]
-
-RUNTIME = "onnxruntime-tensorrt"
-_BACKEND = OnnxRuntimeBackend(RUNTIME, ("TensorrtExecutionProvider", "CUDAExecutionProvider"))
+TRAITS = Traits(
+    name="onnxruntime-tensorrt",
+    source_suffix=SOURCE_SUFFIX,
+    file_name=FILE_NAME,
+    packages=PACKAGES,
+    opens_source_on=("cuda",),
+    places=("cuda",),
+    precisions=("fp32", "int8"),
+    cuda_precisions=("fp16",),
+)
+_BACKEND = OnnxRuntimeBackend(TRAITS, ("TensorrtExecutionProvider", "CUDAExecutionProvider"))
 unavailable_reason, version, start = _BACKEND.unavailable_reason, _BACKEND.version, _BACKEND.start
-compile_model, open_model = _BACKEND.compile_model, _BACKEND.open_model
+compile, open_model = _BACKEND.compile, _BACKEND.open_model

@@ -9,29 +9,46 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwautoml.compilers._files import missing_packages
-from hwautoml.compilers._torch_model import TorchModel, device_of, require_device, set_num_threads
+from hwautoml.compilers._torch_model import TorchModel, require_device, start_torch
 from hwautoml.compilers._torch_program import SUFFIX, open_program, read_program
-from hwautoml.compilers.base import CompiledModel, ProgressCallback
+from hwautoml.compilers.base import (
+    PLACES,
+    CompiledModel,
+    ProgressCallback,
+    Traits,
+    Tuning,
+    missing_packages,
+    place_of,
+    require_no_tuning,
+)
 from hwautoml.core.storage import replaced_atomically
+from hwautoml.core.target import Target
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-RUNTIME = "torch"
-SOURCE_SUFFIX = SUFFIX
-FILE_NAME = "model.pt2"
 #: Of how a program is run (`_torch_graph`): latencies from before it changed are of something else.
 FUNCTIONS_VERSION = 1
+TRAITS = Traits(
+    name="torch",
+    source_suffix=SUFFIX,
+    file_name="model.pt2",
+    packages={"torch": "torch"},
+    opens_source_on=("cpu",),  # for GPUs, compiling puts the weights on the device
+    own_suffixes=(SUFFIX,),
+    places=PLACES,
+    precisions=("fp32", "fp16", "bf16"),
+    reads_weights=True,
+    code_version=f"+functions{FUNCTIONS_VERSION}",
+)
 
 
 def unavailable_reason() -> str | None:
     """None where torch is installed; else the command that installs it."""
-    return missing_packages({"torch": "torch"})
+    return missing_packages(TRAITS.packages)
 
 
 def version() -> str:
@@ -41,44 +58,40 @@ def version() -> str:
 
 def start(num_threads: int = 1) -> None:
     """Imports torch."""
-    set_num_threads(num_threads)
+    start_torch(num_threads)
 
 
-def compile_model(
+def compile(
     source: Path,
-    out_dir: Path,
+    out: Path,
+    target: Target,
+    tuning: Tuning | None = None,
     *,
-    tvm_target: Mapping[str, object],
-    num_threads: int = 1,
-    tune_budget_sec: float = 0.0,
-    records_path: Path | None = None,
     on_progress: ProgressCallback | None = None,
-    seed: int = 0,
 ) -> CompiledModel:
-    """Checks an exported program, moves it to the target's device and writes it into ``out_dir``.
-
-    There is nothing to tune: ``tune_budget_sec``, ``records_path`` and ``seed`` have no effect here.
+    """Checks an exported program, moves it to the target's device and writes it into ``out``.
 
     Raises UnsupportedOperatorError for an ONNX file, CompileError for a program that is damaged or
     holds what `_torch_program` refuses, MissingDependencyError without the device.
     """
+    require_no_tuning(TRAITS, target, tuning)
     started = time.perf_counter()
-    set_num_threads(num_threads)
+    start_torch(target.num_threads)
     program = open_program(source)
-    device = device_of(tvm_target)
+    device = place_of(target)
     require_device(device)
     content = program.content if device == "cpu" else _moved(read_program(source)[0], device)
-    path = out_dir / FILE_NAME
+    path = out / TRAITS.file_name
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(content)
     if on_progress is not None:
         on_progress(1, 1, "checked with torch")
-    return CompiledModel(path, RUNTIME, program.num_operators, 0, (), time.perf_counter() - started, 0.0)
+    return CompiledModel(path, TRAITS.name, program.num_operators, compile_sec=time.perf_counter() - started)
 
 
 def open_model(path: Path, *, num_threads: int = 1) -> TorchModel:
     """The program's operators as a function, its weights on their device; CompileError when it is refused."""
-    set_num_threads(num_threads)
+    start_torch(num_threads)
     program = open_program(path)
     return TorchModel(program.function, program.description)
 

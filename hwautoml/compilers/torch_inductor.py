@@ -15,22 +15,37 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hwautoml.compilers._files import missing_packages
-from hwautoml.compilers._torch_model import Description, TorchModel, device_of, require_device, set_num_threads
+from hwautoml.compilers._torch_model import Description, TorchModel, require_device, start_torch
 from hwautoml.compilers._torch_program import SUFFIX, read_program
-from hwautoml.compilers.base import CompiledModel, ProgressCallback
+from hwautoml.compilers.base import (
+    PLACES,
+    CompiledModel,
+    ProgressCallback,
+    Traits,
+    Tuning,
+    first_line,
+    missing_packages,
+    place_of,
+    require_no_tuning,
+)
 from hwautoml.core.storage import replaced_atomically
+from hwautoml.core.target import Target
 from hwautoml.errors import CompileError, MissingDependencyError
 
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
 
-RUNTIME = "torch-inductor"
-SOURCE_SUFFIX = SUFFIX
-FILE_NAME = "model_inductor.pt2"
+TRAITS = Traits(
+    name="torch-inductor",
+    source_suffix=SUFFIX,
+    file_name="model_inductor.pt2",
+    packages={"torch": "torch"},
+    places=PLACES,
+    precisions=("fp32", "fp16", "bf16"),
+)
 _DESCRIPTION = "hwautoml"  # key in the package's metadata
 
 
@@ -42,7 +57,7 @@ def unavailable_reason() -> str | None:
             f"torch-inductor needs a C++ compiler, and {compiler} is not on PATH; "
             "run: apt install g++ (or name another in CXX), or use the runtime torch"
         )
-    return missing_packages({"torch": "torch"})
+    return missing_packages(TRAITS.packages)
 
 
 def version() -> str:
@@ -52,24 +67,21 @@ def version() -> str:
 
 def start(num_threads: int = 1) -> None:
     """Imports torch."""
-    set_num_threads(num_threads)
+    start_torch(num_threads)
 
 
-def compile_model(
+def compile(
     source: Path,
-    out_dir: Path,
+    out: Path,
+    target: Target,
+    tuning: Tuning | None = None,
     *,
-    tvm_target: Mapping[str, object],
-    num_threads: int = 1,
-    tune_budget_sec: float = 0.0,
-    records_path: Path | None = None,
     on_progress: ProgressCallback | None = None,
-    seed: int = 0,
 ) -> CompiledModel:
     """Compiles an exported program for the target's device; about 10 s for a network.
 
-    ``num_threads`` is compiled in. Inductor does its own tuning, within its compile time: ``tune_budget_sec``,
-    ``records_path`` and ``seed`` have no effect here. Always for the machine that compiles.
+    The number of threads is compiled in. Inductor does its own tuning, within its compile time. Always for the machine
+    that compiles.
 
     Raises UnsupportedOperatorError for an ONNX file, CompileError for a program that is refused or cannot be
     compiled, MissingDependencyError without a compiler or the device.
@@ -77,19 +89,20 @@ def compile_model(
     import torch
     from torch._inductor import aoti_compile_and_package
 
+    require_no_tuning(TRAITS, target, tuning)
     reason = unavailable_reason()
     if reason is not None:
         raise MissingDependencyError(reason)
     started = time.perf_counter()
     program, description = read_program(source)
-    device = device_of(tvm_target)
+    device = place_of(target)
     require_device(device)
     description = replace(description, device=device)
     program = _ready_to_compile(program, description)
     if on_progress is not None:
         on_progress(0, 1, "building")
-    path, threads_before = out_dir / FILE_NAME, torch.get_num_threads()
-    set_num_threads(num_threads)
+    path, threads_before = out / TRAITS.file_name, torch.get_num_threads()
+    start_torch(target.num_threads)
     configs = {
         "freezing": True,  # folds batch normalisation and packs weights
         "aot_inductor.metadata": {_DESCRIPTION: json.dumps(asdict(description))},
@@ -98,28 +111,27 @@ def compile_model(
         with replaced_atomically(path) as temporary, torch.no_grad():
             aoti_compile_and_package(program, package_path=str(temporary), inductor_configs=configs)
     except (RuntimeError, NotImplementedError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(
-            f"AOTInductor could not compile {source}: {lines[0]}", fix="use the runtime torch, onnxruntime or tvm"
+            f"AOTInductor could not compile {source}: {first_line(error)}",
+            fix="use the runtime torch, onnxruntime or tvm",
         ) from error
     finally:
         torch.set_num_threads(threads_before)
     num_operators = sum(node.op == "call_function" for node in program.graph.nodes)
-    return CompiledModel(path, RUNTIME, num_operators, 0, (), time.perf_counter() - started, 0.0)
+    return CompiledModel(path, TRAITS.name, num_operators, compile_sec=time.perf_counter() - started)
 
 
 def open_model(path: Path, *, num_threads: int = 1) -> TorchModel:
     """The package's library in this process (its code runs); CompileError when it cannot be loaded."""
     from torch._inductor import aoti_load_package
 
-    set_num_threads(num_threads)
+    start_torch(num_threads)
     try:
         package = aoti_load_package(str(path))
         description = _description(json.loads(package.get_metadata()[_DESCRIPTION]))
     except (RuntimeError, OSError, KeyError, ValueError, TypeError, AssertionError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CompileError(
-            f"{path} is not a package compiled by hwautoml: {lines[0]}", fix="compile the model again"
+            f"{path} is not a package compiled by hwautoml: {first_line(error)}", fix="compile the model again"
         ) from error
     require_device(description.device)
     return TorchModel(package, description)
@@ -138,6 +150,6 @@ def _ready_to_compile(program: ExportedProgram, known: Description) -> ExportedP
     return program
 
 
-def _description(data: Mapping[str, object]) -> Description:
-    shapes = {name: tuple(data[name]) for name in ("input_shape", "output_shape")}  # type: ignore[arg-type]
-    return Description(**{**data, **shapes})  # type: ignore[arg-type]
+def _description(data: Mapping[str, Any]) -> Description:
+    shapes = {name: tuple(data[name]) for name in ("input_shape", "output_shape")}
+    return Description(**{**data, **shapes})

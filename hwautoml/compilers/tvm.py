@@ -12,36 +12,46 @@ import json
 import queue
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwautoml.compilers._files import missing_packages, unique_name
+from hwautoml.compilers._files import unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_process import CompilerProcess
-from hwautoml.compilers._tvm_request import BoardRoute, CompileRequest
-from hwautoml.compilers.base import CompiledModel, CudaRun, ProgressCallback, checked_input
+from hwautoml.compilers._tvm_request import CompileRequest
+from hwautoml.compilers.base import (
+    PLACES,
+    CompiledModel,
+    CudaRun,
+    ProgressCallback,
+    Traits,
+    Tuning,
+    checked_input,
+    missing_packages,
+    require_no_tuning,
+)
 from hwautoml.core.closing import Closing
+from hwautoml.core.target import Target
 from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError
+from hwautoml.schedules import SCHEDULES_VERSION
 
 if TYPE_CHECKING:
     import tvm
 
-RUNTIME = "tvm"
 #: The function of a library that TVM's runtime captures as a CUDA graph.
 CAPTURED = "main_cuda_graph_capture"
-SOURCE_SUFFIX = ".onnx"
-FILE_NAME = "model.so"
 #: A worker that reports nothing for this long is stuck in a candidate (or in the compiler).
 _SILENCE_SEC = 300.0
+_PROBE_SILENCE_SEC = 60.0  # one layer, or a network to be measured, compiles in less than ten
 
 
 def unavailable_reason() -> str | None:
     """None where TVM is installed; else the command that installs it."""
-    return missing_packages({"tvm": "apache-tvm==0.27.0", "tvm_ffi": "apache-tvm-ffi==0.1.14.post1", "onnx": "onnx"})
+    return missing_packages(TRAITS.packages)
 
 
 def version() -> str:
@@ -54,39 +64,23 @@ def start(num_threads: int = 1) -> None:
     import_tvm(num_threads)
 
 
-def compile_model(
+def compile(
     source: Path,
-    out_dir: Path,
+    out: Path,
+    target: Target,
+    tuning: Tuning | None = None,
     *,
-    tvm_target: Mapping[str, object],
-    num_threads: int = 1,
-    tune_budget_sec: float = 0.0,
-    records_path: Path | None = None,
     on_progress: ProgressCallback | None = None,
-    seed: int = 0,
-    board: BoardRoute | None = None,
 ) -> CompiledModel:
-    """Compiles a model into ``out_dir / "model.so"``.
+    """Compiles a model into a library.
 
-    ``tune_budget_sec`` of wall-clock time go into looking for better schedules than the
-    fixed rule's, heaviest functions first; what is found is kept in ``records_path``, which
-    later compilations (of any network with the same functions) read, whatever their budget. With a ``board``
-    candidates are timed there, and its records are looked up.
+    A ``tuning``'s time goes into looking for better schedules than the fixed rule's, heaviest functions first.
 
-    Raises CompileError for a model or target that cannot be compiled, and
-    UnsupportedOperatorError for an operator that TVM's importer lacks.
+    Raises CompileError for a model or target that cannot be compiled, UnsupportedOperatorError for an operator that
+    TVM's importer lacks, and InvalidValueError for a tuning on a GPU, where TVM has schedules of its own.
     """
-    with CompilerPool(num_threads=num_threads) as pool:
-        return pool.compile_model(
-            source,
-            out_dir,
-            tvm_target=tvm_target,
-            tune_budget_sec=tune_budget_sec,
-            records_path=records_path,
-            on_progress=on_progress,
-            seed=seed,
-            board=board,
-        )
+    with CompilerPool() as pool:
+        return pool.compile(source, out, target, tuning, on_progress=on_progress)
 
 
 class CompilerPool(Closing):
@@ -98,20 +92,13 @@ class CompilerPool(Closing):
     """
 
     def __init__(
-        self,
-        *,
-        num_workers: int = 1,
-        num_threads: int = 1,
-        silence_sec: float = _SILENCE_SEC,
-        command: Sequence[str] | None = None,
+        self, *, num_workers: int = 1, silence_sec: float = _SILENCE_SEC, command: Sequence[str] | None = None
     ) -> None:
-        if num_threads < 1 or num_workers < 1:
-            raise InvalidValueError(
-                f"num_threads >= 1 and num_workers >= 1 must hold, but got ({num_threads}, {num_workers})"
-            )
-        self._num_threads, self._silence_sec = num_threads, silence_sec
+        if num_workers < 1:
+            raise InvalidValueError(f"num_workers >= 1 must hold, but got {num_workers}")
+        self._silence_sec = silence_sec
         self._idle: queue.LifoQueue[CompilerProcess] = queue.LifoQueue()
-        self._workers = [CompilerProcess(num_threads, command) for _ in range(num_workers)]
+        self._workers = [CompilerProcess(command) for _ in range(num_workers)]
         for worker in self._workers:
             self._idle.put(worker)
 
@@ -119,41 +106,27 @@ class CompilerPool(Closing):
         for worker in self._workers:
             worker.close()
 
-    def compile_model(
+    def compile(
         self,
         source: Path,
-        out_dir: Path,
+        out: Path,
+        target: Target,
+        tuning: Tuning | None = None,
         *,
-        tvm_target: Mapping[str, object],
-        tune_budget_sec: float = 0.0,
-        records_path: Path | None = None,
         on_progress: ProgressCallback | None = None,
-        seed: int = 0,
-        board: BoardRoute | None = None,
     ) -> CompiledModel:
-        """As the module's `compile_model`, which see."""
-        if tune_budget_sec < 0:
-            raise InvalidValueError(f"tune_budget_sec >= 0 must hold, but got {tune_budget_sec}")
-        started = time.perf_counter()
-        path = out_dir / FILE_NAME
+        """As the module's `compile`, which see."""
+        require_no_tuning(TRAITS, target, tuning)
+        started, tuning = time.perf_counter(), tuning or Tuning()
+        path = out / TRAITS.file_name
         with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
             # Without a file for the records, they still outlive a worker that crashes.
-            records = Path(folder) / "records.json" if records_path is None else records_path
-            request = CompileRequest(
-                onnx_path=source.absolute(),
-                out_path=path.absolute(),
-                target=dict(tvm_target),
-                num_threads=self._num_threads,
-                tune_budget_sec=tune_budget_sec,
-                records_path=records.absolute(),
-                seed=seed,
-                silence_sec=self._silence_sec,
-                board=board,
-            )
+            records = Path(folder) / "records.json" if tuning.records is None else tuning.records
+            request = replace(self._request(source, target, tuning, records), out_path=path.absolute())
             result = self._compile(request, on_progress)
         return CompiledModel(
             path=path,
-            runtime=RUNTIME,
+            runtime=TRAITS.name,
             functions=result["functions"],
             tuned=result["tuned"],
             untuned=tuple(result["untuned"]),
@@ -165,36 +138,32 @@ class CompilerPool(Closing):
         )
 
     def tune(
-        self,
-        sources: Sequence[Path],
-        *,
-        tvm_target: Mapping[str, object],
-        budget_sec: float,
-        records_path: Path,
-        on_progress: ProgressCallback | None = None,
-        seed: int = 0,
-        board: BoardRoute | None = None,
+        self, sources: Sequence[Path], target: Target, tuning: Tuning, *, on_progress: ProgressCallback | None = None
     ) -> Tuned:
         """Tunes the distinct functions of many models together, each at least once, then the heaviest first.
 
-        ``records_path`` is written after every trial. With a ``board`` candidates are timed there.
+        The records are written after every trial.
         """
-        if not sources or not budget_sec > 0:
-            raise InvalidValueError(f"at least one model and budget_sec > 0 must be given, but got {budget_sec}")
+        if not sources or not tuning.budget_sec > 0 or tuning.records is None:
+            raise InvalidValueError(
+                f"at least one model, a file of records and budget_sec > 0 must be given, but got {tuning}"
+            )
         first, *others = (source.absolute() for source in sources)
-        request = CompileRequest(
-            onnx_path=first,
-            out_path=None,
-            target=dict(tvm_target),
-            num_threads=self._num_threads,
-            tune_budget_sec=budget_sec,
-            records_path=records_path.absolute(),
-            seed=seed,
-            silence_sec=self._silence_sec,
-            further_paths=tuple(others),
-            board=board,
-        )
+        request = replace(self._request(first, target, tuning, tuning.records), further_paths=tuple(others))
         return Tuned(**self._compile(request, on_progress))
+
+    def _request(self, source: Path, target: Target, tuning: Tuning, records: Path) -> CompileRequest:
+        return CompileRequest(
+            onnx_path=source.absolute(),
+            out_path=None,
+            target=dict(target.tvm),
+            num_threads=target.num_threads,
+            tune_budget_sec=tuning.budget_sec,
+            records_path=records.absolute(),
+            seed=tuning.seed,
+            silence_sec=self._silence_sec,
+            board=tuning.board,
+        )
 
     def _compile(self, request: CompileRequest, on_progress: ProgressCallback | None) -> dict[str, Any]:
         worker = self._idle.get()
@@ -202,6 +171,29 @@ class CompilerPool(Closing):
             return worker.compile(request, on_progress)
         finally:
             self._idle.put(worker)
+
+
+def _pool_of_probes(num_workers: int) -> CompilerPool:
+    return CompilerPool(num_workers=num_workers, silence_sec=_PROBE_SILENCE_SEC)
+
+
+TRAITS = Traits(
+    name="tvm",
+    source_suffix=".onnx",
+    file_name="model.so",
+    packages={"tvm": "apache-tvm==0.27.0", "tvm_ffi": "apache-tvm-ffi==0.1.14.post1", "onnx": "onnx"},
+    own_suffixes=(".so",),
+    places=PLACES,
+    precisions=("fp32", "int8"),  # our schedules for processors know these
+    cuda_precisions=("fp16",),
+    on_boards="server",
+    ships_as="model_tvm.so",
+    channels_last_in=("fp32",),  # in int8 the quantiser makes it so; for GPUs channels stay first
+    code_version=f"+schedules{SCHEDULES_VERSION}",
+    tunes_on=("cpu",),
+    max_parallel=4,
+    open_pool=_pool_of_probes,
+)
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from hwautoml.devices import agent_onnx
+from hwautoml.devices import agent_models
 from hwautoml.devices.address import Address
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
-from hwautoml.devices.worker import _random_input, _reset_peak_memory, _status_bytes, die_with_parent
+from hwautoml.devices.running import die_with_parent, random_input, reset_peak_memory, status_bytes
 from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 AGENT_COMMAND = "python -m hwautoml.devices.agent"
@@ -205,7 +205,7 @@ def _register_functions() -> None:
     """What clients may ask for beyond TVM's own functions."""
     from tvm_ffi import register_global_func
 
-    for function in (conditions, pin, limit_time, num_preemptions, try_loading, *agent_onnx.FUNCTIONS):
+    for function in (conditions, pin, limit_time, num_preemptions, try_loading, *agent_models.FUNCTIONS):
         register_global_func(PREFIX + function.__name__, function, override=True)
 
 
@@ -213,8 +213,8 @@ def conditions(runtime: str) -> str:
     """``machine_conditions`` of this machine, the runtime's version and the fingerprint, as JSON."""
     from hwautoml.compilers import load_backend
 
-    if runtime == agent_onnx.RUNTIME:
-        agent_onnx.require_installed()
+    if agent_models.is_agents(runtime):
+        agent_models.require_installed(runtime)
     version = load_backend(runtime).version()
     own = {"runtime_version": version, "fingerprint": fingerprint(runtime, version)}
     return json.dumps(machine_conditions() | own)
@@ -246,18 +246,18 @@ def try_loading(name: str, num_threads: int) -> str:
 
     from hwautoml.compilers import load_backend
 
-    is_onnx = name.endswith(agent_onnx.SUFFIX)
-    if is_onnx:
-        agent_onnx.require_installed()
-    backend = load_backend(agent_onnx.RUNTIME if is_onnx else "tvm")
+    runtime = agent_models.runtime_here(name)
+    if agent_models.is_agents(runtime):
+        agent_models.require_installed(runtime)
+    backend = load_backend(runtime)
     backend.start(num_threads)
     path = Path(str(tvm_ffi.get_global_func("tvm.rpc.server.workpath")(name)))
-    before = _reset_peak_memory()
+    before = reset_peak_memory()
     start = time.perf_counter()
     opened = backend.open_model(path, num_threads=num_threads)
-    opened(_random_input(opened.input_shape, opened.input_dtype, seed=0))
+    opened(random_input(opened.input_shape, opened.input_dtype, seed=0))
     load_ms = 1e3 * (time.perf_counter() - start)
-    peak = None if before is None else max(_status_bytes("VmHWM") - before, 0)
+    peak = None if before is None else max(status_bytes("VmHWM") - before, 0)
     return json.dumps({"load_ms": load_ms, "peak_memory_bytes": peak})
 
 

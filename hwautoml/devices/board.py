@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwautoml.compilers import board_runtimes, traits_of
 from hwautoml.compilers.base import checked_input
 from hwautoml.devices.agent import AGENT_COMMAND, PREFIX
-from hwautoml.devices.agent_onnx import RUNTIME, SUFFIX, runtime_of
+from hwautoml.devices.agent_models import is_agents, runtime_here, runtime_of
 from hwautoml.errors import CompileError, HwAutoMLError, InvalidValueError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _BIG_CORES = 1  # TVM's affinity mode: the fastest cores first
 class Board:
     """What the agent offers is used where there is one; any TVM RPC server does."""
 
-    def __init__(self, session: RPCSession, num_threads: int, runtime: str = "tvm") -> None:
+    def __init__(self, session: RPCSession, num_threads: int, runtime: str) -> None:
         """``runtime`` opens files whose names don't say what does.
 
         Raises InvalidValueError when the board has fewer cores than ``num_threads``.
@@ -45,7 +46,7 @@ class Board:
         self._functions: dict[str, Any] = {}
         self._device = session.cpu(0)
         self._numbers = count()
-        self._machine = self._describe_machine("tvm")
+        self._machine = self._describe_machine(board_runtimes()[0])
         self._cores: list[int] | None = None
         self._num_threads = num_threads
         if self._machine["agent"]:
@@ -60,8 +61,8 @@ class Board:
 
     def conditions(self, runtime: str) -> dict[str, object]:
         """The board's machine as it is now; unknown values are None where the board runs another server."""
-        if runtime != "tvm":
-            self._require_agent()
+        if is_agents(runtime):
+            self._require_agent(runtime)
         own = {"affinity": self._cores, "num_allowed_cores": self._machine["num_allowed_cores"]}  # before it was pinned
         return self._describe_machine(runtime) | own
 
@@ -84,7 +85,7 @@ class Board:
 
     def upload(self, path: Path) -> str:
         """Its name on the board, new each time: the board's loader takes a known name for the same library."""
-        suffix = SUFFIX if runtime_of(path, self._runtime) == RUNTIME else ".so"
+        suffix = traits_of(runtime_of(path, self._runtime)).suffix
         name = f"{next(self._numbers)}-{path.stem}{suffix}"
         try:
             content = bytearray(path.read_bytes())
@@ -104,17 +105,17 @@ class Board:
             )
         return figures
 
-    def load(self, name: str) -> RemoteModel | RemoteOnnxModel:
-        """What was uploaded, whose file is then removed: a library in TVM, an ONNX file in the board's ONNX Runtime.
+    def load(self, name: str) -> RemoteModel | RemoteAgentModel:
+        """What was uploaded, whose file is then removed: a library in TVM, other files in the agent's own runtimes.
 
         Raises CompileError for a file that the board cannot load, MissingDependencyError for one compiled for a CUDA
-        device where the board's TVM has none, InvalidValueError for an ONNX file where the board runs another server
-        than our agent.
+        device where the board's TVM has none, InvalidValueError for a file of the agent's where the board runs another
+        server.
         """
         from tvm import relax
 
-        if name.endswith(SUFFIX):
-            return self._load_onnx(name)
+        if is_agents(runtime_here(name)):
+            return self._load_in_agent(name)
         with _loading(name):
             library, device = self._session.load_module(name), self._device
             machine = relax.VirtualMachine(library, device)
@@ -127,17 +128,17 @@ class Board:
         self._session.remove(name)
         return RemoteModel(device, *_signature(description), machine)
 
-    def _load_onnx(self, name: str) -> RemoteOnnxModel:
-        self._require_agent()
+    def _load_in_agent(self, name: str) -> RemoteAgentModel:
+        self._require_agent(runtime_here(name))
         with _loading(name):
             description = json.loads(str(self._call(PREFIX + "onnx_open", name, self._num_threads)))
         self._session.remove(name)
-        return RemoteOnnxModel(self._device, *_signature(description), self._call, name)
+        return RemoteAgentModel(self._device, *_signature(description), self._call, name)
 
-    def _require_agent(self) -> None:
+    def _require_agent(self, runtime: str) -> None:
         if not self._machine["agent"]:
             raise InvalidValueError(
-                "the board runs another server than our agent, which has no ONNX Runtime", fix=f"there: {AGENT_COMMAND}"
+                f"the board runs another server than our agent, which has no {runtime}", fix=f"there: {AGENT_COMMAND}"
             )
 
     def num_preemptions(self) -> int:
@@ -233,8 +234,8 @@ class RemoteModel(_OnBoard):
 
 
 @dataclass(frozen=True)
-class RemoteOnnxModel(_OnBoard):
-    """A model in the ONNX Runtime of the board's agent. As ``RemoteModel``."""
+class RemoteAgentModel(_OnBoard):
+    """A model in a runtime of the board's agent. As ``RemoteModel``."""
 
     call: Callable[..., Any]
     name: str
@@ -266,7 +267,7 @@ def _loading(name: str) -> Iterator[None]:
             raise _no_cuda(name) from error
         raise CompileError(
             f"{name.partition('-')[2]} cannot be loaded on the board: {remote_reason(error)}",
-            fix=None if name.endswith(SUFFIX) else "compile it for the [tvm] table of the board's own target",
+            fix=None if is_agents(runtime_here(name)) else "compile it for the [tvm] table of the board's own target",
         ) from error
 
 

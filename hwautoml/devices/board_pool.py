@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
-from hwautoml.devices.local import Progress
+from hwautoml.devices.base import Progress
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.devices.tracker import list_devices
@@ -33,13 +33,18 @@ class BoardPool(Closing):
     """
 
     def __init__(
-        self, tracker: str, *, key: str, num_threads: int = 1, connect_timeout_sec: float = 60.0, runtime: str = "tvm"
+        self,
+        tracker: str,
+        *,
+        key: str,
+        num_threads: int = 1,
+        connect_timeout_sec: float = 60.0,
+        runtime: str | None = None,
     ) -> None:
         """Raises InvalidValueError for a malformed address."""
-        self._tracker, self._key = tracker, key
-        self._options = {"num_threads": num_threads, "connect_timeout_sec": connect_timeout_sec, "runtime": runtime}
-        self.runtime = runtime
+        self._tracker, self._key, self._connect_timeout_sec = tracker, key, connect_timeout_sec
         self.num_threads = num_threads
+        self._runtime = runtime
         self._boards = [self._board()]
 
     def close(self) -> None:
@@ -47,6 +52,10 @@ class BoardPool(Closing):
         for board in self._boards:
             board.close()
         self._boards = [self._board()]
+
+    @property
+    def runtime(self) -> str:
+        return self._boards[0].runtime
 
     @property
     def num_boards(self) -> int:
@@ -84,7 +93,7 @@ class BoardPool(Closing):
         while left:
             shares = [left[number :: self.num_boards] for number in range(min(self.num_boards, len(left)))]
             with ThreadPoolExecutor(len(shares)) as threads:
-                calls = []
+                calls: list[Future[list[Result] | TargetUnavailableError]] = []
                 for board, share in zip(self._boards, shares, strict=False):
                     own, progress = [paths[i] for i in share], listen.of(len(calls))
                     calls.append(threads.submit(self._share, board, own, reference, protocol, progress))
@@ -123,7 +132,14 @@ class BoardPool(Closing):
         return bool(kept) and bool(gone)
 
     def _board(self) -> RpcDevice:
-        return RpcDevice(self._tracker, key=self._key, is_tracker=True, **self._options)  # type: ignore[arg-type]
+        return RpcDevice(
+            self._tracker,
+            key=self._key,
+            is_tracker=True,
+            num_threads=self.num_threads,
+            connect_timeout_sec=self._connect_timeout_sec,
+            runtime=self._runtime,
+        )
 
     @staticmethod
     def _share(

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hwautoml.devices.address import Address
 from hwautoml.devices.agent import AGENT_COMMAND
@@ -79,7 +79,7 @@ class Connection(WorkerProcess):
 
     def ensure_started(self) -> None:
         """Raises TargetUnavailableError when there is no way to the board, InvalidValueError for too many threads."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             return
         if self._route.is_tracker and not self._was_connected:
             self._require_registered()
@@ -97,7 +97,7 @@ class Connection(WorkerProcess):
             raise
         self._was_connected = True
 
-    def request(self, message: Mapping[str, object], timeout_sec: float) -> dict[str, object]:
+    def request(self, message: Mapping[str, object], timeout_sec: float) -> dict[str, Any]:
         """As of any worker process; the board, too, gives up after ``timeout_sec``."""
         return super().request({**message, "timeout_sec": timeout_sec}, timeout_sec)
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ _PROTOCOL = "m3"  # how a latency is measured; m1: not all runs warm, m2: next t
 # qemu's user mode shows a program its own /proc/self, and forgets this way to the same file.
 _PROGRAM = Path("/proc/thread-self/exe")
 _EMULATORS = re.compile(r"(qemu|box64|box86|FEX|rosetta)[\w.-]*")
+_X86 = ("x86_64", "AMD64", "i386", "i686")
 EMULATED_VARIABLE = "HWAUTOML_EMULATOR"
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 # ARM kernels have no "model name"; boards name themselves in "Model" or "Hardware".
@@ -33,12 +35,22 @@ def cpu_model() -> str:
 
 
 def has_int8_dot_product() -> bool:
-    """Whether sums of 8-bit products are exact: on x86 without VNNI, products of two neighbours saturate at 16 bits."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    """Whether sums of 8-bit products are exact here: on x86 without VNNI, products of two neighbours saturate."""
+    if platform.machine() not in _X86:
         return True
     lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if _CPUINFO.is_file() else []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     return bool({"avx512_vnni", "avx_vnni"} & set(flags))
+
+
+def is_int8_exact(conditions: Mapping[str, object]) -> bool:
+    """`has_int8_dot_product` of the machine that a device's ``conditions`` describe, which need not be this one.
+
+    An x86 whose agent does not say (an older one, another server) is taken for one without, which is never wrong:
+    weights then keep to 7 bits.
+    """
+    told, machine = conditions.get("int8_dot_product"), conditions.get("machine")
+    return told if isinstance(told, bool) else isinstance(machine, str) and machine not in _X86
 
 
 def allowed_cores() -> tuple[int, ...]:
@@ -83,6 +95,7 @@ def machine_conditions() -> dict[str, object]:
         "machine": platform.machine(),
         "gpu": cuda_device(),
         "emulator": emulator(),
+        "int8_dot_product": has_int8_dot_product(),
         "num_cores": os.cpu_count() or 1,
         "num_allowed_cores": len(allowed_cores()),
         "governor": governor,

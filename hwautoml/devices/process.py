@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import hwautoml
 from hwautoml import errors
@@ -61,9 +61,13 @@ class WorkerProcess:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def ensure_started(self) -> None:
         """Raises the backend's own error when the runtime cannot be used, WorkerDiedError when nothing starts."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             return
         self.close()
         environment = os.environ | {name: str(self._num_threads) for name in _THREAD_VARIABLES}
@@ -98,7 +102,7 @@ class WorkerProcess:
             raise _error_of(hello)
         self.runtime_version = str(hello["runtime_version"])
 
-    def request(self, message: Mapping[str, object], timeout_sec: float) -> dict[str, object]:
+    def request(self, message: Mapping[str, object], timeout_sec: float) -> dict[str, Any]:
         """The answer's fields.
 
         Raises:
@@ -125,7 +129,7 @@ class WorkerProcess:
         self._process = self._errors = self._finalizer = None
         self._buffer = b""
 
-    def _receive(self, timeout_sec: float) -> dict[str, object]:
+    def _receive(self, timeout_sec: float) -> dict[str, Any]:
         try:
             line = self._read_line(timeout_sec)
         except KeyboardInterrupt:

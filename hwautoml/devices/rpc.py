@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.compilers import board_runtimes
 from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
-from hwautoml.devices import agent_onnx
 from hwautoml.devices.address import Address
+from hwautoml.devices.agent_models import runtime_of
+from hwautoml.devices.base import Progress
 from hwautoml.devices.connection import Connection, Route
-from hwautoml.devices.local import Progress, _kept_open, _Model, _Session
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
+from hwautoml.devices.session import ModelState, Session, kept_open
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError, TargetUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,8 @@ _QUESTION_SEC = 30.0  # for what the board answers without computing
 class RpcDevice(Closing):
     """Runs ``num_threads`` threads on the board at ``address`` (host:port), one client at a time.
 
-    A file's name says what runs it: ``.so`` TVM, ``.onnx`` the ONNX Runtime of the board's agent, others ``runtime``,
-    which is also the one that ``conditions`` describe.
+    A file's name says what runs it: ``.so`` TVM, ``.onnx`` the ONNX Runtime of the board's agent, others ``runtime``
+    (one of ``compilers.board_runtimes``, by default the first), which is also the one that ``conditions`` describe.
 
     ``key`` is the one that the board's agent was started with. With ``is_tracker`` the address is a
     tracker's, and any free board of that key will do (they are taken for equal); it is kept until ``close``.
@@ -49,8 +51,6 @@ class RpcDevice(Closing):
         InvalidValueError: a malformed address, a number out of range, or a runtime that no board has.
     """
 
-    RUNTIMES = ("tvm", agent_onnx.RUNTIME)
-
     def __init__(
         self,
         address: str,
@@ -61,13 +61,14 @@ class RpcDevice(Closing):
         connect_timeout_sec: float = 60.0,
         session_timeout_sec: float = 3600.0,
         num_retries: int = 2,
-        runtime: str = "tvm",
+        runtime: str | None = None,
     ) -> None:
-        if runtime not in self.RUNTIMES:
+        known = board_runtimes()
+        runtime = known[0] if runtime is None else runtime
+        if runtime not in known:
             raise InvalidValueError(
-                f"runtime {runtime!r} cannot be measured on a board over the network: it runs "
-                f"{' and '.join(self.RUNTIMES)}",
-                fix=f"--runtime {self.RUNTIMES[0]}",
+                f"runtime {runtime!r} cannot be measured on a board over the network: it runs {' and '.join(known)}",
+                fix=f"--runtime {known[0]}",
             )
         self.runtime = runtime
         if num_threads < 1 or num_retries < 0 or connect_timeout_sec <= 0 or session_timeout_sec <= 0:
@@ -80,7 +81,7 @@ class RpcDevice(Closing):
         self._connection = Connection(
             self.route, num_threads, connect_timeout_sec, session_timeout_sec, num_retries, runtime
         )
-        self._reference: _Model | None = None
+        self._reference: ModelState | None = None
 
     def close(self) -> None:
         """Lets go of the board."""
@@ -139,9 +140,9 @@ class RpcDevice(Closing):
             TargetUnavailableError: the board cannot be reached, or went away before the first sample.
             MeasurementError: the reference itself cannot be measured.
         """
-        self._reference = _kept_open(self._reference, reference)
+        self._reference = kept_open(self._reference, reference)
         conditions = self.conditions()
-        runtimes = [agent_onnx.runtime_of(path, self.runtime) for path in paths]
+        runtimes = [runtime_of(path, self.runtime) for path in paths]
         own = {runtime: self._conditions_of(runtime) for runtime in {*runtimes} - {self.runtime}}
         protocol = protocol or MeasureProtocol()
         session = _RpcSession(self._connection, list(paths), self._reference, protocol, on_progress)
@@ -173,11 +174,21 @@ class _BoardGoneError(Exception):
     """No model is to blame; not one of the family, so that none is blamed."""
 
 
-class _RpcSession(_Session):
+class _RpcSession(Session):
     """One call of ``measure``: lost connections are tried again, and what was measured is kept in any case."""
 
-    _worker: Connection
     _interrupted: str | None = None
+
+    def __init__(
+        self,
+        connection: Connection,
+        paths: list[Path],
+        reference: ModelState | None,
+        protocol: MeasureProtocol,
+        on_progress: Progress | None,
+    ) -> None:
+        super().__init__(connection, paths, reference, protocol, on_progress)
+        self._connection = connection
 
     def run(self) -> None:
         try:
@@ -196,24 +207,24 @@ class _RpcSession(_Session):
             for result in super().results(conditions)
         ]
 
-    def _worker_call(self, model: _Model, call: Callable[[], None]) -> None:
+    def worker_call(self, model: ModelState, call: Callable[[], None]) -> None:
         def persistent_call() -> None:
             try:
-                self._worker.persistently(call)
+                self._connection.persistently(call)
             except TargetUnavailableError as error:
                 raise _BoardGoneError from error
 
-        super()._worker_call(model, persistent_call)
+        super().worker_call(model, persistent_call)
 
     def _stop(self, error: BaseException | None) -> None:
         """Raises ``error`` when nothing was measured that could be kept."""
-        if not any(model.samples_ms for model in self._models):
+        if not any(model.samples_ms for model in self.models):
             assert error is not None
             raise error
         assert isinstance(error, HwAutoMLError)
         logger.warning("measuring ended early: %s", error.message)
         self._interrupted = error.message
-        for model in self._models:
+        for model in self.models:
             if not model.samples_ms and model.failure is None:
                 model.failure = error.message
 

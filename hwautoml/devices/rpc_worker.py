@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from hwautoml.devices.board import Board, RemoteModel, RemoteOnnxModel, remote_reason
-from hwautoml.devices.worker import _random_input, batch_of, claim_stdout, die_with_parent
+from hwautoml.devices.board import Board, RemoteAgentModel, RemoteModel, remote_reason
+from hwautoml.devices.running import batch_of, claim_stdout, die_with_parent, random_input
 from hwautoml.errors import HwAutoMLError, MeasurementError, MissingDependencyError, TargetUnavailableError
 
 LOST_EXIT_CODE = 3
@@ -75,7 +75,7 @@ class Client:
         import_tvm(1)
         self.runtime_version = version()
         self._board: Board | None = None
-        self._models: dict[int, RemoteModel | RemoteOnnxModel] = {}
+        self._models: dict[int, RemoteModel | RemoteAgentModel] = {}
 
     @property
     def board(self) -> Board:
@@ -154,7 +154,7 @@ class Client:
         told = self.board.try_loading(name)
         start = perf_counter()
         opened = self.board.load(name)
-        opened.bind(_random_input(opened.input_shape, opened.input_dtype, seed))()
+        opened.bind(random_input(opened.input_shape, opened.input_dtype, seed))()
         self._models[model] = opened
         load_ms, batch = 1e3 * (perf_counter() - start), batch_of(opened.input_shape)
         own = {"load_ms": load_ms, "peak_memory_bytes": None, "device": opened.device_name, "batch": batch}

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hwautoml.core.measurement import Measurement
-from hwautoml.devices.local import _REFERENCE, LocalDevice, Progress, _Model, _Session
+from hwautoml.devices.base import Progress
+from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.process import WorkerProcess
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
+from hwautoml.devices.session import REFERENCE, ModelState, Session
 from hwautoml.errors import HwAutoMLError, MeasurementError
 
-_NOTHING = _REFERENCE - 1  # no model has this number
 Entry = tuple[LocalDevice, Path]
 
 
@@ -36,35 +37,34 @@ def measure_side_by_side(
     return session.results({})
 
 
-class _SideBySideSession(_Session):
+class _SideBySideSession(Session):
     def __init__(
         self, entries: Sequence[Entry], reference: Entry | None, protocol: MeasureProtocol, on_progress: Progress | None
     ) -> None:
         self._devices = {number: device for number, (device, _) in enumerate(entries)}
         kept = None
         if reference is not None:
-            self._devices[_REFERENCE], path = reference
-            kept = _Model(_REFERENCE, path)
+            self._devices[REFERENCE], path = reference
+            kept = ModelState(REFERENCE, path)
         paths = [path for _, path in entries]
-        super().__init__(self._devices[0]._worker, paths, kept, protocol, on_progress)
+        super().__init__(self._devices[0].worker, paths, kept, protocol, on_progress)
         self._conditions: dict[int, dict[str, object]] = {}
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """The processes start here, each failing for its own entry."""
-        for model in [*self._models, *([self._reference] if self._reference is not None else [])]:
+        for model in [*self.models, *([self.reference] if self.reference is not None else [])]:
             device = self._devices[model.number]
             try:
                 self._conditions[model.number] = device.conditions()
-                device._worker.request({"do": "close", "keep": _NOTHING}, self._protocol.timeout_sec)
-                device._reference = None  # closed with the rest
+                device.forget_models(self.protocol.timeout_sec)
             except HwAutoMLError as error:
-                if model is self._reference:
+                if model is self.reference:
                     raise MeasurementError(f"the reference {model.path} cannot be measured: {error.message}") from error
                 model.failure = error.message
-            self._report(0, f"started {device.runtime}")
+            self.report(0, f"started {device.runtime}")
 
-    def _worker_of(self, model: _Model) -> WorkerProcess:
-        return self._devices[model.number]._worker
+    def worker_of(self, model: ModelState) -> WorkerProcess:
+        return self._devices[model.number].worker
 
     def results(self, conditions: dict[str, object]) -> list[Measurement | MeasureFailure]:
         found = super().results(conditions)

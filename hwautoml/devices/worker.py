@@ -8,16 +8,12 @@ else ends the process, and the parent blames the model it was asked about.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
-import resource
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
 from typing import Any, TextIO
@@ -25,9 +21,17 @@ from typing import Any, TextIO
 import numpy as np
 
 from hwautoml.compilers.base import CudaRun
+from hwautoml.devices.running import (
+    batch_of,
+    claim_stdout,
+    die_with_parent,
+    random_input,
+    reset_peak_memory,
+    sample,
+    status_bytes,
+)
 from hwautoml.errors import HwAutoMLError, MissingDependencyError
 
-_PR_SET_PDEATHSIG = 1
 _RUN_BATCH = 64
 _SETTLED = 0.97  # a warm-up batch that is no faster than this share of the best so far is settled
 _NUM_SETTLED = 3
@@ -56,22 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except HwAutoMLError as error:
             answer = {"ok": False, "error": error.message, "type": type(error).__name__, "fix": error.fix}
         _send(answers, answer)
-
-
-def claim_stdout() -> TextIO:
-    """The protocol's own copy of standard output; whatever else prints goes to standard error from here on."""
-    protocol = os.dup(1)
-    os.dup2(2, 1)
-    return os.fdopen(protocol, "w", encoding="utf-8")
-
-
-def die_with_parent(parent: int) -> None:
-    """Not even a hung native call may outlive a parent that was killed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent ended before the worker started")
 
 
 def _send(answers: TextIO, answer: Mapping[str, Any]) -> None:
@@ -112,10 +100,10 @@ class Server:
         ``peak_memory_bytes`` is what the model added to the process, ``process_peak_bytes`` all of it, the
         interpreter and the runtime included.
         """
-        before = _reset_peak_memory()
+        before = reset_peak_memory()
         start = perf_counter()
         opened = self._backend.open_model(Path(path), num_threads=self._num_threads)
-        call = opened.bind(_random_input(opened.input_shape, opened.input_dtype, seed))
+        call = opened.bind(random_input(opened.input_shape, opened.input_dtype, seed))
         call()
         load_ms = 1e3 * (perf_counter() - start)
         self._models[model], self._calls[model] = opened, call
@@ -124,7 +112,7 @@ class Server:
             told["launched_singly"] = call.launched_singly
         if before is None:
             return {**told, "peak_memory_bytes": None, "process_peak_bytes": None}
-        peak = _status_bytes("VmHWM")
+        peak = status_bytes("VmHWM")
         return {**told, "peak_memory_bytes": max(peak - before, 0), "process_peak_bytes": peak}
 
     def close(self, keep: int) -> dict[str, object]:
@@ -140,7 +128,7 @@ class Server:
         batches: list[float] = []
         start = perf_counter_ns()
         while settled < _NUM_SETTLED and perf_counter_ns() - start < max_ms * 1e6:
-            spent, _ = _sample(call, num_inner)
+            spent, _ = sample(call, num_inner)
             per_run = spent / num_inner
             settled = settled + 1 if batches and per_run > _SETTLED * min(batches) else 0
             batches.append(per_run)
@@ -154,14 +142,14 @@ class Server:
         """
         call = self._calls[model]
         call()
-        parts = [_sample(call, num_inner) for _ in range(num_parts)]
+        parts = [sample(call, num_inner) for _ in range(num_parts)]
         return {"ns": [spent / num_inner for spent, _ in parts], "preempted": any(taken for _, taken in parts)}
 
     def singles(self, model: int, number: int) -> dict[str, object]:
         """Nanoseconds of ``number`` runs timed one by one, for the tail: nothing is retaken or left out."""
         call = self._calls[model]
         call()
-        return {"ns": [_sample(call, 1)[0] for _ in range(number)]}
+        return {"ns": [sample(call, 1)[0] for _ in range(number)]}
 
     def run(self, path: str, inputs: str, outputs: str) -> dict[str, object]:
         """Outputs (n, ...) for inputs (n, ...), in the model's own batches; both are .npy files."""
@@ -176,57 +164,6 @@ class Server:
             results.append(np.array(opened(np.ascontiguousarray(np.pad(part, padding)))[: len(part)]))
         np.save(outputs, np.concatenate(results), allow_pickle=False)
         return {}
-
-
-def _sample(call: Callable[[], None], num_inner: int) -> tuple[int, bool]:
-    """Nanoseconds, and whether the scheduler interrupted."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    start = perf_counter_ns()
-    for _ in repeat(None, num_inner):
-        call()
-    spent = perf_counter_ns() - start
-    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != before
-    if was_enabled:
-        gc.enable()
-    return max(spent, 1), preempted
-
-
-def _random_input(shape: Sequence[int], dtype: str, seed: int) -> np.ndarray:
-    """Normal for floats (zeros and denormals have timings of their own), the whole range for 8-bit integers.
-
-    Wider ones are indices more often than not: zeros and ones, which every table has.
-    """
-    rng = np.random.default_rng(seed)
-    shape = [max(extent, 1) for extent in shape]  # -1 is an extent left open
-    if np.issubdtype(np.dtype(dtype), np.integer):
-        limits = np.iinfo(dtype)
-        if limits.bits > 8:
-            return rng.integers(0, 2, size=shape, dtype=dtype)
-        return rng.integers(limits.min, limits.max, size=shape, dtype=dtype, endpoint=True)
-    return rng.standard_normal(shape).astype(dtype)
-
-
-def batch_of(shape: Sequence[int]) -> int:
-    """That of the random input: 1 where it is left open, or there is none."""
-    return max(next(iter(shape), 1), 1)
-
-
-def _reset_peak_memory() -> int | None:
-    """Resident bytes now, with the kernel's peak counter restarted; None where it cannot be."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except OSError:
-        return None
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from hwautoml.compilers import board_runtimes, reference_runtime, traits_of
+from hwautoml.compilers.base import BoardRoute
+from hwautoml.core.board import HERE, Board
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import cuda_device
@@ -15,70 +18,73 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from hwautoml.compilers._tvm_request import BoardRoute
-    from hwautoml.devices.board_pool import BoardPool
+    from hwautoml.devices.base import Device
     from hwautoml.devices.rpc import RpcDevice
 
 
 def device_for(
-    target: Target,
-    runtime: str,
-    *,
-    device: str | None = None,
-    tracker: str | None = None,
-    key: str | None = None,
-    threads: int | None = None,
-    all_boards: bool = False,
-) -> LocalDevice | RpcDevice | BoardPool:
-    """What measures ``target`` through ``runtime``; both kinds have the same methods (docs/devices.md).
+    target: Target, runtime: str, board: Board = HERE, *, threads: int | None = None, all_boards: bool = False
+) -> Device:
+    """What measures ``target`` through ``runtime``: this machine, or the ``board`` that is named.
 
-    ``device`` is a board's ``host:port`` with its agent's ``key``; ``tracker`` is a tracker's, and ``key`` the name
-    that boards registered under. Neither: this machine. ``threads`` is the target's number where it is not given.
-    Nothing is connected before the first measurement. ``all_boards``: whatever boards of the tracker are free measure
-    at the same time, for many networks that need not be compared closely.
+    ``threads`` is the target's number where it is not given. Nothing is connected before the first measurement.
+    ``all_boards``: whatever boards of the tracker are free measure at the same time, for many networks that need not
+    be compared closely.
 
     Raises:
-        InvalidValueError: the options contradict each other, an address is malformed, too many threads, or a runtime
-            that would run on the processor of a board whose target is its GPU.
+        InvalidValueError: the board's fields contradict each other, an address is malformed, too many threads, or a
+            runtime that would run on the processor of a board whose target is its GPU.
         TargetUnavailableError: the target is not this machine, and no board is named.
     """
     num_threads = target.num_threads if threads is None else threads
-    require_reachable(target, device=device, tracker=tracker, key=key)
-    if device is None and tracker is None:
+    require_reachable(target, board)
+    if not board.is_remote:
         return LocalDevice(runtime, num_threads=num_threads)
-    from hwautoml.devices.board_pool import BoardPool
+    if all_boards and board.tracker is not None:
+        from hwautoml.devices.board_pool import BoardPool
+
+        _require_on_boards(target, runtime)
+        return BoardPool(board.tracker, key=board.key or "", num_threads=num_threads, runtime=runtime)
+    return _one_board(target, runtime, board, num_threads)
+
+
+def _one_board(target: Target, runtime: str, board: Board, num_threads: int) -> RpcDevice:
     from hwautoml.devices.rpc import RpcDevice
 
-    if target.is_cuda and runtime == "onnxruntime":
-        raise InvalidValueError(
-            f"target {target.name} is a GPU, and ONNX Runtime on a board runs on its processor", fix="--runtime tvm"
-        )
-    if all_boards and tracker is not None:
-        return BoardPool(tracker, key=key or "", num_threads=num_threads, runtime=runtime)
+    _require_on_boards(target, runtime)
+    is_tracker = board.tracker is not None
     return RpcDevice(
-        device or tracker or "", key=key or "", is_tracker=tracker is not None, num_threads=num_threads, runtime=runtime
+        board.address, key=board.key or "", is_tracker=is_tracker, num_threads=num_threads, runtime=runtime
     )
 
 
-def onnxruntime_outputs(path: Path, inputs: np.ndarray) -> np.ndarray:
-    """(n, ...) for inputs (n, ...): of an ONNX file in a process of its own on this machine."""
-    with LocalDevice("onnxruntime") as device:
+def _require_on_boards(target: Target, runtime: str) -> None:
+    if runtime in board_runtimes() and not traits_of(runtime).runs_on(target):
+        raise InvalidValueError(
+            f"target {target.name} is a GPU, and {runtime} on a board runs on its processor",
+            fix=f"--runtime {board_runtimes()[0]}",
+        )
+
+
+def reference_outputs(path: Path, inputs: np.ndarray) -> np.ndarray:
+    """(n, ...) for inputs (n, ...): of an ONNX file in a process of its own on this machine, by ONNX Runtime."""
+    with LocalDevice(reference_runtime(".onnx")) as device:
         return device.run_model(path, inputs)
 
 
-def require_reachable(
-    target: Target, *, device: str | None = None, tracker: str | None = None, key: str | None = None
-) -> None:
+def require_reachable(target: Target, board: Board = HERE) -> None:
     """Raises as ``device_for`` does."""
-    if device is not None and tracker is not None:
-        raise InvalidValueError(f"--device {device} and --tracker {tracker} exclude each other", fix="name one of them")
-    if tracker is not None and not key:
+    if board.device is not None and board.tracker is not None:
         raise InvalidValueError(
-            f"the tracker at {tracker} hands boards out by key, and none was given", fix=f"--key {target.name}"
+            f"--device {board.device} and --tracker {board.tracker} exclude each other", fix="name one of them"
         )
-    if key and device is None and tracker is None:
-        raise InvalidValueError(f"--key {key} belongs to --device or --tracker", fix="--device host:port")
-    reason = unavailable_reason(target, device=device, tracker=tracker)
+    if board.tracker is not None and not board.key:
+        raise InvalidValueError(
+            f"the tracker at {board.tracker} hands boards out by key, and none was given", fix=f"--key {target.name}"
+        )
+    if board.key and not board.is_remote:
+        raise InvalidValueError(f"--key {board.key} belongs to --device or --tracker", fix="--device host:port")
+    reason = unavailable_reason(target, board)
     if reason is not None:
         raise TargetUnavailableError(
             reason,
@@ -88,10 +94,8 @@ def require_reachable(
         )
 
 
-def board_route(
-    target: Target, *, device: str | None, tracker: str | None, key: str | None, to_tune: bool = True
-) -> BoardRoute | None:
-    """The way to a board that answers, for TVM to time candidates on and to know whose records to look up.
+def board_route(target: Target, board: Board, *, to_tune: bool = True) -> BoardRoute | None:
+    """The way to a board that answers, for candidates to be timed there and to know whose records to look up.
 
     None where no board is named; an emulated one has no records, and is None unless it is ``to_tune`` on.
 
@@ -99,13 +103,10 @@ def board_route(
         TargetUnavailableError: it does not answer, or is busy.
         MeasurementError: it is emulated, and ``to_tune`` on.
     """
-    from hwautoml.compilers._tvm_request import BoardRoute
-    from hwautoml.devices.rpc import RpcDevice
-
-    if device is None and tracker is None:
+    if not board.is_remote:
         return None
-    with device_for(target, "tvm", device=device, tracker=tracker, key=key) as opened:
-        assert isinstance(opened, RpcDevice)
+    require_reachable(target, board)
+    with _one_board(target, board_runtimes()[0], board, target.num_threads) as opened:
         conditions, route = opened.conditions(), opened.route
     if conditions.get("emulator") is not None and not to_tune:
         return None
@@ -123,9 +124,9 @@ def require_real(conditions: Mapping[str, object]) -> None:
         )
 
 
-def unavailable_reason(target: Target, *, device: str | None = None, tracker: str | None = None) -> str | None:
+def unavailable_reason(target: Target, board: Board = HERE) -> str | None:
     """Why code cannot be run on the target from this machine; None where it can."""
-    if device is not None or tracker is not None:
+    if board.is_remote:
         return None
     if target.connection != "local":
         return f"{target.name} is reached over the network, and no board is named"

@@ -20,8 +20,6 @@ from hwautoml.profilers.journal import Journal
 
 _PER_MODEL_CONDITIONS = ("load_ms", "peak_memory_bytes", "num_inner", "preempted_share", "reference_median_ms")
 _MIN_LEAVE_ONE_OUT = 3
-#: Runtimes that read, and convert, a layer's weights at every run; the others pack them when they open a model.
-READING_WEIGHTS = ("torch",)
 _MIN_SHARE = 0.05  # of a layer's own measured time that stays after the overhead is subtracted
 
 
@@ -46,9 +44,16 @@ def is_usable(line: Line, max_relative_deviation: float) -> bool:
 
 
 def assemble_table(
-    setting: ProfileSetting, journal: Journal, costs: Mapping[str, LayerCost], max_relative_deviation: float
+    setting: ProfileSetting,
+    journal: Journal,
+    costs: Mapping[str, LayerCost],
+    max_relative_deviation: float,
+    *,
+    reads_weights: bool = False,
 ) -> LatencyTable:
     """The table of everything measured so far; layers of ``costs`` without a usable measurement are inferred.
+
+    ``reads_weights``: the runtime reads, and converts, a layer's weights at every run instead of packing them once.
 
     Figures of different measuring calls are brought to one speed of the machine, the median one,
     by the reference network that every call timed.
@@ -69,7 +74,7 @@ def assemble_table(
     measured = doubt_wild_entries(measured, costs)
     inferred = infer_entries(measured, [key for key in costs if key not in measured], costs)
     entries = dict(sorted((measured | inferred).items()))
-    if setting.identity.runtime in READING_WEIGHTS:
+    if reads_weights:
         entries = {key: replace(entry, num_weights=costs[key].parameters) for key, entry in entries.items()}
     table = LatencyTable(
         setting.identity,

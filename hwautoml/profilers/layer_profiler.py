@@ -61,13 +61,15 @@ class Builders:
     """Make files that the runtime opens, with random weights; each returns the path it wrote.
 
     ``overhead`` builds a network that does next to nothing; without it the overhead is guessed
-    from the fastest layer. ``num_parallel`` threads may call at once.
+    from the fastest layer. ``num_parallel`` threads may call at once. ``reads_weights``: the runtime reads, and
+    converts, a layer's weights at every run instead of packing them once.
     """
 
     layer: Callable[[Layer, Path], Path]
     network: Callable[[Architecture, Path], Path]
     overhead: Callable[[Path], Path] | None = None
     num_parallel: int = 1
+    reads_weights: bool = False
 
 
 def profile_layers(
@@ -141,7 +143,13 @@ class _Profile:
         if self._prior is not None:
             return assemble_from_prior(self._setting, self._journal, self._prior, self._options.max_relative_deviation)
         costs = {key: self._space.cost(layer) for key, layer in self._layers.items()}
-        return assemble_table(self._setting, self._journal, costs, self._options.max_relative_deviation)
+        return assemble_table(
+            self._setting,
+            self._journal,
+            costs,
+            self._options.max_relative_deviation,
+            reads_weights=self._builders.reads_weights,
+        )
 
     def measure_layers(self, budget_sec: float) -> None:
         done = {line["key"] for line in self._usable("layer")}

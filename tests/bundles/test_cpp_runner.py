@@ -160,12 +160,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import onnx
 
     from tests.bundles.conftest import CLASSES, RESOLUTION, _model
-    from tests.compilers.shared import compiler
+    from tests.compilers.shared import HOST, compiler
 
     base = tmp_path_factory.mktemp("compiled")
     onnx.save(_model(3), base / "tiny.onnx")
-    target = {"kind": "llvm", "mcpu": "native"}
-    compiled = compiler().compile_model(base / "tiny.onnx", base / "tvm", tvm_target=target)
+    compiled = compiler().compile(base / "tiny.onnx", base / "tvm", HOST)
     return write_bundle(
         base / "a bundle",
         onnx_path=base / "tiny.onnx",

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import hwautoml.bundles
-from hwautoml.bundles import BundleSample, write_bundle
+from hwautoml.bundles import BundleSample, PackedRuntime, read_bundle, write_bundle
 from hwautoml.core.pixel_rule import FITS, Fit, PixelRule
 from hwautoml.datasets.decoding import decode_image
+from hwautoml.errors import RunFolderError
 from tests.pictures import png_with_torn_exif
 
 Arguments = dict[str, Any]
@@ -335,3 +336,42 @@ def test_names_that_the_terminal_cannot_show(folder: Path, tmp_path: Path) -> No
     Path(os.fsdecode(name)).write_bytes((tmp_path / "x.png").read_bytes())
     result = run(folder, os.fsdecode(name), PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and r"caf\udce9.png: " in result.stdout
+
+
+OPENER = """
+import numpy
+def open_model(path, num_threads):
+    with open(path, "rb") as file:
+        weights = numpy.load(file)
+    def classify(images):
+        logits = images.reshape(len(images), -1).astype("float32") @ weights
+        return numpy.exp(logits) / numpy.exp(logits).sum(1, keepdims=True)
+    return classify
+"""
+
+
+def test_a_further_runtime_brings_its_own_opener(tmp_path: Path, bundle_arguments: dict[str, Any]) -> None:
+    """And a kind of file of its own, which the runner knows nothing of."""
+    weights = np.random.default_rng(0).normal(0, 0.02, (8 * 8 * 3, 3)).astype(np.float32)  # those of model.onnx
+    with (tmp_path / "model.weights").open("wb") as file:
+        np.save(file, weights)
+    (tmp_path / "opener.py").write_text(OPENER)
+    packed = PackedRuntime(
+        "numpy-net", tmp_path / "model.weights", "model.weights", tmp_path / "opener.py", ("numpy>=2",)
+    )
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    logits = image.reshape(-1).astype("float32") @ weights
+    samples = [BundleSample(image, np.exp(logits) / np.exp(logits).sum())]
+    folder = write_bundle(
+        tmp_path / "b", further=[packed], default_runtime="numpy-net", samples=samples, **bundle_arguments
+    )
+    for runtime in ("numpy-net", "onnxruntime"):
+        told = run(folder, "--check", "--runtime", runtime)
+        assert told.returncode == 0 and f"as expected with {runtime}" in told.stdout, told.stderr
+    assert "# For --runtime numpy-net:\nnumpy>=2" in (folder / "requirements.txt").read_text()
+    bundle = read_bundle(folder)
+    assert bundle.default_runtime == "numpy-net" and bundle.files["numpy-net"] == folder / "model.weights"
+    (folder / "runtimes" / "numpy-net.py").write_text("import no_such_module")
+    assert run(folder, "--check").returncode == 10, "a changed opener is not run"
+    with pytest.raises(RunFolderError, match=r"numpy-net\.py"):
+        read_bundle(folder)

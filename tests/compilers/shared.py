@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 
 from hwautoml.compilers import load_backend
 from hwautoml.compilers.base import CompiledModel
 from hwautoml.compilers.tvm import CompilerPool
+from hwautoml.core.target import Target
+from hwautoml.testing.runtimes import this_machine
+
+#: This machine's processor, one thread.
+HOST = this_machine()
+
+
+def target_for(tvm: Mapping[str, object], num_threads: int = 1) -> Target:
+    """A device that TVM compiles for so."""
+    return replace(HOST, tvm=tvm, num_threads=num_threads)
+
+
+CUDA = target_for({"kind": "cuda"})
 
 
 @cache
-def compiler(num_threads: int = 1) -> CompilerPool:
+def compiler() -> CompilerPool:
     """It ends with this process."""
-    return CompilerPool(num_threads=num_threads)
+    return CompilerPool()
 
 
-def compile_model_of(backend: str) -> Callable[..., CompiledModel]:
-    """The backend's ``compile_model``, for TVM in the shared worker."""
-    return compiler().compile_model if backend == "tvm" else load_backend(backend).compile_model
+def compile_of(backend: str) -> Callable[..., CompiledModel]:
+    """The backend's ``compile``, for TVM in the shared worker."""
+    return compiler().compile if backend == "tvm" else load_backend(backend).compile

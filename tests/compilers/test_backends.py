@@ -5,22 +5,34 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwautoml.compilers import backend_names, load_backend
-from hwautoml.errors import CompileError, InvalidValueError, UnknownNameError
+from hwautoml.compilers import (
+    all_traits,
+    backend_names,
+    board_runtimes,
+    load_backend,
+    owner_of,
+    reference_runtime,
+    shipping_runtimes,
+    traits_of,
+)
+from hwautoml.compilers.base import Traits
+from hwautoml.core.target import PRECISIONS, Target
+from hwautoml.devices.local import LocalDevice
+from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError, UnknownNameError
 from tests.compilers.graphs import GraphBuilder
-from tests.compilers.shared import compile_model_of
+from tests.compilers.plugins import BROKEN, THEIRS, install_runtimes
+from tests.compilers.shared import CUDA, HOST, compile_of
 
 BACKENDS = ("onnxruntime", "tvm")  # those that compile ONNX and can be run anywhere
 GPU_BACKENDS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
-HOST = {"kind": "llvm", "mcpu": "native"}
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +47,8 @@ def test_backends_are_the_files_of_the_folder() -> None:
     assert backend_names() == tuple(sorted([*BACKENDS, *GPU_BACKENDS, "torch", "torch-inductor"]))
     for name in backend_names():
         backend = load_backend(name)
-        assert name == backend.RUNTIME  # type: ignore[attr-defined]
-        assert (".pt2" if name.startswith("torch") else ".onnx") == backend.SOURCE_SUFFIX
+        assert name == backend.TRAITS.name
+        assert (".pt2" if name.startswith("torch") else ".onnx") == backend.TRAITS.source_suffix
 
 
 @pytest.mark.parametrize("name", GPU_BACKENDS)
@@ -49,7 +61,7 @@ def test_a_missing_provider_is_named_and_never_replaced_by_the_cpu(name: str, on
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # ONNX Runtime names it as well
         with pytest.raises(CompileError, match=f"could not start {provider}"):
-            backend.compile_model(onnx_path, tmp_path, tvm_target=HOST)
+            backend.compile(onnx_path, tmp_path, CUDA)
     assert not list(tmp_path.iterdir())
 
 
@@ -67,73 +79,64 @@ def test_unknown_backend_lists_the_known_ones(name: str) -> None:
         load_backend(name)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_compile_open_run(name: str, onnx_path: Path, tmp_path: Path) -> None:
-    backend = load_backend(name)
-    assert backend.unavailable_reason() is None
-    assert backend.version()
-    messages: list[str] = []
-    report: Callable[[int, int, str], None] = lambda _done, _total, text: messages.append(text)  # noqa: E731
-    compiled = backend.compile_model(onnx_path, tmp_path, tvm_target=HOST, on_progress=report)
-    assert (compiled.runtime, compiled.tuned, compiled.tune_sec) == (name, 0, 0.0)
-    assert compiled.functions > 0
-    assert messages
-    assert list(tmp_path.iterdir()) == [compiled.path]
-    model = backend.open_model(compiled.path)
-    assert (model.input_name, model.input_dtype) == ("images", "uint8")
-    assert (model.input_shape, model.output_shape) == ((1, 8, 8, 3), (1, 5))
-    x = np.random.default_rng(0).integers(0, 256, model.input_shape, dtype="uint8")
-    probabilities = model(x)
-    assert probabilities.shape == (1, 5)
-    assert probabilities.sum() == pytest.approx(1.0, abs=1e-5)
-    run = model.bind(x)
-    assert run() is None
-    np.testing.assert_array_equal(model(x), probabilities)
-    for call in (model, model.bind):
-        with pytest.raises(InvalidValueError, match="images"):
-            call(np.zeros((1, 3, 8, 8), "float32"))
+def test_what_the_rest_of_the_package_asks_runtimes() -> None:
+    """Whose answers were tables elsewhere."""
+    assert shipping_runtimes() == ("onnxruntime", "tvm")
+    assert board_runtimes() == ("tvm", "onnxruntime")
+    assert (reference_runtime(".onnx"), reference_runtime(".pt2")) == ("onnxruntime", "torch")
+    assert (owner_of(".so"), owner_of(".txt")) == ("tvm", None)
+    names = {name: traits.artifact_name("int8") for name, traits in all_traits().items() if traits.ships_as}
+    assert names == {"onnxruntime": "model_int8.onnx", "tvm": "int8/model.so"}
+    with pytest.raises(MissingDependencyError, match=r"no runtime here opens \.txt files"):
+        reference_runtime(".txt")
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_a_file_that_was_replaced_is_opened_anew(name: str, tmp_path: Path) -> None:
-    """As a profiler does with its probes; a dynamic loader would remember the path."""
-    backend, models = load_backend(name), []
-    for seed in (0, 1):
-        graph = GraphBuilder((1, 4, 8, 8), seed=seed)
-        source = graph.save(tmp_path / f"{seed}.onnx", graph.conv("images", 4, 4, 3), rank=4)
-        models.append(backend.open_model(compile_model_of(name)(source, tmp_path / "out", tvm_target=HOST).path))
-    x = np.ones((1, 4, 8, 8), "float32")
-    assert np.abs(models[0](x) - models[1](x)).max() > 0.1
+@pytest.mark.parametrize(
+    ("target", "runtime", "precisions"),
+    [
+        (HOST, "onnxruntime", "fp32 int8"),
+        (HOST, "tvm", "fp32 int8"),
+        (CUDA, "tvm", "fp32 fp16 int8"),
+        (CUDA, "onnxruntime-cuda", "fp32 fp16 int8"),
+        (HOST, "torch", "fp32 fp16 bf16"),
+    ],
+)
+def test_precisions_depend_on_the_kind_of_device(target: Target, runtime: str, precisions: str) -> None:
+    traits = traits_of(runtime)
+    assert [precision for precision in PRECISIONS if traits.runs(precision, target)] == precisions.split()
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("content", [b"", b"not a model", b"truncated"])
-def test_unreadable_model_is_named(name: str, content: bytes, onnx_path: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(onnx_path.read_bytes()[:-200] if content == b"truncated" else content)
-    with pytest.raises(CompileError, match=r"broken\.onnx"):
-        compile_model_of(name)(broken, tmp_path / "out", tvm_target=HOST)
-    assert not list((tmp_path / "out").glob("*"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"places": ("cpu", "tpu")}, "places must be among"),
+        ({"opens_source_on": ("cuda",)}, "opens_source_on must be among"),
+        ({"precisions": ("int4",)}, "precisions must be among"),
+        ({"file_name": "model"}, "a file_name with a suffix"),
+        ({"on_boards": "wifi"}, "on_boards must be None or one of"),
+        ({"on_boards": "agent"}, r"files are known by \.bin"),
+        ({"parity_tolerance": 0.0}, "parity_tolerance > 0"),
+    ],
+)
+def test_traits_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
+    given = {"name": "mine", "source_suffix": ".onnx", "file_name": "model.bin", "packages": {}}
+    assert Traits(**given).suffix == ".bin"
+    with pytest.raises(InvalidValueError, match=f"traits of runtime 'mine': .*{message}"):
+        Traits(**{**given, **changes})
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_missing_model_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CompileError, match=r"nowhere\.onnx"):
-        compile_model_of(name)(tmp_path / "nowhere.onnx", tmp_path, tvm_target=HOST)
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_damaged_artifact_is_named(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.bin"
-    path.write_bytes(b"\x7fELF and nothing more")
-    with pytest.raises(CompileError, match=r"model\.bin"):
-        load_backend(name).open_model(path)
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_num_threads_is_checked(name: str, onnx_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="num_threads"):
-        load_backend(name).compile_model(onnx_path, tmp_path, tvm_target=HOST, num_threads=0)
+def test_runtimes_of_other_packages_are_found_here_and_in_processes(
+    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install_runtimes(tmp_path, monkeypatch, {"theirs": THEIRS, "broken": BROKEN, "nameless": "TRAITS = None"})
+    assert backend_names()[-3:] == ("broken", "nameless", "theirs")
+    assert "theirs" in shipping_runtimes() and "broken" not in all_traits()
+    assert "runtime 'broken' of package 'broken' cannot be loaded" in caplog.text
+    with pytest.raises(MissingDependencyError, match="runtime 'nameless' of package 'nameless' needs TRAITS"):
+        load_backend("nameless")
+    x = np.zeros((2, 8, 8, 3), np.uint8)
+    with LocalDevice("theirs") as device:
+        assert device.run_model(onnx_path, x).shape == (2, 5)
 
 
 def test_operator_from_another_domain(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_operator_from_another_domain(tmp_path: Path) -> None:
     onnx.save(model, path)
     for name in BACKENDS:
         with pytest.raises(CompileError, match=r"custom\.onnx"):
-            compile_model_of(name)(path, tmp_path / name, tvm_target=HOST)
+            compile_of(name)(path, tmp_path / name, HOST)
 
 
 def test_networks_with_several_inputs_can_be_timed_and_not_called(tmp_path: Path) -> None:
@@ -194,7 +197,7 @@ def test_weights_may_be_named_among_the_inputs(name: str, onnx_path: Path, tmp_p
         model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     onnx.save(model, tmp_path / "old.onnx")
     backend = load_backend(name)
-    compiled = backend.compile_model(tmp_path / "old.onnx", tmp_path / "built", tvm_target=HOST)
+    compiled = backend.compile(tmp_path / "old.onnx", tmp_path / "built", HOST)
     opened, plain = backend.open_model(compiled.path), load_backend("onnxruntime").open_model(onnx_path)
     x = np.random.default_rng(0).integers(0, 256, plain.input_shape).astype(plain.input_dtype)
     np.testing.assert_allclose(opened(x), plain(x), atol=1e-5)

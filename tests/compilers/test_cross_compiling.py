@@ -16,10 +16,12 @@ from onnx import TensorProto
 from hwautoml.compilers import _toolchains as toolchains
 from hwautoml.compilers import tvm
 from hwautoml.compilers._toolchains import ARCHITECTURES, architecture_of
+from hwautoml.compilers.base import Tuning
 from hwautoml.core.resources import target_folders
-from hwautoml.core.target import load_target, target_names
+from hwautoml.core.target import Target, load_target, target_names
 from hwautoml.errors import CompileError, MissingDependencyError
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import target_for
 
 MACHINE_OF_ELF = {62: "x86_64", 183: "aarch64", 40: "armv7", 243: "riscv64"}
 NO_ZIG = importlib.util.find_spec("ziglang") is None
@@ -27,8 +29,8 @@ NEEDS_ZIG = pytest.mark.skipif(NO_ZIG, reason="needs: pip install 'hwautoml[edge
 NEEDS_NVCC = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs NVIDIA's CUDA toolkit (nvcc)")
 
 
-def tvm_target(name: str) -> dict[str, object]:
-    return dict(load_target(name, target_folders()).tvm)
+def shipped(name: str) -> Target:
+    return load_target(name, target_folders())
 
 
 def elf_architecture(path: Path) -> str:
@@ -53,7 +55,7 @@ def no_toolchain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_every_shipped_target_has_a_toolchain() -> None:
     for name in target_names(target_folders()):
-        described = tvm_target(name)
+        described = shipped(name).tvm
         triple = described.get("host", described).get("mtriple")  # type: ignore[attr-defined]
         assert architecture_of(triple) in ARCHITECTURES, name
 
@@ -104,7 +106,7 @@ def test_a_missing_linker_is_said_before_anything_is_compiled(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(_without_zig(tmp_path)), os.environ.get("PYTHONPATH", "")]))
     with pytest.raises(MissingDependencyError, match=r"no compiler .* aarch64.*\n.*g\+\+-aarch64-linux-gnu"):
-        tvm.compile_model(onnx_path, tmp_path / "out", tvm_target=tvm_target("rpi4"))
+        tvm.compile(onnx_path, tmp_path / "out", shipped("rpi4"))
     assert not (tmp_path / "out").exists()
 
 
@@ -124,7 +126,7 @@ def _without_zig(folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["rpi4", "rpi-zero2"])
 def test_libraries_for_aarch64(name: str, tmp_path: Path, onnx_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is timed here, which is said: neither candidates nor whether a function is far too slow."""
-    compiled = tvm.compile_model(onnx_path, tmp_path, tvm_target=tvm_target(name), tune_budget_sec=5.0)
+    compiled = tvm.compile(onnx_path, tmp_path, shipped(name), Tuning(budget_sec=5.0))
     assert elf_architecture(compiled.path) == "aarch64"
     assert (compiled.tuned, compiled.fallbacks, compiled.device_code, compiled.slow) == (0, (), None, None)
     assert "cannot be timed on this machine: fixed rule, no tuning" in caplog.text
@@ -135,7 +137,7 @@ def test_libraries_for_aarch64(name: str, tmp_path: Path, onnx_path: Path, caplo
 @pytest.mark.parametrize(("name", "architecture"), [("rpi2", "armv7"), ("visionfive2", "riscv64")])
 def test_libraries_for_armv7_and_riscv64(name: str, architecture: str, tmp_path: Path, onnx_path: Path) -> None:
     """In the edge tier: zig builds its own start files for each architecture first, about a minute."""
-    compiled = tvm.compile_model(onnx_path, tmp_path, tvm_target=tvm_target(name))
+    compiled = tvm.compile(onnx_path, tmp_path, shipped(name))
     assert elf_architecture(compiled.path) == architecture
     assert compiled.fallbacks == ()
 
@@ -145,7 +147,7 @@ def test_libraries_for_armv7_and_riscv64(name: str, architecture: str, tmp_path:
 @NEEDS_NVCC
 def test_a_gpu_library_holds_machine_code(tmp_path: Path, onnx_path: Path) -> None:
     """Checked as far as it goes without a GPU: for the board's processor, cubin inside, no source."""
-    compiled = tvm.compile_model(onnx_path, tmp_path, tvm_target=tvm_target("jetson-orin-nano"))
+    compiled = tvm.compile(onnx_path, tmp_path, shipped("jetson-orin-nano"))
     content = compiled.path.read_bytes()
     assert elf_architecture(compiled.path) == "aarch64"
     assert compiled.device_code == "CUDA machine code for sm_87; launched as a CUDA graph" and compiled.functions > 0
@@ -158,7 +160,7 @@ def test_without_nvcc_a_gpu_library_holds_source_and_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, onnx_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", os.pathsep.join(_folders_without("nvcc")))
-    compiled = tvm.compile_model(onnx_path, tmp_path, tvm_target=tvm_target("gpu"))
+    compiled = tvm.compile(onnx_path, tmp_path, shipped("gpu"))
     assert compiled.device_code is not None and compiled.device_code.startswith("CUDA source, compiled for sm_90")
     assert b"__global__" in compiled.path.read_bytes()
 
@@ -171,7 +173,7 @@ def _folders_without(program: str) -> list[str]:
 @NEEDS_NVCC
 def test_a_gpu_that_nvcc_does_not_know_is_named(tmp_path: Path, onnx_path: Path) -> None:
     with pytest.raises(CompileError, match="not for sm_30"):
-        tvm.compile_model(onnx_path, tmp_path, tvm_target=tvm_target("gpu") | {"arch": "sm_30"})
+        tvm.compile(onnx_path, tmp_path, target_for({**shipped("gpu").tvm, "arch": "sm_30"}))
 
 
 def test_asking_for_compilers_imports_no_tvm() -> None:

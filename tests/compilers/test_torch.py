@@ -20,8 +20,8 @@ from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyEr
 from hwautoml.exporters import Deployable, export_program
 from hwautoml.spaces.mobile import MobileSpace
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import CUDA, HOST
 
-CPU: dict[str, object] = {"kind": "llvm", "mcpu": "native"}
 NAMES = ("torch", "torch-inductor")
 needs_compiler = pytest.mark.skipif(
     load_backend("torch-inductor").unavailable_reason() is not None, reason="needs a C++ compiler"
@@ -44,9 +44,7 @@ def check_compile_open_run(name: str, network: Deployable, program: Path, folder
     backend = load_backend(name)
     threads = torch.get_num_threads()
     messages: list[str] = []
-    compiled = backend.compile_model(
-        program, folder, tvm_target=CPU, on_progress=lambda _done, _total, text: messages.append(text)
-    )
+    compiled = backend.compile(program, folder, HOST, on_progress=lambda _done, _total, text: messages.append(text))
     assert (compiled.runtime, compiled.tuned, compiled.tune_sec) == (name, 0, 0.0)
     assert compiled.functions > 0 and messages
     assert list(folder.iterdir()) == [compiled.path]
@@ -79,7 +77,7 @@ def test_onnx_is_refused_and_the_alternatives_named(name: str, tmp_path: Path) -
     graph = GraphBuilder((1, 4))
     path = graph.save(tmp_path / "net.onnx", graph.activation("images", "relu"))
     with pytest.raises(UnsupportedOperatorError, match=r"(?s)net\.onnx.*onnxruntime or tvm"):
-        load_backend(name).compile_model(path, tmp_path / "out", tvm_target=CPU)
+        load_backend(name).compile(path, tmp_path / "out", HOST)
     assert not (tmp_path / "out").exists()
 
 
@@ -90,30 +88,23 @@ def test_unreadable_files_are_named(name: str, content: bytes | None, tmp_path: 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CompileError, match=r"model\.pt2"):
-        load_backend(name).compile_model(path, tmp_path, tvm_target=CPU)
+        load_backend(name).compile(path, tmp_path, HOST)
     with pytest.raises(CompileError, match=r"model\.pt2"):
         load_backend(name).open_model(path)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_num_threads_is_checked(name: str, program: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="num_threads"):
-        load_backend(name).compile_model(program, tmp_path, tvm_target=CPU, num_threads=0)
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("name", NAMES)
 def test_without_the_device_it_says_so(name: str, program: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match="CUDA"):
-        load_backend(name).compile_model(program, tmp_path, tvm_target={"kind": "cuda"})
+        load_backend(name).compile(program, tmp_path, CUDA)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 @pytest.mark.parametrize("name", NAMES)
 def test_cuda(name: str, network: Deployable, program: Path, tmp_path: Path) -> None:
-    compiled = load_backend(name).compile_model(program, tmp_path, tvm_target={"kind": "cuda"})
+    compiled = load_backend(name).compile(program, tmp_path, CUDA)
     model = load_backend(name).open_model(compiled.path)
     x = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
     with torch.no_grad():
@@ -212,7 +203,7 @@ def test_what_could_execute_is_refused(reason: str, program: Path, tmp_path: Pat
     path = rewritten(program, tmp_path / "bad.pt2", REFUSED[reason])
     for use in (
         lambda: load_backend("torch").open_model(path),
-        lambda: load_backend("torch-inductor").compile_model(path, tmp_path, tvm_target=CPU),
+        lambda: load_backend("torch-inductor").compile(path, tmp_path, HOST),
     ):
         with pytest.raises(CompileError, match=rf"bad\.pt2 is not loaded: .*({reason})"):
             use()

@@ -14,12 +14,11 @@ import pytest
 from onnx import TensorProto
 
 from hwautoml.compilers import tvm
+from hwautoml.compilers.base import Tuning
 from hwautoml.errors import CompileError, RunFolderError, StorageError, UnsupportedOperatorError
 from hwautoml.schedules.records import Records
 from tests.compilers.graphs import GraphBuilder
-from tests.compilers.shared import compiler
-
-HOST = {"kind": "llvm", "mcpu": "native"}
+from tests.compilers.shared import HOST, compiler, target_for
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +33,20 @@ def onnx_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_caller_never_imports_tvm_to_compile(onnx_path: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hwautoml.compilers import load_backend; "
-        f"load_backend('tvm').compile_model(Path({str(onnx_path)!r}), Path({str(tmp_path)!r}), "
-        f"tvm_target={HOST!r}); assert not {{'tvm', 'torch'}} & set(sys.modules)"
+        "from hwautoml.testing.runtimes import this_machine; "
+        f"load_backend('tvm').compile(Path({str(onnx_path)!r}), Path({str(tmp_path)!r}), this_machine()); "
+        f"assert not {{'tvm', 'torch'}} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_records_outlive_a_tuning_and_serve_the_next(onnx_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "records.json"
-    first = compiler().compile_model(onnx_path, tmp_path / "a", tvm_target=HOST, tune_budget_sec=1.5, records_path=path)
+    first = compiler().compile(onnx_path, tmp_path / "a", HOST, Tuning(path, budget_sec=1.5))
     assert first.tuned >= 1
     assert 1.0 < first.tune_sec < 6.0
     (tilings,) = (Records.load(path).tilings(target) for target in Records.load(path).by_target)
-    second = compiler().compile_model(onnx_path, tmp_path / "b", tvm_target=HOST, records_path=path)
+    second = compiler().compile(onnx_path, tmp_path / "b", HOST, Tuning(path))
     assert second.tuned == first.tuned == len(tilings)
     assert second.tune_sec == 0.0
 
@@ -55,7 +55,7 @@ def test_damaged_records_are_an_error(onnx_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "records.json"
     path.write_text("{")
     with pytest.raises(RunFolderError, match=r"records\.json"):
-        compiler().compile_model(onnx_path, tmp_path / "out", tvm_target=HOST, records_path=path)
+        compiler().compile(onnx_path, tmp_path / "out", HOST, Tuning(path))
     assert path.read_text() == "{"
 
 
@@ -63,9 +63,7 @@ def test_records_that_cannot_be_written_are_an_error_of_storage(onnx_path: Path,
     """It happens in the worker, and keeps its kind."""
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write .*r.json"):
-        compiler().compile_model(
-            onnx_path, tmp_path / "out", tvm_target=HOST, tune_budget_sec=2.0, records_path=tmp_path / "file" / "r.json"
-        )
+        compiler().compile(onnx_path, tmp_path / "out", HOST, Tuning(tmp_path / "file" / "r.json", budget_sec=2.0))
 
 
 def children_of(process_id: int) -> list[int]:
@@ -90,14 +88,7 @@ def test_a_candidate_that_kills_the_worker_is_skipped(onnx_path: Path, tmp_path:
                 os.kill(child, signal.SIGSEGV)
             time.sleep(0.2)
 
-    compiled = tvm.compile_model(
-        onnx_path,
-        tmp_path / "out",
-        tvm_target=HOST,
-        tune_budget_sec=2.0,
-        records_path=path,
-        on_progress=kill_once,
-    )
+    compiled = tvm.compile(onnx_path, tmp_path / "out", HOST, Tuning(path, budget_sec=2.0), on_progress=kill_once)
     assert len(killed) == 1
     assert compiled.path.exists()
     (entries,) = Records.load(path).by_target.values()
@@ -110,7 +101,7 @@ def test_operator_the_importer_lacks(tmp_path: Path) -> None:
     random = graph.node("Bernoulli", graph.node("Cast", bits, to=TensorProto.FLOAT))
     path = graph.save(tmp_path / "random.onnx", random)
     with pytest.raises(UnsupportedOperatorError, match="Bernoulli"):
-        compiler().compile_model(path, tmp_path / "out", tvm_target=HOST)
+        compiler().compile(path, tmp_path / "out", HOST)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +114,7 @@ def test_operator_the_importer_lacks(tmp_path: Path) -> None:
 )
 def test_unknown_target_is_named(onnx_path: Path, tmp_path: Path, target: dict[str, object], named: str) -> None:
     with pytest.raises(CompileError, match=named):
-        compiler().compile_model(onnx_path, tmp_path, tvm_target=target)
+        compiler().compile(onnx_path, tmp_path, target_for(target))
 
 
 def test_what_no_family_covers_is_named_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -131,6 +122,6 @@ def test_what_no_family_covers_is_named_in_the_log(tmp_path: Path, caplog: pytes
     graph = GraphBuilder((1, 8, 6, 6))
     dropped = graph.node("Mul", graph.conv("images", 8, 8, 3), graph.constant(np.float32(0.0)))
     path = graph.save(tmp_path / "dropped.onnx", graph.node("Add", dropped, "images"), rank=4)
-    compiled = compiler().compile_model(path, tmp_path, tvm_target=HOST)
+    compiled = compiler().compile(path, tmp_path, HOST)
     assert compiled.fallbacks
     assert all(f"no schedule family covers {name}" in caplog.text for name in compiled.fallbacks)

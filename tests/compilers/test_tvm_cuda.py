@@ -22,7 +22,7 @@ from hwautoml.schedules.lowering import import_onnx
 from tests.compilers.graphs import GraphBuilder
 from tests.compilers.shared import compiler
 
-GPU = dict(load_target("gpu", target_folders()).tvm)
+GPU = load_target("gpu", target_folders())
 CPU = tvm.target.Target({"kind": "llvm"})
 
 
@@ -97,7 +97,7 @@ def test_kernels_are_captured_as_a_graph_where_shapes_are_known(
     batch: int | str, is_captured: bool, tmp_path: Path
 ) -> None:
     half = half_onnx(network(tmp_path, batch=batch), tmp_path / "half.onnx").path
-    lowered = _tvm_cuda.lower_for_cuda(import_onnx(onnx.load(half), "half"), resolve_target(GPU, 1))
+    lowered = _tvm_cuda.lower_for_cuda(import_onnx(onnx.load(half), "half"), resolve_target(GPU.tvm, 1))
     text = lowered.script()
     assert is_captured == ("cuda_graph.run_or_capture" in text) == ("as a CUDA graph" in _tvm_cuda.launches(lowered))
     names = [variable.name_hint for variable in lowered.get_global_vars()]
@@ -109,6 +109,6 @@ def test_kernels_are_captured_as_a_graph_where_shapes_are_known(
 def test_a_library_for_a_gpu_says_so_where_there_is_none(tmp_path: Path) -> None:
     if tvm.cuda().exist:
         pytest.skip("there is a CUDA device")
-    compiled = compiler().compile_model(network(tmp_path), tmp_path / "out", tvm_target=GPU)
+    compiled = compiler().compile(network(tmp_path), tmp_path / "out", GPU)
     with pytest.raises(MissingDependencyError, match=r"model\.so is compiled for a CUDA device, and TVM finds none"):
         backend.open_model(compiled.path)

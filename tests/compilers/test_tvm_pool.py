@@ -6,6 +6,7 @@ import gc
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from hwautoml.compilers import load_backend
 from hwautoml.compilers.tvm import CompilerPool
 from hwautoml.errors import CompileError, InvalidValueError
 from tests.compilers.graphs import GraphBuilder
+from tests.compilers.shared import HOST
 
-HOST = {"kind": "llvm", "mcpu": "native"}
 # What a file is called decides what happens to the worker that is asked to compile it.
 WORKER = """
 import os, re
@@ -60,10 +61,10 @@ def test_models_share_a_process_until_one_crashes_it(folder: Path, tmp_path: Pat
         for name in ("a", "b", "crash", "c"):
             if name == "crash":
                 with pytest.raises(CompileError, match=r"SIGABRT.*crash\.onnx.*about to fall"):
-                    pool.compile_model(folder / "crash.onnx", tmp_path / "crash", tvm_target=HOST)
+                    pool.compile(folder / "crash.onnx", tmp_path / "crash", HOST)
                 assert not list((tmp_path / "crash").glob("*"))
                 continue
-            compiled = pool.compile_model(folder / f"{name}.onnx", tmp_path / name, tvm_target=HOST)
+            compiled = pool.compile(folder / f"{name}.onnx", tmp_path / name, HOST)
             seen.append(workers())
             expected = load_backend("onnxruntime").open_model(folder / f"{name}.onnx")(x)
             np.testing.assert_allclose(load_backend("tvm").open_model(compiled.path)(x), expected, atol=1e-5)
@@ -73,7 +74,7 @@ def test_models_share_a_process_until_one_crashes_it(folder: Path, tmp_path: Pat
 def test_a_hang_is_ended(folder: Path, tmp_path: Path) -> None:
     with CompilerPool(command=COMMAND, silence_sec=3.0) as pool:
         with pytest.raises(CompileError, match=r"said nothing for 3 s.*hang\.onnx"):
-            pool.compile_model(folder / "hang.onnx", tmp_path / "hang", tvm_target=HOST)
+            pool.compile(folder / "hang.onnx", tmp_path / "hang", HOST)
         time.sleep(0.1)
         assert not workers()
 
@@ -82,8 +83,7 @@ def test_threads_share_the_workers(folder: Path, tmp_path: Path) -> None:
     """And a model that crashes one is nothing to the others; it comes last, so that no third need be started."""
     with CompilerPool(num_workers=2, command=COMMAND) as pool, ThreadPoolExecutor(3) as threads:
         jobs = [
-            threads.submit(pool.compile_model, folder / f"{name}.onnx", tmp_path / name, tvm_target=HOST)
-            for name in ("a", "b", "crash")
+            threads.submit(pool.compile, folder / f"{name}.onnx", tmp_path / name, HOST) for name in ("a", "b", "crash")
         ]
         errors = [job.exception() for job in jobs]
         assert len(workers()) <= 2
@@ -93,7 +93,7 @@ def test_threads_share_the_workers(folder: Path, tmp_path: Path) -> None:
 def test_workers_end_with_the_pool(folder: Path, tmp_path: Path) -> None:
     pool = CompilerPool(command=COMMAND)
     with pytest.raises(CompileError, match="none.onnx"):
-        pool.compile_model(folder / "none.onnx", tmp_path, tvm_target=HOST)
+        pool.compile(folder / "none.onnx", tmp_path, HOST)
     (worker,) = workers()
     del pool
     gc.collect()
@@ -103,6 +103,15 @@ def test_workers_end_with_the_pool(folder: Path, tmp_path: Path) -> None:
 def test_numbers_are_checked() -> None:
     with pytest.raises(InvalidValueError, match="num_workers"):
         CompilerPool(num_workers=0)
+
+
+def test_another_number_of_threads_is_another_process(folder: Path, tmp_path: Path) -> None:
+    """TVM reads it once."""
+    with CompilerPool(command=COMMAND) as pool:
+        for threads in (1, 1, 2):
+            before = workers()
+            pool.compile(folder / "a.onnx", tmp_path / str(threads), replace(HOST, num_threads=threads))
+            assert len(workers()) == 1 and (not before or (workers() == before) is (threads == 1))
 
 
 def _is_worker(child: int) -> bool:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwautoml.devices.local import LocalDevice
 from tests.compilers.graphs import GraphBuilder
-from tests.compilers.shared import compiler
+from tests.compilers.shared import HOST, compiler
 
 Build = Callable[[str, int], Path]
 
@@ -81,8 +81,6 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[f"{name}.onnx"] = graph.save(
             folder / f"{name}.onnx", graph.conv(graph.input.name, channels, channels, 3), rank=4
         )
-        compiled = compiler().compile_model(
-            found[f"{name}.onnx"], folder / name, tvm_target={"kind": "llvm", "mcpu": "native"}
-        )
+        compiled = compiler().compile(found[f"{name}.onnx"], folder / name, HOST)
         found[name] = compiled.path
     return found

@@ -92,7 +92,7 @@ def test_fast_models_run_several_times_per_sample(device: LocalDevice, conv: Bui
 
 DISTURBED_WORKER = """
 import time
-import hwautoml.compilers.onnxruntime as backend
+import hwautoml.compilers._onnxruntime as backend
 from hwautoml.devices import worker
 original = backend.OnnxRuntimeModel.bind
 def bind(self, x):

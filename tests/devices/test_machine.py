@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hwautoml.devices.machine import has_int8_dot_product, is_int8_exact, machine_conditions
+
 # Of the driver's interface what is asked for, with so many devices.
 DRIVER = """
 #include <string.h>
@@ -31,3 +33,23 @@ def test_the_driver_is_asked_for_the_gpu(failure: int, count: int, name: str | N
     done = subprocess.run([sys.executable, "-c", QUESTION], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"{name} ")
     assert ("-nvidia-test-9000-tvm-1-" in done.stdout) == (name is not None), "another GPU, another table"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "is_exact"),
+    [
+        ({"machine": "aarch64"}, True),
+        ({"machine": "x86_64", "int8_dot_product": True}, True),
+        ({"machine": "x86_64", "int8_dot_product": False}, False),
+        ({"machine": "x86_64"}, False),  # an agent of before this was told
+        ({"machine": None}, False),
+    ],
+)
+def test_exact_sums_of_bytes_are_a_matter_of_the_device_that_was_asked(
+    conditions: dict[str, object], is_exact: bool
+) -> None:
+    assert is_int8_exact(conditions) is is_exact
+
+
+def test_this_machine_says_whether_its_sums_of_bytes_are_exact() -> None:
+    assert is_int8_exact(machine_conditions()) is has_int8_dot_product()

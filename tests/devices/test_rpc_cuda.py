@@ -34,9 +34,9 @@ def board() -> Iterator[Service]:
 @pytest.fixture(scope="module")
 def cuda_library(libraries: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For a GPU in a machine with this one's processor."""
-    target = dict(load_target("gpu", target_folders()).tvm)
+    target = load_target("gpu", target_folders())
     out = tmp_path_factory.mktemp("cuda")
-    return compiler().compile_model(libraries["small.onnx"], out, tvm_target=target).path
+    return compiler().compile(libraries["small.onnx"], out, target).path
 
 
 @pytest.fixture(params=["agent", "plain"])

@@ -245,7 +245,7 @@ def test_where_every_run_reads_the_weights_a_table_knows_how_many(
     assert {entry.num_weights for entry in packing.entries.values()} == {0}
     costs = {setting.identity.key(layer): space.cost(layer) for layer in space.all_layers()}
     journal = Journal(tmp_path / "t.journal.jsonl", setting.to_json())
-    table = assemble_table(replace(setting, identity=replace(setting.identity, runtime="torch")), journal, costs, 5.0)
+    table = assemble_table(setting, journal, costs, 5.0, reads_weights=True)
     assert {key: entry.num_weights for key, entry in table.entries.items()} == {
         key: cost.parameters for key, cost in costs.items()
     }

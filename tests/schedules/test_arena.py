@@ -16,7 +16,7 @@ from hwautoml.schedules.host import resolve_target
 from hwautoml.schedules.library import schedule_module
 from hwautoml.schedules.vector_unit import vector_unit
 from tests.compilers.graphs import GraphBuilder
-from tests.compilers.shared import compiler
+from tests.compilers.shared import compiler, target_for
 from tests.schedules.single import HOST, functions
 
 
@@ -67,7 +67,7 @@ def test_models_in_one_process_share_nothing(tmp_path: Path) -> None:
         scaled = graph.node("Mul", graph.conv("images", 8, 8, 3), graph.constant(np.float32([scale])))
         path = tmp_path / f"{number}.onnx"
         graph.save(path, graph.node("Relu", scaled), rank=4)
-        compiled = compiler().compile_model(path, tmp_path / str(number), tvm_target=HOST)
+        compiled = compiler().compile(path, tmp_path / str(number), target_for(HOST))
         models.append(backend.open_model(compiled.path))
         expected.append(load_backend("onnxruntime").open_model(path)(x))
     for model, wanted in zip(models * 2, expected * 2, strict=True):
@@ -79,7 +79,7 @@ def test_a_network_that_returns_as_much_as_it_takes(tmp_path: Path) -> None:
     graph = GraphBuilder((1, 8, 1, 1))
     graph.save(path, graph.node("Relu", "images"), rank=4)
     backend = load_backend("tvm")
-    model = backend.open_model(compiler().compile_model(path, tmp_path / "out", tvm_target=HOST).path)
+    model = backend.open_model(compiler().compile(path, tmp_path / "out", target_for(HOST)).path)
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(1, 8, 1, 1)
     np.testing.assert_array_equal(model(x), np.maximum(x, 0))
 
@@ -90,7 +90,7 @@ def test_maps_that_go_in_and_out_are_copied(tmp_path: Path) -> None:
     # The input is used twice: its place in the workspace is an expression that occurs three times.
     graph.save(path, graph.node("Add", graph.conv("images", 16, 16, 3), graph.conv("images", 16, 16, 1)), rank=4)
     backend, reference = load_backend("tvm"), load_backend("onnxruntime").open_model(path)
-    model = backend.open_model(compiler().compile_model(path, tmp_path / "out", tvm_target=HOST).path)
+    model = backend.open_model(compiler().compile(path, tmp_path / "out", target_for(HOST)).path)
     for seed in range(2):
         x = np.random.default_rng(seed).standard_normal((1, 16, 20, 20)).astype("float32")
         np.testing.assert_allclose(model(x), reference(x), rtol=1e-4, atol=1e-5)

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto
 
 from hwautoml.compilers import load_backend
+from hwautoml.compilers.base import Tuning
 from tests.compilers.graphs import GraphBuilder
-from tests.compilers.shared import compiler
+from tests.compilers.shared import compiler, target_for
 from tests.schedules.single import HOST
 
 
@@ -25,8 +26,8 @@ def assert_same(
 ) -> tuple[str, ...]:
     """Compiles with TVM, compares with ONNX Runtime, returns the names of the fallbacks."""
     tvm, reference = load_backend("tvm"), load_backend("onnxruntime").open_model(onnx_path)
-    compiled = compiler(num_threads).compile_model(
-        onnx_path, out_dir, tvm_target=target or HOST, tune_budget_sec=tune_budget_sec
+    compiled = compiler().compile(
+        onnx_path, out_dir, target_for(target or HOST, num_threads), Tuning(budget_sec=tune_budget_sec)
     )
     model = tvm.open_model(compiled.path, num_threads=num_threads)
     assert (model.input_name, model.input_shape) == (reference.input_name, reference.input_shape)

@@ -30,7 +30,9 @@ from types import ModuleType
 from typing import Any
 
 SCHEMA = "hwautoml-bundle/1"
+# What is opened here; a bundle's further runtimes bring their own openers in runtimes/.
 MODEL_FILES = {"onnxruntime": "model.onnx", "tvm": "model_tvm.so"}
+OPENERS_FOLDER = "runtimes"
 PIP_NAMES = {
     "numpy": "numpy",
     "PIL": "Pillow",
@@ -91,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Classify images with the model in this folder.")
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="image file")
-    parser.add_argument("--runtime", choices=sorted(MODEL_FILES), help="default: the faster one when measured")
+    parser.add_argument("--runtime", choices=runtime_names(), help="default: the faster one when measured")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="classes shown of a ranking (default 3)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
     parser.add_argument("--json", action="store_true", help="print JSON, one list for all images")
@@ -120,14 +122,40 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def open_model(folder: Path, manifest: dict[str, Any], runtime: str, num_threads: int) -> Classify:
     """uint8 (1, H, W, C) to outputs (1, num_outputs): probabilities, unless the manifest's task says otherwise."""
-    name = MODEL_FILES[runtime]
+    further = manifest.get("runtimes", {})
+    files = MODEL_FILES | {other: packed["file"] for other, packed in further.items()}
+    name = files[runtime]
     if name not in manifest["files"]:
-        others = [other for other, file in MODEL_FILES.items() if file in manifest["files"]]
+        others = [other for other, file in files.items() if file in manifest["files"]]
         raise BundleError(f"this bundle has no {name}; use --runtime {' or '.join(others)}", EXIT_BAD_BUNDLE)
     verified_file(folder, manifest, name)
     for module in ("numpy", "PIL"):  # else a runtime would fail to import them, with a message of its own
         need(module)
+    if runtime in further:
+        return _open_packed(verified_file(folder, manifest, further[runtime]["opener"]), folder / name, num_threads)
     return _OPENERS[runtime](folder / name, num_threads)
+
+
+def runtime_names() -> list[str]:
+    """Those that this program opens files for, and those whose openers lie beside it."""
+    packed = (path.stem for path in (Path(__file__).resolve().parent / OPENERS_FOLDER).glob("*.py"))
+    return sorted({*MODEL_FILES, *packed})
+
+
+def _open_packed(opener: Path, path: Path, num_threads: int) -> Classify:
+    """By the ``open_model(path, num_threads)`` of a runtime's own stand-alone program."""
+    spec = importlib.util.spec_from_file_location("packed_runtime", opener)
+    if spec is None or spec.loader is None:
+        raise BundleError(f"{opener} is no Python program", EXIT_BAD_BUNDLE)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.open_model(path, num_threads)  # type: ignore[no-any-return]  # known when it runs
+    except ImportError as error:
+        text = f"{error}; run: {Path(sys.executable).name} -m pip install -r requirements.txt"
+        raise BundleError(f"{opener.stem} cannot be imported: {text}", EXIT_MISSING_PACKAGE) from error
+    except (RuntimeError, OSError, ValueError) as error:
+        raise BundleError(f"{opener.stem} cannot load {path}: {error}", EXIT_BAD_MODEL) from error
 
 
 def verified_file(folder: Path, manifest: dict[str, Any], name: str) -> Path:

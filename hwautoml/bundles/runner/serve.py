@@ -266,7 +266,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Serve the model in this folder over HTTP.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one, and says which (default 8080)")
-    parser.add_argument("--runtime", choices=sorted(run.MODEL_FILES), help="default: the faster one when measured")
+    parser.add_argument("--runtime", choices=run.runtime_names(), help="default: the faster one when measured")
     parser.add_argument("--threads", type=int, metavar="N", help="default: as when the latency was measured")
     parser.add_argument("--max-request-mb", type=int, default=10, metavar="MB", help="largest image (default 10)")
     parser.add_argument("--quiet", action="store_true", help="no line per request on standard error")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from hwautoml.compilers import shipping_runtimes, traits_of
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture
@@ -148,7 +149,7 @@ def measured_finalists(run: RunContext) -> list[Finalist]:
     for key, network in trained_networks(run).items():
         folder = candidate_folder(run, network.architecture)
         if key in measured:
-            files = {"onnxruntime": folder / "model.onnx", "tvm": folder / "model.so"}
+            files = {r: folder / traits_of(r).artifact_name() for r in shipping_runtimes()}
             finalists.append(Finalist(network.architecture, network.accuracy_val, files, measured[key]))
     if not finalists:
         failures = dict((run.journal.outcome(Measured) or Measured()).failures)

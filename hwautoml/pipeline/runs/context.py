@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from hwautoml.compilers import board_runtimes, shipping_runtimes
 from hwautoml.core.board import Board
 from hwautoml.core.closing import Closing
 from hwautoml.core.progress import OnProgress, Progress
 from hwautoml.core.target import Target
 from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.machine import machine_conditions
 from hwautoml.pipeline.connecting import device_for, require_real
 from hwautoml.pipeline.runs.journal import SAVE_EVERY_SEC, Journal
 from hwautoml.pipeline.runs.outcomes import Outcome
@@ -27,12 +29,7 @@ from hwautoml.store.table_library import TableLibrary
 if TYPE_CHECKING:
     from hwautoml.core.elastic_space import ElasticSpace
     from hwautoml.datasets import ImageDataset
-    from hwautoml.devices.board_pool import BoardPool
-    from hwautoml.devices.rpc import RpcDevice
-
-BOARD_RUNTIME = "tvm"  # what boards over the network run
-#: What bundles have files for; tables can be made of other runtimes, too.
-SHIPPED_RUNTIMES = ("onnxruntime", "tvm")
+    from hwautoml.devices.base import Device
 
 _log = logging.getLogger(__name__)
 
@@ -47,20 +44,29 @@ class Devices(Closing):
 
     def __init__(self, target: Target, board: Board) -> None:
         self.target, self.board = target, board
-        self._open: dict[str, LocalDevice | RpcDevice | BoardPool] = {}
+        self._open: dict[str, Device] = {}
 
-    def __call__(self, runtime: str) -> LocalDevice | RpcDevice | BoardPool:
+    def __call__(self, runtime: str) -> Device:
         if runtime not in self._open:
             board = self.board
-            if board.is_remote and runtime == BOARD_RUNTIME:
-                self._open[runtime] = device_for(
-                    self.target, runtime, device=board.device, tracker=board.tracker, key=board.key, all_boards=True
-                )
+            if board.is_remote and runtime == board_runtimes()[0]:
+                self._open[runtime] = device_for(self.target, runtime, board, all_boards=True)
                 require_real(self._open[runtime].conditions())
             else:
                 num_threads = 1 if board.is_remote else self.target.num_threads  # a board may have more cores
                 self._open[runtime] = LocalDevice(runtime, num_threads=num_threads)
         return self._open[runtime]
+
+    def conditions(self) -> Mapping[str, object]:
+        """Of what measures: this machine, or the board, which is let go of at once unless it was in use."""
+        if not self.board.is_remote:
+            return machine_conditions()
+        runtime = board_runtimes()[0]
+        was_open = runtime in self._open
+        found = self(runtime).conditions()
+        if not was_open:
+            self._open.pop(runtime).close()
+        return found
 
     def close(self) -> None:
         for device in self._open.values():
@@ -108,9 +114,9 @@ class RunContext:
         Of those that ship.
         """
         if self.board.is_remote:
-            return (BOARD_RUNTIME,)
+            return board_runtimes()[:1]
         wanted = self.settings.runtime
-        usable = (name for name in usable_runtimes(self.target) if name in SHIPPED_RUNTIMES)
+        usable = (name for name in usable_runtimes(self.target) if name in shipping_runtimes())
         return tuple(usable) if wanted == "auto" else (wanted,)
 
     def report(self, stage: str, share: float, text: str = "") -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwautoml.compilers import reference_runtime
 from hwautoml.core.space import Architecture
 from hwautoml.core.task import Task
-from hwautoml.devices.machine import has_int8_dot_product
+from hwautoml.devices.machine import is_int8_exact
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
 from hwautoml.exporters.quantization import layer_sensitivity
@@ -40,7 +41,10 @@ def keeps_accuracy(run: RunContext, architecture: Architecture, budget_sec: floa
         scorer = Scorer(run, source, resolution, run.limit_ms, budget_sec)
         wanted, path = scorer.base_accuracy - MAX_LOSS, Path(folder) / "int8.onnx"
         try:
-            accuracy, _ = quantize_until_accurate(source, path, images, scorer.accuracy, wanted, task=run.dataset.task)
+            path, conditions = Path(folder) / "int8.onnx", run.devices.conditions()
+            accuracy, _ = quantize_until_accurate(
+                source, path, images, scorer.accuracy, wanted, task=run.dataset.task, conditions=conditions
+            )
         except (CompileError, InvalidValueError) as error:
             _log.warning("%s cannot be quantised: %s", architecture.id, error.message)
             return False
@@ -63,14 +67,16 @@ def quantize_until_accurate(
     wanted_accuracy: float,
     *,
     task: Task,
+    conditions: Mapping[str, object],
     on_layer: Callable[[int, int], None] | None = None,
 ) -> tuple[float, tuple[str, ...]]:
     """Writes the int8 form of ``source`` to ``path``; returns its accuracy, and the layers that stay in float32.
 
     All layers are quantised, or else the most sensitive 1, 2, 4, ... up to ``MAX_FP32_SHARE`` stay in float32, until
-    ``wanted_accuracy`` (0..1) is there.
+    ``wanted_accuracy`` (0..1) is there. ``conditions`` are those of the device that the file is for: where its sums of
+    products saturate, weights keep to 7 bits.
     """
-    saturates = not has_int8_dot_product()
+    saturates = not is_int8_exact(conditions)
     quantize_onnx(source, path, images, reduce_range=saturates)
     kept: tuple[str, ...] = ()
     accuracy, number = accuracy_of(path), 1
@@ -98,5 +104,6 @@ class Scorer:
 
     def accuracy(self, path: Path) -> float:
         self._run.report("quantize", 0.15, f"accuracy on {self.num_images} validation images")
-        outputs, task = self._run.devices("onnxruntime").run_model(path, self._images), self._run.dataset.task
+        outputs = self._run.devices(reference_runtime()).run_model(path, self._images)
+        task = self._run.dataset.task
         return task.score(task.outcome(outputs, self._labels))

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from hwautoml.compilers import reference_runtime, traits_of
 from hwautoml.core.parity import check_parity, require_parity
 from hwautoml.pipeline.runs.candidates import Finalist, candidate_folder, load_network, network_outputs, spread
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.outcomes import Checked, FileParity
 
-PARITY_TOLERANCE = {"onnxruntime": 1e-4, "tvm": 1e-4}
 PARITY_IMAGES = 1000
 NUM_SAMPLES = 4  # test images that travel in the bundle
 # Two runtimes round sums of int8 products at different places; a wrong scale shows up as other classes.
@@ -44,14 +44,16 @@ def _file_parities(
     run: RunContext, winner: Finalist, images: NDArray[np.uint8], reference: NDArray[np.float32]
 ) -> dict[str, FileParity]:
     """Of the files in fp32, by runtime; the ONNX file always ships, and an int8 form was made from it."""
-    files = {r: winner.files[r] for r in dict.fromkeys(["onnxruntime", *winner.measured])}
+    reference_name = reference_runtime()
+    files = {r: winner.files[r] for r in dict.fromkeys([reference_name, *winner.measured])}
     if winner.precision == "int8":
-        files = {"onnxruntime": candidate_folder(run, winner.architecture) / "model.onnx"}
+        files = {reference_name: candidate_folder(run, winner.architecture) / "model.onnx"}
     parities = {}
     for runtime, path in files.items():
         run.report("check", 0.0, f"parity of {runtime} with torch")
         found = run.devices(runtime).run_model(path, images)
-        report = check_parity(reference, found, task=run.dataset.task, tolerance=PARITY_TOLERANCE[runtime])
+        tolerance = traits_of(runtime).parity_tolerance
+        report = check_parity(reference, found, task=run.dataset.task, tolerance=tolerance)
         require_parity(report, artifact=str(path))
         parities[runtime] = FileParity(report.max_abs, report.agreement, report.num_images)
     return parities
@@ -68,11 +70,13 @@ def check_int8(
     outputs = {r: run.devices(r).run_model(winner.files[r], images) for r in winner.measured}
     task = run.dataset.task
     facts = {r: check_parity(reference, found, task=task, tolerance=1.0).to_json() for r, found in outputs.items()}
-    if len(outputs) == 2:
-        first, second = outputs.values()
-        between = check_parity(first, second, task=task, tolerance=RUNTIMES_TOLERANCE)
-        require_parity(between, artifact=str(winner.files["tvm"]), min_agreement=RUNTIMES_AGREEMENT)
-        facts["between_runtimes"] = between.to_json()
+    first, *others = outputs
+    for other in others:
+        between = check_parity(outputs[first], outputs[other], task=task, tolerance=RUNTIMES_TOLERANCE)
+        require_parity(between, artifact=str(winner.files[other]), min_agreement=RUNTIMES_AGREEMENT)
+        worst = facts.get("between_runtimes", {}).get("max_abs", 0.0)
+        if between.max_abs >= worst:
+            facts["between_runtimes"] = between.to_json()
     return facts
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hwautoml.compilers import traits_of
 from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import load as load_table
@@ -23,7 +24,7 @@ from hwautoml.errors import CompileError, MeasurementError
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.outcomes import Profiled
 from hwautoml.pipeline.tables.finding import choose_runtime, ensure_table, find_table, identity_of
-from hwautoml.pipeline.tables.probes import INT8_RUNTIMES, probe_builders
+from hwautoml.pipeline.tables.probes import probe_builders
 from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
 from hwautoml.profilers.layer_profiler import Builders
 from hwautoml.profilers.reference import reference_architecture
@@ -50,7 +51,7 @@ def kept_table_path(run: RunContext, form: str) -> Path:
 
 def kept_tables(run: RunContext) -> dict[str, LatencyTable]:
     """By form, that of the first runtime in fp32 first; of int8 alone where nothing else may ship."""
-    runtimes = dict.fromkeys([_first_runtime(run), *run.target.runtimes])
+    runtimes = dict.fromkeys([_first_runtime(run), *run.target.runtimes, *run.runtimes])
     forms = [Form(runtime, precision).name for precision in ("fp32", "int8") for runtime in runtimes]
     tables = {form: load_table(path) for form in forms if (path := kept_table_path(run, form)).is_file()}
     only = {form: table for form, table in tables.items() if table.precision == run.settings.precision}
@@ -107,7 +108,7 @@ def _further_forms(run: RunContext, first: str, budget_sec: float) -> Iterator[t
     yield from ((Form(runtime), budget_sec >= MIN_SIBLING_CAP_SEC) for runtime in others)
     if wanted == "fp32" or "int8" not in run.target.precisions:
         return
-    for runtime in [r for r in (first, *others) if r in INT8_RUNTIMES]:
+    for runtime in [r for r in (first, *others) if traits_of(r).runs("int8", run.target)]:
         is_asked_for = wanted == "int8" and runtime == first
         yield Form(runtime, "int8"), is_asked_for or budget_sec >= MIN_INT8_CAP_SEC
 

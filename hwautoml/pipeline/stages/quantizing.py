@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import board_runtimes, load_backend, reference_runtime, shipping_runtimes, traits_of, tuning_for
 from hwautoml.core.form import Form
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.plan import Plan
@@ -31,7 +31,7 @@ from hwautoml.pipeline.runs.candidates import (
     choose_winner,
     most_accurate,
 )
-from hwautoml.pipeline.runs.context import BOARD_RUNTIME, RunContext
+from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.int8_accuracy import MAX_LOSS, Scorer, calibration_images, quantize_until_accurate
 from hwautoml.pipeline.runs.outcomes import Quantized, QuantizedNetwork
 
@@ -179,22 +179,31 @@ def _worth_trying(candidates: Sequence[Finalist], limit_ms: float, precision: st
 
 def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
     resolution, folder = run.space.resolution(base.architecture), candidate_folder(run, base.architecture)
-    source, path = base.files["onnxruntime"], folder / "model_int8.onnx"
+    source, path = base.files[reference_runtime()], folder / traits_of(reference_runtime()).artifact_name("int8")
     images = calibration_images(run, resolution)
     run.report("quantize", 0.05, f"{base.architecture.id}: calibrating on {len(images)} training images")
-    median_ms = base.measured.get("onnxruntime", base.best).median_ms
+    median_ms = base.measured.get(reference_runtime(), base.best).median_ms
     scorer = Scorer(run, source, resolution, median_ms, plan.total)
 
     def listen(done: int, total: int) -> None:
         run.report("quantize", 0.2 + 0.3 * done / total, f"sensitivity of layer {done} of {total}")
 
     accuracy, fp32_layers = quantize_until_accurate(
-        source, path, images, scorer.accuracy, scorer.base_accuracy - MAX_LOSS, task=run.dataset.task, on_layer=listen
+        source,
+        path,
+        images,
+        scorer.accuracy,
+        scorer.base_accuracy - MAX_LOSS,
+        task=run.dataset.task,
+        conditions=run.devices.conditions(),
+        on_layer=listen,
     )
-    files, tvm_error = {"onnxruntime": path}, None
-    if "tvm" in base.measured:
-        library, tvm_error = _compiled(run, plan, path, folder)
-        files |= {} if library is None else {"tvm": library}
+    files, errors = {reference_runtime(): path}, []
+    for runtime in (r for r in base.measured if traits_of(r).runs("int8", run.target)):
+        opens_it = traits_of(runtime).opens_source(run.target)
+        file, error = (path, None) if opens_it else _compiled(run, plan, runtime, path, folder)
+        files |= {} if file is None else {runtime: file}
+        errors += [] if error is None else [error]
     measured = _measured(run, plan, base, files)
     return QuantizedNetwork(
         accuracy,
@@ -202,27 +211,23 @@ def _make(run: RunContext, plan: Plan, base: Finalist) -> QuantizedNetwork:
         scorer.num_images,
         fp32_layers,
         len(weighted_layers(source)),
-        tvm_error,
+        "; ".join(errors) or None,
         fp32={form.runtime: found for form, found in measured.items() if form.precision == "fp32"},
         int8={form.runtime: found for form, found in measured.items() if form.precision == "int8"},
     )
 
 
-def _compiled(run: RunContext, plan: Plan, path: Path, folder: Path) -> tuple[Path | None, str | None]:
-    """The TVM library, or why there is none."""
+def _compiled(run: RunContext, plan: Plan, runtime: str, path: Path, folder: Path) -> tuple[Path | None, str | None]:
+    """What the runtime makes of the int8 file, or why there is nothing."""
     if _is_out_of_time(run, plan):
         return None, "not compiled: the budget was used up"
-    run.report("quantize", 0.6, "TVM: compiling")
+    run.report("quantize", 0.6, f"{runtime}: compiling")
+    out = (folder / traits_of(runtime).artifact_name("int8")).parent
     try:
-        compiled = load_backend("tvm").compile_model(
-            path,
-            folder / "int8",
-            tvm_target=run.target.tvm,
-            num_threads=run.target.num_threads,
-            records_path=run.records_path,
-        )
+        tuning = tuning_for(runtime, run.target, run.records_path)
+        compiled = load_backend(runtime).compile(path, out, run.target, tuning)
     except CompileError as error:
-        _log.warning("TVM cannot compile the int8 form: %s", error.message)
+        _log.warning("%s cannot compile the int8 form: %s", runtime, error.message)
         return None, error.message
     return compiled.path, None
 
@@ -239,7 +244,7 @@ def _measured(run: RunContext, plan: Plan, base: Finalist, int8: Mapping[str, Pa
     protocol = replace(FINAL_PROTOCOL, max_total_sec=min(FINAL_PROTOCOL.max_total_sec, 0.04 * plan.total + 2.0))
     if run.board.is_remote:  # boards have one runtime
         paths = list(files.values())
-        results = run.devices(BOARD_RUNTIME).measure(paths, paths[0], protocol)
+        results = run.devices(board_runtimes()[0]).measure(paths, paths[0], protocol)
     else:
         results = _side_by_side(run, base, files, protocol)
     measured = {form: found for form, found in zip(files, results, strict=True) if isinstance(found, Measurement)}
@@ -263,12 +268,12 @@ def _side_by_side(
             return shared
 
         pairs = [(device(form), path) for form, path in files.items()]
-        return measure_side_by_side(pairs, (own("onnxruntime"), base.files["onnxruntime"]), protocol)
+        return measure_side_by_side(pairs, (own(reference_runtime()), base.files[reference_runtime()]), protocol)
 
 
 def _form(run: RunContext, base: Finalist, found: QuantizedNetwork) -> Int8Form:
     folder = candidate_folder(run, base.architecture)
-    files = {"onnxruntime": folder / "model_int8.onnx", "tvm": folder / "int8" / "model.so"}
+    files = {r: folder / traits_of(r).artifact_name("int8") for r in shipping_runtimes()}
     accuracy = base.accuracy_val - (found.base_accuracy - found.accuracy)
     finalist = Finalist(base.architecture, accuracy, files, found.int8, "int8")
     beside = replace(base, measured=found.fp32)

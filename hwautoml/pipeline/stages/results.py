@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hwautoml import __version__
+from hwautoml.compilers import reference_runtime
 from hwautoml.core import json_form
 from hwautoml.core.form import Form
 from hwautoml.core.latency_predictor import fastest_forms
@@ -80,7 +81,7 @@ def summarise(run: RunContext, finished: Finished) -> RunResult:
         runtime=winner.runtime,
         precision=winner.precision,
         quantization=finished.quantization,
-        onnx=str(winner.files["onnxruntime"].resolve()),
+        onnx=str(winner.files[reference_runtime()].resolve()),
         bundle=str((run.folder / "bundle").resolve()),
         report=str((run.folder / "report.html").resolve()),
         parity=_parity(finished.checked),

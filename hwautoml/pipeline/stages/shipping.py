@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hwautoml.bundles import BundleSample, write_bundle
+from hwautoml.bundles import BundleSample, PackedRuntime, write_bundle
+from hwautoml.bundles.bundle import TVM_FILE
+from hwautoml.compilers import reference_runtime, traits_of
 from hwautoml.core import json_form
 from hwautoml.core.run_result import RunResult
 from hwautoml.pipeline.runs.context import RunContext
@@ -50,7 +52,13 @@ def _ship(run: RunContext, finished: Finished) -> Shipped:
 
 def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path:
     winner, shown = finished.winner, result.to_json()
-    tvm = winner.files["tvm"] if "tvm" in winner.measured else None
+    measured = {runtime: traits_of(runtime) for runtime in winner.measured}
+    library = next((winner.files[r] for r, traits in measured.items() if traits.ships_as == TVM_FILE), None)
+    further = [
+        PackedRuntime(r, winner.files[r], traits.ships_as, traits.opener, tuple(traits.packages.values()))
+        for r, traits in measured.items()
+        if traits.ships_as is not None and traits.opener is not None
+    ]
     test, task = run.dataset.test, run.dataset.task
     images = test.raw([index for index, _ in finished.checked.samples])
     samples = [
@@ -59,8 +67,9 @@ def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path
     ]
     return write_bundle(
         run.folder / "bundle",
-        onnx_path=winner.files["onnxruntime"],
-        tvm_library=tvm,
+        onnx_path=winner.files[reference_runtime()],
+        tvm_library=library,
+        further=further,
         default_runtime=winner.runtime,
         num_threads=run.target.num_threads,
         task=task,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hwautoml.compilers import all_traits
 from hwautoml.core import json_form
 from hwautoml.core.active_selection import choose_to_measure
 from hwautoml.core.artifact import sha256_file
@@ -21,7 +22,7 @@ from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import write_atomically
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.errors import InvalidValueError, RunFolderError
-from hwautoml.pipeline.tables.probes import probe_builders
+from hwautoml.pipeline.tables.probes import deployable_probe
 from hwautoml.pipeline.tables.reading import identity_flags
 from hwautoml.pipeline.tables.wanted import WantedTable
 from hwautoml.profilers.assembly import checked_by_leaving_out, table_from_prior
@@ -75,19 +76,17 @@ def write_networks(
     if number > len(pool):
         raise InvalidValueError(f"measurements: must be at most {len(pool)} in {space.family}, got {number}")
     chosen = [pool[index] for index in choose_to_measure(prior, [space.layers(a) for a in pool], number)]
-    # The file is what any runtime takes, whichever will run it.
-    runtime = "onnxruntime-cuda" if identity.precision == "fp16" else "onnxruntime"  # both open ONNX files as they are
-    builders = probe_builders(
-        space, wanted.target, runtime, folder / "unused", precision=identity.precision, batch=identity.batch
-    )
     files = {a.id: f"networks/{a.id}.onnx" for a in chosen}
     for architecture in chosen:
-        builders.network(architecture, folder / files[architecture.id])
+        path = folder / files[architecture.id]  # ONNX is what any runtime takes, whichever will run it
+        deployable_probe(space, architecture, path, batch=identity.batch, precision=identity.precision)
     architectures = {a.id: a.as_dict for a in chosen}
     write_json(folder / LIST_FILE, {"schema": _SCHEMA, **identity.to_json(), "architectures": architectures})
     write_atomically(csv_path, template(files))
     command = _command(identity, csv_path, flags)
-    write_atomically(folder / README_FILE, _readme(identity, space, chosen, command))
+    traits = all_traits().get(identity.runtime)  # None: whoever measures knows how to run ONNX files on it
+    is_compiled = traits is not None and not traits.opens_source(wanted.target)
+    write_atomically(folder / README_FILE, _readme(identity, space, chosen, command, is_compiled))
     return NetworksToTime(
         folder, csv_path, number, tuple(files.values()), identity.target, identity.space, next=command
     )
@@ -155,12 +154,15 @@ def _command(identity: TableIdentity, csv_path: Path, flags: Mapping[str, object
     return " ".join(["hwautoml tables import", shlex.quote(str(csv_path)), identity_flags(identity), *more])
 
 
-def _readme(identity: TableIdentity, space: SearchSpace, chosen: Sequence[Architecture], command: str) -> str:
+def _readme(
+    identity: TableIdentity, space: SearchSpace, chosen: Sequence[Architecture], command: str, is_compiled: bool
+) -> str:
     sides = sorted({space.resolution(architecture) for architecture in chosen})
     threads = "1 thread" if identity.num_threads == 1 else f"{identity.num_threads} threads"
     compiled = (
-        f"\n   Compile them first: `hwautoml compile networks/ID.onnx --target {identity.target}`."
-        if identity.runtime == "tvm"
+        f"\n   Compile them first: `hwautoml compile networks/ID.onnx --target {identity.target} "
+        f"--runtime {identity.runtime}`."
+        if is_compiled
         else ""
     )
     shapes = " or ".join(f"({identity.batch}, {side}, {side}, {space.channels})" for side in sides)

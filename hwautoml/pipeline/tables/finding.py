@@ -6,7 +6,7 @@ import logging
 from contextlib import nullcontext
 from pathlib import Path
 
-from hwautoml.compilers import backend_names, load_backend
+from hwautoml.compilers import all_traits, load_backend
 from hwautoml.core.board import HERE, Board
 from hwautoml.core.form import Form
 from hwautoml.core.latency_prior import roofline_table
@@ -41,13 +41,8 @@ def ensure_table(
 ) -> LatencyTable:
     """A valid table from a file; else measured, here or on the board; else, with no access to the device, estimated."""
     identity = identity_of(target, form, space, batch)
-    is_reachable = unavailable_reason(target, device=board.device, tracker=board.tracker) is None
-    way = (
-        device_for(target, form.runtime, device=board.device, tracker=board.tracker, key=board.key, all_boards=True)
-        if is_reachable
-        else nullcontext()
-    )
-    with way as opened:
+    is_reachable = unavailable_reason(target, board) is None
+    with device_for(target, form.runtime, board, all_boards=True) if is_reachable else nullcontext() as opened:
         machine = None if opened is None or not board.is_remote else str(opened.conditions()["fingerprint"])
         table = find_table(target, identity, library, board=board, machine=machine)
         if table is not None and not (opened is not None and _is_worth_more_time(table, budget_sec)):
@@ -136,18 +131,26 @@ def estimated_table(target: Target, space: SearchSpace, identity: TableIdentity)
 
 def usable_runtimes(target: Target) -> tuple[str, ...]:
     """The target's runtimes that are installed here and that we have a backend for, in its order of preference."""
-    return tuple(r for r in target.runtimes if r in backend_names() and load_backend(r).unavailable_reason() is None)
+    known = all_traits()
+    return tuple(r for r in target.runtimes if r in known and load_backend(r).unavailable_reason() is None)
+
+
+def runtimes_of(target: Target) -> tuple[str, ...]:
+    """What may be named for a target: its own, in its order, and on this machine whatever else runs on its device."""
+    others = all_traits().items() if target.connection == "local" else ()
+    return tuple(dict.fromkeys([*target.runtimes, *(name for name, traits in others if traits.runs_on(target))]))
 
 
 def choose_runtime(target: Target, wanted: str) -> str:
-    """``auto`` is the target's first usable one.
+    """``auto`` is the target's first usable one; another one by name, if it is among `runtimes_of` the target.
 
     Raises:
+        UnknownNameError: the target has no such runtime.
         MissingDependencyError: it is not installed.
     """
     usable = usable_runtimes(target)
-    if wanted != "auto" and wanted not in target.runtimes:
-        raise UnknownNameError(f"runtime of target {target.name}", wanted, target.runtimes)
+    if wanted != "auto" and wanted not in runtimes_of(target):
+        raise UnknownNameError(f"runtime of target {target.name}", wanted, runtimes_of(target))
     if wanted == "auto":
         if not usable and target.connection == "local":
             raise MissingDependencyError(

@@ -7,16 +7,14 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from hwautoml.compilers.torch import FUNCTIONS_VERSION
+from hwautoml.compilers import all_traits
 from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target
-from hwautoml.devices.board_pool import BoardPool
-from hwautoml.devices.local import LocalDevice
+from hwautoml.devices.base import Device
 from hwautoml.devices.protocol import MeasureProtocol
-from hwautoml.devices.rpc import RpcDevice
 from hwautoml.errors import RunFolderError
 from hwautoml.pipeline.connecting import require_real
 from hwautoml.pipeline.tables.probes import probe_builders
@@ -25,9 +23,6 @@ from hwautoml.profilers.assembly import ProfileSetting
 from hwautoml.profilers.journal import free_name
 from hwautoml.profilers.layer_profiler import profile_layers
 from hwautoml.profilers.profile_options import ProfileOptions
-from hwautoml.schedules import SCHEDULES_VERSION
-
-_CODE_VERSIONS = {"tvm": f"+schedules{SCHEDULES_VERSION}", "torch": f"+functions{FUNCTIONS_VERSION}"}
 
 
 def measure_table(
@@ -35,7 +30,7 @@ def measure_table(
     target: Target,
     identity: TableIdentity,
     path: Path,
-    device: LocalDevice | RpcDevice | BoardPool,
+    device: Device,
     *,
     records: Path,
     budget_sec: float,
@@ -89,7 +84,8 @@ def measure_table(
 
 def with_code_version(runtime: str, runtime_version: str) -> str:
     """What a table says its runtime's version is: TVM and torch run code that is ours, and that has a version too."""
-    return runtime_version + _CODE_VERSIONS.get(runtime, "")
+    traits = all_traits().get(runtime)  # tables that were made elsewhere may be of a runtime that is not known here
+    return runtime_version + ("" if traits is None else traits.code_version)
 
 
 def require_no_less(path: Path, table: LatencyTable) -> None:

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import all_traits, load_backend
+from hwautoml.compilers.base import Tuning
 from hwautoml.core.layer import Layer
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target
@@ -23,17 +24,7 @@ if TYPE_CHECKING:
 
     from hwautoml.profilers.layer_profiler import Builders
 
-#: Runtimes that open ONNX files as they are.
-ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt")
-#: Runtimes whose int8 kernels run what ``exporters.quantization`` writes.
-INT8_RUNTIMES = (*ONNX_RUNTIMES, "tvm")
-#: Runtimes that compute in sixteen bits on a GPU; TVM only there: our schedules for processors know fp32 and int8.
-HALF_RUNTIMES = {
-    "fp16": ("onnxruntime-cuda", "onnxruntime-tensorrt", "torch", "torch-inductor", "tvm"),
-    "bf16": ("torch", "torch-inductor"),
-}
-MAX_COMPILER_PROCESSES = 4
-PROBE_SILENCE_SEC = 60.0  # a probe compiles in less than ten
+HALF = ("fp16", "bf16")
 
 _exporting = threading.Lock()  # torch's exporters keep their state in globals
 
@@ -74,8 +65,10 @@ def probe_builders(
     from hwautoml.profilers.layer_profiler import Builders
 
     _require_measurable(precision, runtime, target)
-    compile_probe, num_parallel = _compiler(target, runtime, records, num_threads or target.num_threads)
-    suffix = load_backend(runtime).SOURCE_SUFFIX
+    target = replace(target, num_threads=num_threads or target.num_threads)
+    traits = load_backend(runtime).TRAITS
+    compile_probe, num_parallel = _compiler(target, runtime, records)
+    suffix = traits.source_suffix
 
     def build(probe: _Probe, path: Path) -> Path:
         if compile_probe is None:
@@ -87,8 +80,7 @@ def probe_builders(
             shutil.move(compiled, path)
         return path
 
-    # In int8 the quantiser makes it so; for GPUs TVM keeps channels first.
-    is_channels_last = runtime == "tvm" and precision == "fp32" and not target.is_cuda
+    is_channels_last = precision in traits.channels_last_in and not target.is_cuda
     return Builders(
         layer=lambda layer, path: build(
             _layer(space, replace(layer, batch=batch), is_channels_last=is_channels_last), path
@@ -96,17 +88,23 @@ def probe_builders(
         network=lambda architecture, path: build(_network(space, architecture, batch), path),
         overhead=lambda path: build(_overhead(batch), path),
         num_parallel=num_parallel,
+        reads_weights=traits.reads_weights,
     )
 
 
 def _require_measurable(precision: str, runtime: str, target: Target) -> None:
-    known = {"fp32": (runtime,), "int8": INT8_RUNTIMES, **HALF_RUNTIMES}
-    if runtime not in known.get(precision, ()) or (precision == "fp16" and runtime == "tvm" and not target.is_cuda):
-        raise InvalidValueError(
-            f"precision {precision!r} cannot be measured on {runtime}: fp32 works everywhere, int8 on "
-            f"{', '.join(INT8_RUNTIMES)}; on GPUs fp16 on {', '.join(HALF_RUNTIMES['fp16'])}, bf16 on "
-            f"{' and '.join(HALF_RUNTIMES['bf16'])}"
-        )
+    if load_backend(runtime).TRAITS.runs(precision, target):
+        return
+    on = {
+        wanted: [
+            name for name, traits in all_traits().items() if wanted in (*traits.precisions, *traits.cuda_precisions)
+        ]
+        for wanted in ("int8", *HALF)
+    }
+    raise InvalidValueError(
+        f"precision {precision!r} cannot be measured on {runtime}: fp32 works everywhere, int8 on "
+        f"{', '.join(on['int8'])}; on GPUs fp16 on {', '.join(on['fp16'])}, bf16 on {' and '.join(on['bf16'])}"
+    )
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,9 @@ class _Probe:
 
     def write(self, path: Path, suffix: str, precision: str) -> Path:
         if suffix != ".onnx":
-            probe = self.in_half(precision) if precision in HALF_RUNTIMES else self
+            probe = self.in_half(precision) if precision in HALF else self
             return probe.write_program(path)
-        if precision in HALF_RUNTIMES:
+        if precision in HALF:
             from hwautoml.exporters.half_precision import require_onnx_precision
 
             require_onnx_precision(precision)
@@ -242,20 +240,13 @@ def _overhead(batch: int) -> _Probe:
     return _Probe(make, (batch, 8, 1, 1))
 
 
-def _compiler(
-    target: Target, runtime: str, records: Path, num_threads: int
-) -> tuple[Callable[[Path, Path], Path] | None, int]:
+def _compiler(target: Target, runtime: str, records: Path) -> tuple[Callable[[Path, Path], Path] | None, int]:
     """Compiles a file into a folder (None where the exported file is what the runtime opens); how many at once."""
-    if runtime in ONNX_RUNTIMES:
+    backend = load_backend(runtime)
+    traits = backend.TRAITS
+    if traits.opens_source(target):
         return None, 1
-    options: dict[str, Any] = {"tvm_target": target.tvm, "records_path": records}
-    if runtime != "tvm":
-        compile_model, num_parallel = load_backend(runtime).compile_model, 1
-        options["num_threads"] = num_threads
-    else:
-        from hwautoml.compilers.tvm import CompilerPool
-
-        num_parallel = min(len(os.sched_getaffinity(0)), MAX_COMPILER_PROCESSES)
-        pool = CompilerPool(num_workers=num_parallel, num_threads=num_threads, silence_sec=PROBE_SILENCE_SEC)
-        compile_model = pool.compile_model
-    return (lambda source, folder: compile_model(source, folder, **options).path), num_parallel
+    num_parallel = min(len(os.sched_getaffinity(0)), traits.max_parallel)
+    compile_model = backend.compile if traits.open_pool is None else traits.open_pool(num_parallel).compile
+    tuning = Tuning(records) if traits.is_tunable(target) else None
+    return (lambda source, folder: compile_model(source, folder, target, tuning).path), num_parallel

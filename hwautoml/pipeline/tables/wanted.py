@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwautoml.compilers import backend_names, load_backend
+from hwautoml.compilers import board_runtimes
 from hwautoml.core.board import HERE, Board
 from hwautoml.core.form import Form
 from hwautoml.core.latency_file import save as save_table
@@ -16,16 +16,13 @@ from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_facts import TableFacts
 from hwautoml.core.table_identity import TableIdentity
 from hwautoml.core.target import Target, load_target
-from hwautoml.errors import MissingDependencyError, UnknownNameError
+from hwautoml.errors import UnknownNameError
 from hwautoml.pipeline.connecting import require_reachable
-from hwautoml.pipeline.tables.finding import choose_runtime, identity_of, table_path
+from hwautoml.pipeline.tables.finding import choose_runtime, identity_of, runtimes_of, table_path
 from hwautoml.pipeline.tables.measuring import require_no_less
 from hwautoml.pipeline.tables.siblings import prior_table
 from hwautoml.spaces import load_profiled_space
 from hwautoml.store.table_library import TableLibrary, estimated_path, few_shot_path
-
-#: Runtimes of this machine that a table can be made for, whether or not a target ships networks on them.
-LOCAL_RUNTIMES = ("torch", "torch-inductor")
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def wanted_table(
     found = load_target(target, target_folders(targets_dir))
     found = found if threads is None else replace(found, num_threads=threads)
     if board is not None:
-        require_reachable(found, device=board.device, tracker=board.tracker, key=board.key)
+        require_reachable(found, board)
     found.require_precision(precision)
     form = Form(_choose_runtime(found, runtime, board), precision)
     loaded = load_profiled_space(space, image_size=image_size, channels=channels)
@@ -102,15 +99,11 @@ def save_and_describe(table: LatencyTable, path: Path) -> TableFacts:
 
 
 def _choose_runtime(target: Target, wanted: str, board: Board | None) -> str:
-    """``auto`` is the target's first usable one, on a board TVM; what is not measured here need not be installed."""
+    """``auto`` is the target's first usable one, on a board its server's; what isn't measured need not be installed."""
     if board is not None and board.is_remote:
-        return "tvm" if wanted == "auto" else wanted  # device_for refuses what boards don't run
-    known = tuple(dict.fromkeys([*target.runtimes, *(LOCAL_RUNTIMES if target.connection == "local" else ())]))
-    if wanted != "auto" and wanted not in known:
-        raise UnknownNameError(f"runtime of target {target.name}", wanted, known)
-    if wanted == "auto" or (board is not None and wanted in target.runtimes):
+        return board_runtimes()[0] if wanted == "auto" else wanted  # device_for refuses what boards don't run
+    if wanted == "auto" or board is not None:
         return choose_runtime(target, wanted)
-    reason = load_backend(wanted).unavailable_reason() if board is not None and wanted in backend_names() else None
-    if reason is not None:
-        raise MissingDependencyError(f"runtime {wanted!r} is not usable: {reason}")
+    if wanted not in runtimes_of(target):
+        raise UnknownNameError(f"runtime of target {target.name}", wanted, runtimes_of(target))
     return wanted

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hwautoml.errors import InvalidValueError, RegressionError
+from hwautoml.pipeline.verbs.bench_result import BenchResult, BenchRow, Comparison, RowComparison
 from hwautoml.store.files import read_json
 
-Row = Mapping[str, Any]
 #: By how much two sessions differ beyond what either's own interval says (docs/measuring.md): one standard deviation.
 SESSION_DEVIATION = 0.006
 _IDENTITY = ("artifact", "runtime", "threads", "batch")
@@ -32,7 +31,7 @@ def parse_share(value: str | float) -> float:
     return share
 
 
-def read_baseline(path: Path) -> list[Row]:
+def read_baseline(path: Path) -> list[BenchRow]:
     """The rows of a stored ``bench --json``.
 
     Raises:
@@ -47,10 +46,10 @@ def read_baseline(path: Path) -> list[Row]:
             f"{path} is no baseline: it needs rows with {', '.join(sorted(needed))}",
             fix=f"hwautoml bench ... --json > {path}",
         )
-    return rows
+    return [BenchRow.from_json(row, str(path)) for row in rows]
 
 
-def compare(rows: Sequence[Row], baseline: Sequence[Row], fail_above: float) -> dict[str, Any]:
+def compare(rows: Sequence[BenchRow], baseline: Sequence[BenchRow], fail_above: float) -> Comparison:
     """Every row against its former self, at equal speed of the machine (by the reference network).
 
     ``slower`` is the ratio of the medians, each over its session's reference, with a 95 % interval from both
@@ -64,7 +63,7 @@ def compare(rows: Sequence[Row], baseline: Sequence[Row], fail_above: float) -> 
     for row in rows:
         former = _former(row, baseline)
         if former is None:
-            missing.append(f"{row['artifact']} on {row['runtime']}")
+            missing.append(f"{row.artifact} on {row.runtime}")
             continue
         _require_comparable(row, former)
         compared.append(_comparison(row, former, fail_above))
@@ -73,59 +72,52 @@ def compare(rows: Sequence[Row], baseline: Sequence[Row], fail_above: float) -> 
             f"the baseline has none of what was measured: {', '.join(missing)}",
             fix="make it anew: hwautoml bench ... --json > baseline.json",
         )
-    return {"fail_above": fail_above, "rows": compared, "not_in_baseline": missing}
+    return Comparison(fail_above, tuple(compared), tuple(missing))
 
 
-def require_no_regression(result: Mapping[str, Any]) -> None:
+def require_no_regression(result: BenchResult) -> None:
     """Raises RegressionError when a comparison failed."""
-    against = result["against"]
-    failed = [] if against is None else [row for row in against["rows"] if row["failed"]]
-    if failed:
+    against = result.against
+    failed = [] if against is None else [row for row in against.rows if row.failed]
+    if against is not None and failed:
         text = "; ".join(
-            f"{row['artifact']} on {row['runtime']} takes {row['slower'] - 1:+.1%} "
-            f"(95 % {row['interval'][0] - 1:+.1%} to {row['interval'][1] - 1:+.1%})"
-            for row in failed
+            f"{found.row.artifact} on {found.row.runtime} takes {found.slower - 1:+.1%} "
+            f"(95 % {found.interval[0] - 1:+.1%} to {found.interval[1] - 1:+.1%})"
+            for found in failed
         )
-        raise RegressionError(f"slower than the baseline by more than {against['fail_above']:.3g}: {text}")
+        raise RegressionError(f"slower than the baseline by more than {against.fail_above:.3g}: {text}")
 
 
-def _former(row: Row, baseline: Sequence[Row]) -> Row | None:
+def _former(row: BenchRow, baseline: Sequence[BenchRow]) -> BenchRow | None:
     """By identity; a file that was moved is known by its name where that is unique."""
-    same = [b for b in baseline if all(b[key] == row[key] for key in _IDENTITY)]
+    same = [former for former in baseline if former.identity == row.identity]
     if not same:
-        name, others = Path(row["artifact"]).name, _IDENTITY[1:]
-        same = [b for b in baseline if Path(b["artifact"]).name == name and all(b[key] == row[key] for key in others)]
+        name, others = Path(row.artifact).name, row.identity[1:]
+        same = [b for b in baseline if Path(b.artifact).name == name and b.identity[1:] == others]
     return same[0] if len(same) == 1 else None
 
 
-def _require_comparable(row: Row, former: Row) -> None:
+def _require_comparable(row: BenchRow, former: BenchRow) -> None:
     for key, text in (("fingerprint", "machine or runtime version"), ("reference", "reference network")):
-        then, now = former["conditions"].get(key), row["conditions"].get(key)
+        then, now = former.conditions.get(key), row.conditions.get(key)
         if then != now:
             raise InvalidValueError(
-                f"{row['artifact']} on {row['runtime']}: the baseline was measured with another {text}: "
+                f"{row.artifact} on {row.runtime}: the baseline was measured with another {text}: "
                 f"{then!r}, now {now!r}",
                 fix="make the baseline anew on this machine: hwautoml bench ... --json > baseline.json",
             )
 
 
-def _comparison(row: Row, former: Row, fail_above: float) -> dict[str, Any]:
-    speeds = [r["conditions"]["reference_median_ms"] for r in (row, former)]
-    slower = row["median_ms"] / speeds[0] / (former["median_ms"] / speeds[1])
+def _comparison(row: BenchRow, former: BenchRow, fail_above: float) -> RowComparison:
+    now, then = (float(r.conditions["reference_median_ms"]) for r in (row, former))
+    slower = row.median_ms / now / (former.median_ms / then)
     deviation = math.hypot(_deviation(row), _deviation(former), SESSION_DEVIATION)
-    interval = [slower * math.exp(-1.96 * deviation), slower * math.exp(1.96 * deviation)]
-    return {
-        **{key: row[key] for key in _IDENTITY},
-        "median_ms": row["median_ms"],
-        "baseline_median_ms": former["median_ms"],
-        "machine_slower": speeds[0] / speeds[1],
-        "slower": slower,
-        "interval": interval,
-        "failed": slower - 1 > fail_above and interval[0] > 1,
-    }
+    low, high = slower * math.exp(-1.96 * deviation), slower * math.exp(1.96 * deviation)
+    failed = slower - 1 > fail_above and low > 1
+    return RowComparison(row, former.median_ms, now / then, slower, (low, high), failed)
 
 
-def _deviation(row: Row) -> float:
+def _deviation(row: BenchRow) -> float:
     """Relative standard deviation of the median."""
-    low, high = row["interval_ms"]
-    return float((high - low) / (2 * 1.96 * row["median_ms"]))
+    low, high = row.interval_ms
+    return (high - low) / (2 * 1.96 * row.median_ms)

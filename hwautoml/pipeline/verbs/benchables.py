@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwautoml.bundles import read_bundle
-from hwautoml.compilers import backend_names, load_backend
+from hwautoml.compilers import all_traits, backend_names, load_backend, traits_of
+from hwautoml.compilers.base import Tuning
+from hwautoml.core.artifact import sha256_file
+from hwautoml.core.compiled_file import COMPILED_FILE, CompiledFile, read_compiled, require_unchanged
 from hwautoml.errors import InvalidValueError, MissingDependencyError, UnknownNameError
 from hwautoml.pipeline.tables.finding import usable_runtimes
 from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
@@ -17,11 +21,8 @@ from hwautoml.store.table_library import TableLibrary
 if TYPE_CHECKING:
     from hwautoml.core.target import Target
 
-#: What a file is run by unless the user says otherwise.
-RUNTIME_OF_SUFFIX = {".onnx": "onnxruntime", ".so": "tvm", ".pt2": "torch"}
-#: Runtimes that open the source itself; the others compile it first.
-_OPEN_SOURCES = ("onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "torch")
-_FIX = "name .onnx files, .so files made by compile, .pt2 programs, bundles or run folders"
+_log = logging.getLogger(__name__)
+_FIX = "name .onnx files, files or folders made by compile, .pt2 programs, bundles or run folders"
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,15 @@ def parse_runtimes(text: str | None) -> tuple[str, ...] | None:
 
 def own_runtimes(target: Target) -> dict[str, str]:
     """What runs a file on the target unless the user says otherwise, by suffix: on a GPU the first of its runtimes."""
+    traits = all_traits()
+    own = {suffix: name for name in reversed(traits) for suffix in traits[name].own_suffixes}
     if not target.is_cuda:
-        return RUNTIME_OF_SUFFIX
-    usable = usable_runtimes(target) or target.runtimes
-    return {".onnx": "tvm", ".so": "tvm"} | {load_backend(name).SOURCE_SUFFIX: name for name in reversed(usable)}
+        return own
+    own = {suffix: name for suffix, name in own.items() if traits[name].runs_on(target)}
+    runtimes = [name for name in target.runtimes if name in traits]
+    usable = [name for name in usable_runtimes(target) if name in traits] or runtimes
+    fallback = {traits[name].source_suffix: name for name in reversed(runtimes)}
+    return fallback | own | {traits[name].source_suffix: name for name in reversed(usable)}
 
 
 def require_of_target(runtimes: tuple[str, ...], target: Target) -> None:
@@ -74,28 +80,69 @@ def require_of_target(runtimes: tuple[str, ...], target: Target) -> None:
 
 
 def benchables(
-    artifact: Path, runtimes: tuple[str, ...] | None, batch: int, own: Mapping[str, str] = RUNTIME_OF_SUFFIX
+    artifact: Path, runtimes: tuple[str, ...] | None, batch: int, target: Target
 ) -> tuple[list[Benchable], list[str]]:
     """What to measure of one artifact, and why it is not measured on the other runtimes asked for.
 
-    ``own`` are `own_runtimes`.
-
     Raises:
-        InvalidValueError: it is nothing that could be run; RunFolderError: a bundle is incomplete or changed.
+        InvalidValueError: it is nothing that could be run, or was compiled for another target.
+        RunFolderError: a bundle, or what was compiled, is incomplete or changed.
     """
+    if (artifact / COMPILED_FILE).is_file():
+        return _of_compiled(artifact, artifact, read_compiled(artifact), runtimes, target)
     if artifact.is_dir():
-        return _of_bundle(artifact, runtimes, batch, own)
-    if artifact.suffix not in RUNTIME_OF_SUFFIX or not artifact.is_file():
-        reason = "does not exist" if not artifact.exists() else "is no .onnx, .so or .pt2 file"
+        return _of_bundle(artifact, runtimes, batch, own_runtimes(target))
+    known = [file for file in _described_beside(artifact) if runtimes is None or file.runtime in runtimes]
+    if known:
+        return _of_compiled(artifact, artifact.parent, known, runtimes, target)
+    return _of_file(artifact, runtimes, own_runtimes(target))
+
+
+def _described_beside(artifact: Path) -> list[CompiledFile]:
+    """What its folder says of a file that ``compile`` wrote, and nobody replaced."""
+    if not artifact.is_file() or not (artifact.parent / COMPILED_FILE).is_file():
+        return []
+    described = [file for file in read_compiled(artifact.parent) if file.name == artifact.name]
+    return [file for file in described if file.sha256 == sha256_file(artifact)]
+
+
+def _of_compiled(
+    artifact: Path, folder: Path, files: Sequence[CompiledFile], runtimes: tuple[str, ...] | None, target: Target
+) -> tuple[list[Benchable], list[str]]:
+    found, skipped = [], []
+    for file in files:
+        name = str(artifact if len(files) == 1 else folder / file.name)
+        if runtimes is not None and file.runtime not in runtimes:
+            skipped.append(f"{name} on {', '.join(runtimes)}: it was compiled for {file.runtime}")
+            continue
+        if file.target != target.name:
+            raise InvalidValueError(
+                f"{name} was compiled for target {file.target}, not for {target.name}", fix=f"--target {file.target}"
+            )
+        if file.num_threads != target.num_threads:
+            _log.warning("%s was compiled for %d threads, not %d", name, file.num_threads, target.num_threads)
+        traits, path = traits_of(file.runtime), require_unchanged(folder, file)
+        is_source = traits.opens_source(target) and path.suffix == traits.source_suffix  # which any batch is made of
+        found.append(Benchable(name, file.runtime, path, is_compiled=not is_source))
+    return found, skipped
+
+
+def _of_file(
+    artifact: Path, runtimes: tuple[str, ...] | None, own: Mapping[str, str]
+) -> tuple[list[Benchable], list[str]]:
+    traits = all_traits()
+    known = {suffix for each in traits.values() for suffix in (each.source_suffix, *each.own_suffixes)}
+    if artifact.suffix not in known or not artifact.is_file():
+        *first, last = sorted(known)
+        reason = "does not exist" if not artifact.exists() else f"is no {', '.join(first)} or {last} file"
         raise InvalidValueError(f"{artifact} {reason}", fix=_FIX)
     found, skipped = [], []
     for runtime in runtimes or ((own[artifact.suffix],) if artifact.suffix in own else ()):
-        if artifact.suffix == ".so" and runtime == "tvm":
-            found.append(Benchable(str(artifact), runtime, artifact, is_compiled=True))
-        elif artifact.suffix == load_backend(runtime).SOURCE_SUFFIX:
-            found.append(Benchable(str(artifact), runtime, artifact))
+        takes = traits[runtime].source_suffix
+        if artifact.suffix == takes or artifact.suffix in traits[runtime].own_suffixes:
+            is_compiled = artifact.suffix != takes
+            found.append(Benchable(str(artifact), runtime, artifact, is_compiled))
         else:
-            takes = load_backend(runtime).SOURCE_SUFFIX
             skipped.append(f"{artifact} on {runtime}: it takes {takes} files, not {artifact.suffix}")
     return found, skipped
 
@@ -105,16 +152,15 @@ def _of_bundle(
 ) -> tuple[list[Benchable], list[str]]:
     inner = folder / "bundle"
     bundle = read_bundle(inner if (inner / "manifest.json").is_file() else folder)
-    library = bundle.tvm_library
-    shipped = dict.fromkeys([own[".onnx"]] if library is None else [own[".onnx"], "tvm"])
+    compiled = {name: path for name, path in bundle.files.items() if path != bundle.onnx_path}
     found, skipped = [], []
-    for runtime in runtimes or shipped:
-        if runtime == "tvm" and library is not None and batch == 1:
-            found.append(Benchable(str(folder), runtime, library, is_compiled=True))
-        elif load_backend(runtime).SOURCE_SUFFIX == ".onnx":
+    for runtime in runtimes or dict.fromkeys([own[".onnx"], *compiled]):
+        takes = traits_of(runtime).source_suffix
+        if runtime in compiled and batch == 1:
+            found.append(Benchable(str(folder), runtime, compiled[runtime], is_compiled=True))
+        elif takes == ".onnx":
             found.append(Benchable(str(folder), runtime, bundle.onnx_path))
         else:
-            takes = load_backend(runtime).SOURCE_SUFFIX
             skipped.append(f"{folder} on {runtime}: it takes {takes} files, and a bundle has none")
     return found, skipped
 
@@ -132,16 +178,9 @@ def prepare(item: Benchable, target: Target, batch: int, folder: Path, profiles_
     source = item.path
     if source.suffix == ".onnx":
         source = with_batch(source, folder / "batched.onnx", batch)
-    is_moved = item.runtime == "torch" and target.is_cuda  # compiling puts a program's weights on the device
-    if item.runtime in _OPEN_SOURCES and not is_moved:
+    backend = load_backend(item.runtime)
+    if backend.TRAITS.opens_source(target):
         return source
-    library = TableLibrary(profiles_dir)
-    records = take_over_shipped_records(target.name, library) if item.runtime == "tvm" else None
-    compiled = load_backend(item.runtime).compile_model(
-        source,
-        folder,
-        tvm_target=target.tvm,
-        num_threads=target.num_threads,
-        records_path=records,
-    )
-    return compiled.path
+    is_tunable = backend.TRAITS.is_tunable(target)
+    tuning = Tuning(take_over_shipped_records(target.name, TableLibrary(profiles_dir))) if is_tunable else None
+    return backend.compile(source, folder, target, tuning).path

@@ -6,12 +6,14 @@ import csv as csv_module
 import io
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hwautoml.compilers import board_runtimes
+from hwautoml.core.board import Board
 from hwautoml.core.duration import require_duration
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
@@ -24,6 +26,7 @@ from hwautoml.devices.side_by_side import measure_side_by_side
 from hwautoml.errors import HwAutoMLError, InvalidValueError, MeasurementError, StorageError
 from hwautoml.pipeline.connecting import device_for, require_reachable
 from hwautoml.pipeline.verbs.baseline import compare, parse_share, read_baseline
+from hwautoml.pipeline.verbs.bench_result import BenchFailure, BenchResult, BenchRow
 from hwautoml.pipeline.verbs.benchables import (
     Benchable,
     benchables,
@@ -86,8 +89,8 @@ def bench(
     targets_dir: Path | None = None,
     profiles_dir: Path | None = None,
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
-    """Measure ONNX files, TVM libraries, torch programs, bundles and run folders on a target.
+) -> BenchResult:
+    """Measure ONNX files, what ``compile`` wrote, torch programs, bundles and run folders on a target.
 
     Each on its own runtimes, or on every one in ``runtime`` (comma-separated) that takes it; compiled here
     where need be. Each runs in a process of its own, all in the same rounds, with a reference network in
@@ -109,17 +112,17 @@ def bench(
     baseline = None if against is None else read_baseline(against)
     found = load_target(target, target_folders(targets_dir))
     found = found if threads is None else replace(found, num_threads=threads)
-    board = {"device": device, "tracker": tracker, "key": key}
-    require_reachable(found, **board)
+    board = Board(device, tracker, key)
+    require_reachable(found, board)
     require_of_target(runtimes or (), found)
     if picture is not None and picture.suffix != ".png":
         raise InvalidValueError(f"--picture must be a .png file, got {picture}")
     for path in filter(None, (csv, picture)):
         require_writable(path)
-    if device is not None or tracker is not None:
-        runtimes = runtimes or ("tvm",)
+    if board.is_remote:
+        runtimes = runtimes or board_runtimes()[:1]
         for name in runtimes:
-            device_for(found, name, **board).close()  # before anything is compiled: not every runtime is on boards
+            device_for(found, name, board).close()  # before anything is compiled: not every runtime is on boards
     protocol = replace(PROTOCOL, seed=seed, max_total_sec=budget_sec)
     session = _Session(found, batch, board, profiles_dir, on_progress)
     with tempfile.TemporaryDirectory(prefix="hwautoml-bench-") as folder:
@@ -128,40 +131,30 @@ def bench(
     if not rows:
         raise session.errors[0]
     on_progress(Progress("bench", 1.0))
-    result = {
-        "target": found.name,
-        "rows": sorted(rows, key=lambda row: row["median_ms"] / row["batch"]),
-        "skipped": session.skipped,
-        "failed": session.failed,
-        "against": None if baseline is None else compare(rows, baseline, limit),
-    }
+    against_baseline = None if baseline is None else compare(rows, baseline, limit)
+    ranked = tuple(sorted(rows, key=lambda row: row.median_ms / row.batch))
+    result = BenchResult(found.name, ranked, tuple(session.skipped), tuple(session.failed), against_baseline)
     _write_files(result, csv, picture)
     return result
 
 
-def require_all_measured(result: Mapping[str, Any]) -> None:
+def require_all_measured(result: BenchResult) -> None:
     """Raises MeasurementError, naming them, when some artifacts could not be measured."""
-    if result["failed"]:
-        text = "; ".join(f"{row['artifact']}: {row['error']}" for row in result["failed"])
-        raise MeasurementError(f"{len(result['failed'])} could not be measured: {text}")
+    if result.failed:
+        text = "; ".join(f"{failure.artifact}: {failure.error}" for failure in result.failed)
+        raise MeasurementError(f"{len(result.failed)} could not be measured: {text}")
 
 
 class _Session:
     """One call of the verb: what is measured, and what went wrong."""
 
     def __init__(
-        self,
-        target: Target,
-        batch: int,
-        board: Mapping[str, str | None],
-        profiles_dir: Path | None,
-        on_progress: OnProgress,
+        self, target: Target, batch: int, board: Board, profiles_dir: Path | None, on_progress: OnProgress
     ) -> None:
         self.target, self.batch, self.board = target, batch, board
-        self.own = own_runtimes(target)
         self.profiles_dir, self.on_progress = profiles_dir, on_progress
         self.skipped: list[str] = []
-        self.failed: list[dict[str, Any]] = []
+        self.failed: list[BenchFailure] = []
         self.errors: list[HwAutoMLError] = []
 
     def prepared(
@@ -171,7 +164,7 @@ class _Session:
         items = []
         for artifact in artifacts:
             try:
-                found, skipped = benchables(artifact, runtimes, self.batch, self.own)
+                found, skipped = benchables(artifact, runtimes, self.batch, self.target)
                 self.skipped += skipped
                 if not found:
                     raise InvalidValueError(f"{artifact} runs on none of the runtimes asked for: {'; '.join(skipped)}")
@@ -195,13 +188,13 @@ class _Session:
 
     def measured(
         self, items: Sequence[tuple[Benchable, Path]], folder: Path, protocol: MeasureProtocol
-    ) -> list[dict[str, Any]]:
+    ) -> list[BenchRow]:
         from hwautoml.exporters.reference import REFERENCE_NAME, export_reference
 
         if not items:
             return []
         reference = export_reference(folder / "reference.onnx")
-        if any(self.board.values()):
+        if self.board.is_remote:
             results = self._on_board(items, reference, folder, protocol)
         else:
             results = self._side_by_side(items, reference, folder, protocol)
@@ -214,22 +207,24 @@ class _Session:
                 reason = f"it ran on the processor; compile it for --target {self.target.name}"
                 self._fail(item.name, item.runtime, MeasurementError(f"{item.name} on {item.runtime}: {reason}"))
                 continue
-            rows.append(self._row(item, path, result, REFERENCE_NAME))
+            size, threads = path.stat().st_size, self.target.num_threads
+            rows.append(BenchRow.of(item.name, item.runtime, threads, size, result, REFERENCE_NAME))
         return rows
 
     def _on_board(
         self, items: Sequence[tuple[Benchable, Path]], reference: Path, folder: Path, protocol: MeasureProtocol
     ) -> list[Measurement | MeasureFailure]:
         """All in one session of the board, in the same rounds; TVM times the reference unless none of them needs it."""
-        runtime = "tvm" if any(item.runtime == "tvm" for item, _ in items) else items[0][0].runtime
+        used = {item.runtime for item, _ in items}
+        runtime = next(runtime for runtime in board_runtimes() if runtime in used)
         timer = prepare(Benchable("reference", runtime, reference), self.target, 1, folder, self.profiles_dir)
-        with device_for(self.target, runtime, **self.board) as device:
+        with device_for(self.target, runtime, self.board) as device:
             return device.measure([path for _, path in items], timer, protocol, self._listen)
 
     def _side_by_side(
         self, items: Sequence[tuple[Benchable, Path]], reference: Path, folder: Path, protocol: MeasureProtocol
     ) -> list[Measurement | MeasureFailure]:
-        runtime = self.own[".onnx"]  # on a GPU the reference runs there
+        runtime = own_runtimes(self.target)[".onnx"]  # on a GPU the reference runs there
         reference = prepare(Benchable("reference", runtime, reference), self.target, 1, folder, self.profiles_dir)
         with ExitStack() as stack:
             threads = self.target.num_threads
@@ -238,49 +233,23 @@ class _Session:
             entries = [(device, path) for device, (_, path) in zip(devices, items, strict=True)]
             return measure_side_by_side(entries, (timer, reference), protocol, self._listen)
 
-    def _row(self, item: Benchable, path: Path, result: Measurement, reference: str) -> dict[str, Any]:
-        process, model = (result.conditions.get(key) for key in ("process_peak_bytes", "peak_memory_bytes"))
-        batch = int(str(result.conditions["batch"]))  # compiled files have their own, whatever was asked for
-        return {
-            "artifact": item.name,
-            "runtime": item.runtime,
-            "threads": self.target.num_threads,
-            "batch": batch,
-            "median_ms": result.median_ms,
-            "interval_ms": list(result.interval_ms),
-            "p95_ms": result.p95_ms,
-            "p99_ms": result.p99_ms,
-            "throughput": 1000.0 * batch / result.median_ms,
-            "load_ms": result.conditions.get("load_ms"),
-            "peak_memory_mb": _megabytes(process),
-            "model_memory_mb": _megabytes(model),
-            "size_mb": _megabytes(path.stat().st_size),
-            "num_samples": len(result.samples_ms),
-            "origin": result.origin,
-            "noise_floor_relative": result.conditions.get("noise_floor_relative"),
-            "conditions": {**result.conditions, "reference": reference},
-        }
-
     def _fail(self, artifact: str, runtime: str | None, error: HwAutoMLError) -> None:
         _log.info("%s: %s", artifact, error.message)
         self.errors.append(error)
-        self.failed.append({"artifact": artifact, "runtime": runtime, "error": error.message})
+        self.failed.append(BenchFailure(artifact, runtime, error.message))
 
     def _listen(self, done: int, total: int, text: str) -> None:
         share = PREPARING_SHARE + (1 - PREPARING_SHARE) * done / max(total, 1)
         self.on_progress(Progress("bench", min(share, 0.999), f"{done} of {total} done, {text}"))
 
 
-def _megabytes(number: object) -> float | None:
-    return number / 2**20 if isinstance(number, int | float) else None
-
-
-def _write_files(result: Mapping[str, Any], csv: Path | None, picture: Path | None) -> None:
+def _write_files(result: BenchResult, csv: Path | None, picture: Path | None) -> None:
+    rows = [row.to_json() for row in result.rows]
     if csv is not None:
         text = io.StringIO()
         writer = csv_module.DictWriter(text, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for row in result["rows"]:
+        for row in rows:
             low, high = row["interval_ms"]
             writer.writerow({**row, "interval_low_ms": low, "interval_high_ms": high})
         write_atomically(csv, text.getvalue())
@@ -288,4 +257,4 @@ def _write_files(result: Mapping[str, Any], csv: Path | None, picture: Path | No
         from hwautoml.reports.bench_image import save_bench
 
         with replaced_atomically(picture) as temporary:
-            save_bench(result["rows"], result["target"], temporary)
+            save_bench(rows, result.target, temporary)

@@ -20,7 +20,7 @@ from hwautoml.core.resources import target_folders, user_config_folder
 from hwautoml.core.storage import write_atomically
 from hwautoml.core.target import Target, load_target, parse_target, target_names
 from hwautoml.devices.machine import cuda_device, machine_conditions
-from hwautoml.errors import InvalidValueError
+from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,7 @@ def doctor() -> Diagnosis:
         Check("torch on CUDA", torch.cuda.is_available(), f"torch {torch.__version__}"),
         Check("onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())),
     ]
-    for name in backend_names():
-        backend = load_backend(name)
-        reason = backend.unavailable_reason()
-        checks.append(Check(f"runtime {name}", reason is None, backend.version() if reason is None else reason))
+    checks += [_runtime(name) for name in backend_names()]
     if load_backend("tvm").unavailable_reason() is None:
         checks.append(_tvm_targets())
     for architecture in (known for known in ARCHITECTURES if not known.is_host):
@@ -139,6 +136,15 @@ def doctor() -> Diagnosis:
     checks.append(Check("CUDA machine code", nvcc is not None, nvcc or f"libraries will hold source; {NVCC_FIX}"))
     checks.append(Check("nni", importlib.util.find_spec("nni") is not None, _package_version("nni")))
     return Diagnosis(__version__, machine_conditions(), tuple(checks))
+
+
+def _runtime(name: str) -> Check:
+    try:
+        backend = load_backend(name)
+    except MissingDependencyError as error:  # another package's, which cannot be imported
+        return Check(f"runtime {name}", False, str(error))
+    reason = backend.unavailable_reason()
+    return Check(f"runtime {name}", reason is None, backend.version() if reason is None else reason)
 
 
 def _has_bf16() -> bool:

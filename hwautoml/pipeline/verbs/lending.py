@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwautoml.core import json_form
+from hwautoml.core.board import Board
 from hwautoml.devices.address import Address
 from hwautoml.devices.agent import DEFAULT_PORT, serve_agent
 from hwautoml.devices.rpc import RpcDevice
@@ -75,16 +76,18 @@ def boards(*, device: str | None = None, tracker: str | None = None, key: str | 
             "name one board or one tracker to ask, got " + ("neither" if device is None else "both"),
             fix="hwautoml boards --device host:port --key KEY, or: hwautoml boards --tracker host:port",
         )
-    if device is not None:
-        return (_ask_board(device, key or ""),)
-    assert tracker is not None
-    return tuple(_ask_kind(tracker, kind) for kind in list_devices(tracker) if key in (None, kind.key))
+    board = Board(device, tracker, key)
+    if board.device is not None:
+        return (_ask_board(board),)
+    known = list_devices(board.address)
+    return tuple(_ask_kind(board.address, kind) for kind in known if board.key in (None, kind.key))
 
 
-def _ask_board(address: str, key: str) -> BoardStatus:
-    with RpcDevice(address, key=key, connect_timeout_sec=ANSWER_SEC) as board:
+def _ask_board(board: Board) -> BoardStatus:
+    address = board.address
+    with RpcDevice(address, key=board.key or "", connect_timeout_sec=ANSWER_SEC) as opened:
         try:
-            return BoardStatus(address, None, "free", (board.conditions(),))
+            return BoardStatus(address, None, "free", (opened.conditions(),))
         except TargetUnavailableError as error:
             state = "busy" if BUSY in error.message else "unreachable"
             return BoardStatus(address, None, state, reason=str(error))

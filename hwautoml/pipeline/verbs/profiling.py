@@ -93,15 +93,7 @@ def _measured(
 ) -> TableFacts:
     """Measures every layer, or so many networks."""
     path, prior = (wanted.few_shot_path, wanted.prior(like)) if num_networks else (wanted.path, None)
-    board = wanted.board
-    with device_for(
-        wanted.target,
-        wanted.identity.runtime,
-        device=board.device,
-        tracker=board.tracker,
-        key=board.key,
-        all_boards=True,
-    ) as opened:
+    with device_for(wanted.target, wanted.identity.runtime, wanted.board, all_boards=True) as opened:
         table = measure_table(
             wanted.space,
             wanted.target,

@@ -23,7 +23,7 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import RunFolderError, UnknownNameError
 from hwautoml.objectives import load_objectives
 from hwautoml.objectives.base import Definition
-from hwautoml.pipeline.connecting import onnxruntime_outputs
+from hwautoml.pipeline.connecting import reference_outputs
 from hwautoml.pipeline.runs.candidates import (
     export_architecture,
     load_network,
@@ -274,9 +274,7 @@ def _exported_parity(run: RunContext, architecture: Architecture, network: nn.Mo
     split = run.dataset.val
     images = split.raw(spread(split.num_images, PARITY_IMAGES), run.space.resolution(architecture))
     expected = network_outputs(run, network, images)
-    report = check_parity(
-        expected, onnxruntime_outputs(path, images), task=run.dataset.task, tolerance=PARITY_TOLERANCE
-    )
+    report = check_parity(expected, reference_outputs(path, images), task=run.dataset.task, tolerance=PARITY_TOLERANCE)
     require_parity(report, artifact=str(path))
     return ExportParity(report.max_abs, report.agreement, report.num_images)
 

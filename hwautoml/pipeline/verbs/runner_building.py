@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hwautoml.compilers._toolchains import (
     require_compiler,
     run_compiler,
 )
+from hwautoml.core import json_form
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.storage import folder_beside
@@ -26,6 +28,21 @@ PROGRAM = "hwautoml_runner"
 SOURCES = ("hwautoml.cpp", "image.cpp", "runner.cpp")
 
 
+@dataclass(frozen=True)
+class BuildResult:
+    """``path`` is the program; it runs where all ``files`` lie beside it."""
+
+    path: str
+    target: str
+    architecture: str
+    compiler: str
+    size_mb: float
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return json_form.to_json(self)
+
+
 def build(
     target: str = "cpu",
     *,
@@ -33,7 +50,7 @@ def build(
     out: Path | None = None,
     targets_dir: Path | None = None,
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
+) -> BuildResult:
     """Build the C++ runner for a target: a folder with a program and TVM's runtime, which runs any bundle for it.
 
     ``wheels`` is a folder with the wheels of apache-tvm and apache-tvm-ffi for the target's architecture; for
@@ -61,14 +78,14 @@ def build(
         finished.rename(folder)  # in one step: nothing half-built is left
     on_progress(Progress("build", 1.0))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        "path": str(folder / PROGRAM),
-        "target": found.name,
-        "architecture": architecture.name,
-        "compiler": compiler_name(architecture),
-        "size_mb": sum(path.stat().st_size for path in files) / 2**20,
-        "files": [str(path) for path in files],
-    }
+    return BuildResult(
+        path=str(folder / PROGRAM),
+        target=found.name,
+        architecture=architecture.name,
+        compiler=compiler_name(architecture),
+        size_mb=sum(path.stat().st_size for path in files) / 2**20,
+        files=tuple(str(path) for path in files),
+    )
 
 
 def _runtime(architecture: Architecture, wheels: Path | None, folder: Path) -> TvmRuntime:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hwautoml.compilers import board_runtimes, shipping_runtimes
 from hwautoml.compilers._toolchains import architecture_of, require_compiler
 from hwautoml.core.board import Board
 from hwautoml.core.objective import Limit
@@ -20,14 +21,14 @@ from hwautoml.core.target import Target, load_target
 from hwautoml.errors import InvalidValueError, RunFolderError
 from hwautoml.pipeline.connecting import device_for, require_reachable, require_real
 from hwautoml.pipeline.runs.candidates import measured_finalists
-from hwautoml.pipeline.runs.context import BOARD_RUNTIME, SHIPPED_RUNTIMES, RunContext
+from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.journal import Journal
 from hwautoml.pipeline.runs.judging import LATENCY, latency_limit
 from hwautoml.pipeline.runs.opening import opened
 from hwautoml.pipeline.runs.outcomes import Shipped
 from hwautoml.pipeline.runs.resources import MAX_TIMING_SEC, Resources, resources_of, time_training
 from hwautoml.pipeline.runs.settings import RunSettings, require_same
-from hwautoml.pipeline.stages.building import compile_stage, export_stage, measure_stage
+from hwautoml.pipeline.stages.building import compile_stage, compiling_runtimes, export_stage, measure_stage
 from hwautoml.pipeline.stages.checking import check_stage
 from hwautoml.pipeline.stages.profiling import kept_tables, profile_stage
 from hwautoml.pipeline.stages.quantizing import choose_form, quantize_stage, reserve_sec
@@ -173,7 +174,7 @@ def _plan(run: RunContext, resources: Resources, budget_sec: float) -> Plan:
     if stored is not None:
         return stored
     epochs_per_sec = resources.supernet_epochs_per_sec(run.settings.seed)
-    plan = make_plan(budget_sec, run.journal.elapsed_sec, "tvm" in run.runtimes, epochs_per_sec)
+    plan = make_plan(budget_sec, run.journal.elapsed_sec, bool(compiling_runtimes(run)), epochs_per_sec)
     plan = replace(plan, ship=plan.ship + reserve_sec(budget_sec, run.settings.precision, run.target))
     run.journal.set_plan(plan)
     return plan
@@ -209,21 +210,22 @@ def _checked_target(settings: RunSettings, targets_dir: Path | None, board: Boar
     found = load_target(settings.target, target_folders(targets_dir))
     if settings.precision == "int8":
         found.require_precision("int8")
-    require_reachable(found, device=board.device, tracker=board.tracker, key=board.key)
+    require_reachable(found, board)
     if not board.is_remote:
         chosen = choose_runtime(found, settings.runtime)
-        if chosen not in SHIPPED_RUNTIMES:
+        if chosen not in shipping_runtimes():
             raise InvalidValueError(
-                f"a run ships networks on {' and '.join(SHIPPED_RUNTIMES)}, not on {chosen}",
+                f"a run ships networks on {' and '.join(shipping_runtimes())}, not on {chosen}",
                 fix=f"--runtime tvm; a table of {chosen}: hwautoml profile --target {found.name} --runtime {chosen}",
             )
         return found
-    if settings.runtime not in ("auto", BOARD_RUNTIME):
+    runtime = board_runtimes()[0]
+    if settings.runtime not in ("auto", runtime):
         raise InvalidValueError(
-            f"boards over the network run {BOARD_RUNTIME}, and runtime {settings.runtime} was asked for",
-            fix=f"--runtime {BOARD_RUNTIME}",
+            f"boards over the network run {runtime}, and runtime {settings.runtime} was asked for",
+            fix=f"--runtime {runtime}",
         )
-    with device_for(found, BOARD_RUNTIME, device=board.device, tracker=board.tracker, key=board.key) as there:
+    with device_for(found, runtime, board) as there:
         require_compiler(architecture_of(found.host_triple))
         require_real(there.conditions())
     return found

@@ -6,13 +6,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from hwautoml.compilers.base import Tuning
 from hwautoml.core import json_form
+from hwautoml.core.board import Board
 from hwautoml.core.duration import require_duration
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
@@ -25,9 +27,6 @@ from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
 from hwautoml.pipeline.verbs.records import completed_records
 from hwautoml.spaces import load_profiled_space
-
-if TYPE_CHECKING:
-    from hwautoml.compilers._tvm_request import BoardRoute
 
 #: Few, because the quantiser's time grows with the square of their number.
 LAYERS_PER_PROBE = 8
@@ -101,14 +100,15 @@ def tune(
             f"target {found.name} is a GPU, and what is tuned are our schedules for processors",
             fix="compile without tuning: TVM has schedules of its own for GPUs",
         )
-    require_reachable(found, device=device, tracker=tracker, key=key)
+    board = Board(device, tracker, key)
+    require_reachable(found, board)
     choose_runtime(found, "tvm")
     if precision not in ("fp32", "int8"):
         raise InvalidValueError(f"precision must be fp32 or int8, got {precision!r}")
     require_writable(path)
-    board = board_route(found, device=device, tracker=tracker, key=key)
+    tuning = Tuning(path, budget_sec, seed, board_route(found, board))
     chosen = load_profiled_space(space, image_size=image_size, channels=channels)
-    return _tune(found, chosen, batch, precision, path, board, budget_sec, seed, on_progress)
+    return _tune(found, chosen, batch, precision, tuning, on_progress)
 
 
 def _tune(
@@ -116,15 +116,13 @@ def _tune(
     space: SearchSpace,
     batch: int,
     precision: str,
-    path: Path,
-    board: BoardRoute | None,
-    budget_sec: float,
-    seed: int,
+    tuning: Tuning,
     on_progress: OnProgress,
 ) -> TunedSpace:
     from hwautoml.compilers.tvm import CompilerPool
 
-    began = time.monotonic()
+    began, budget_sec, records = time.monotonic(), tuning.budget_sec, tuning.records
+    assert records is not None, "a space is tuned for its records"
 
     def listen(done: int, total: int, text: str) -> None:
         share = max(done / max(total, 1) if text.startswith("tuning") else 0.0, (time.monotonic() - began) / budget_sec)
@@ -137,7 +135,7 @@ def _tune(
                 some, source = layers[start : start + LAYERS_PER_PROBE], Path(name) / f"layers{start}.onnx"
                 sources.append(functions_probe(space, some, source, batch=batch, precision=precision))
                 listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
-            networks, deadline = telling_networks(space, seed), time.monotonic() + NETWORKS_SHARE * budget_sec
+            networks, deadline = telling_networks(space, tuning.seed), time.monotonic() + NETWORKS_SHARE * budget_sec
             for index, network in enumerate(networks):
                 if time.monotonic() > deadline:
                     break
@@ -146,21 +144,13 @@ def _tune(
                 listen(index + 1, len(networks), "writing networks")
         # However long writing took, every function gets some time.
         left_sec = max(budget_sec - (time.monotonic() - began), 0.2 * budget_sec)
-        with CompilerPool(num_threads=target.num_threads, silence_sec=SILENCE_SEC) as pool:
-            tuned = pool.tune(
-                sources,
-                tvm_target=target.tvm,
-                budget_sec=left_sec,
-                records_path=path,
-                on_progress=listen,
-                seed=seed,
-                board=board,
-            )
+        with CompilerPool(silence_sec=SILENCE_SEC) as pool:
+            tuned = pool.tune(sources, target, replace(tuning, budget_sec=left_sec), on_progress=listen)
     on_progress(Progress("tune", 1.0))
     return TunedSpace(
-        path,
+        records,
         target.name,
-        "this machine" if board is None else f"{board.cpu} at {board}",
+        "this machine" if tuning.board is None else f"{tuning.board.cpu} at {tuning.board}",
         space.name,
         precision,
         num_layers=len(layers),

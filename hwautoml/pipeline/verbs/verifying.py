@@ -13,7 +13,7 @@ import numpy as np
 
 from hwautoml.bundles import Bundle, read_bundle
 from hwautoml.bundles.tvm_runtime import library_architecture
-from hwautoml.compilers import load_backend
+from hwautoml.compilers import load_backend, reference_runtime
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.devices.local import LocalDevice
@@ -49,11 +49,9 @@ def verify(
     inner = folder / "bundle"
     found = read_bundle(inner if (inner / "manifest.json").is_file() else folder)
     checks = [_check("files", PASSED, f"{len(found.manifest['files'])} files are as they were written")]
-    runtimes = {"onnxruntime": found.onnx_path, "tvm": found.tvm_library}
-    for index, (runtime, path) in enumerate(runtimes.items()):
-        if path is not None:
-            on_progress(Progress("verify", 0.1 + 0.3 * index, f"samples on {runtime}"))
-            checks.append(_parity(found, runtime, path))
+    for index, (runtime, path) in enumerate(found.files.items()):
+        on_progress(Progress("verify", 0.1 + 0.6 * index / len(found.files), f"samples on {runtime}"))
+        checks.append(_parity(found, runtime, path))
     on_progress(Progress("verify", 0.7, "latency"))
     checks.append(_latency(found, allowed, skip=no_latency))
     on_progress(Progress("verify", 1.0))
@@ -151,14 +149,14 @@ def _elsewhere(bundle: Bundle, runtime: str) -> str | None:
 def _measure(bundle: Bundle, runtime: str) -> Any:
     from hwautoml.exporters.reference import export_reference
 
-    path = bundle.tvm_library if runtime == "tvm" else bundle.onnx_path
+    path = bundle.files.get(runtime)
     if path is None:
         raise InvalidValueError(f"{bundle.path} has no file for {runtime}")
     protocol = replace(PROTOCOL, max_total_sec=MEASURING_SEC, num_singles=0)
     with (
         tempfile.TemporaryDirectory(prefix="hwautoml-") as folder,
         LocalDevice(runtime, num_threads=bundle.manifest["num_threads"]) as device,
-        LocalDevice("onnxruntime") as timer,
+        LocalDevice(reference_runtime()) as timer,
     ):
         reference = export_reference(Path(folder) / "reference.onnx")
         return measure_side_by_side([(device, path)], (timer, reference), protocol)[0]

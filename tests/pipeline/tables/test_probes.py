@@ -14,7 +14,7 @@ from hwautoml.errors import InvalidValueError
 from hwautoml.exporters.half_precision import is_half_onnx
 from hwautoml.pipeline.tables.probes import deployable_probe, probe_builders
 from hwautoml.spaces.mobile import MobileSpace
-from tests.compilers.shared import compile_model_of
+from tests.compilers.shared import compile_of
 
 LAYER = Layer("mbconv_se", 16, 4, 4, 16, 3, 2)
 
@@ -60,9 +60,9 @@ def test_every_runtime_computes_what_torch_computes(
     architecture = space.sample(np.random.default_rng(3))
     side = space.resolution(architecture)
     network = Deployable(space.module(architecture), [0.5], [0.25]).eval()
-    export = export_program if backend.SOURCE_SUFFIX == ".pt2" else export_probe
-    source = export(network, tmp_path / f"net{backend.SOURCE_SUFFIX}", (1, side, side, 1), dtype="uint8").path
-    model = backend.open_model(compile_model_of(runtime)(source, tmp_path / "out", tvm_target=cpu.tvm).path)
+    export = export_program if backend.TRAITS.source_suffix == ".pt2" else export_probe
+    source = export(network, tmp_path / f"net{backend.TRAITS.source_suffix}", (1, side, side, 1), dtype="uint8").path
+    model = backend.open_model(compile_of(runtime)(source, tmp_path / "out", cpu).path)
     for seed in range(3):
         x = np.random.default_rng(seed).integers(0, 256, model.input_shape, np.uint8)
         with torch.no_grad():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,24 @@ from hypothesis import strategies as st
 
 from hwautoml.errors import InvalidValueError, RegressionError, RunFolderError
 from hwautoml.pipeline.verbs.baseline import compare, parse_share, read_baseline, require_no_regression
+from hwautoml.pipeline.verbs.bench_result import BenchResult, BenchRow
 
 
-def row(median_ms: float, *, reference_ms: float = 1.0, spread: float = 0.002, **changes: Any) -> dict[str, Any]:
+def row(median_ms: float, *, reference_ms: float = 1.0, spread: float = 0.002, **changes: Any) -> BenchRow:
     conditions = {"fingerprint": "here", "reference": "reference/v1", "reference_median_ms": reference_ms}
-    return {
-        "artifact": "a.onnx",
-        "runtime": "onnxruntime",
-        "threads": 1,
-        "batch": 1,
-        "median_ms": median_ms,
-        "interval_ms": [median_ms * (1 - spread), median_ms * (1 + spread)],
-        "conditions": conditions,
-        **changes,
-    }
+    given = {"artifact": "a.onnx", "interval_ms": (median_ms * (1 - spread), median_ms * (1 + spread)), **changes}
+    return BenchRow(runtime="onnxruntime", threads=1, batch=1, median_ms=median_ms, conditions=conditions, **given)
 
 
-def against(rows: list[dict[str, Any]], baseline: list[dict[str, Any]], limit: float = 0.05) -> dict[str, Any]:
-    return {"against": compare(rows, baseline, limit)}
+def against(rows: list[BenchRow], baseline: list[BenchRow], limit: float = 0.05) -> BenchResult:
+    return BenchResult("cpu", tuple(rows), against=compare(rows, baseline, limit))
 
 
 def test_the_machines_own_speed_is_divided_out() -> None:
     result = against([row(1.3, reference_ms=1.3)], [row(1.0)])
-    (found,) = result["against"]["rows"]
-    assert found["slower"] == pytest.approx(1.0) and found["machine_slower"] == pytest.approx(1.3)
+    assert result.against is not None
+    (found,) = result.against.rows
+    assert found.slower == pytest.approx(1.0) and found.machine_slower == pytest.approx(1.3)
     require_no_regression(result)
 
 
@@ -48,33 +43,33 @@ def test_slower_than_allowed_fails(median_ms: float, fails: bool) -> None:
 
 
 def test_what_noise_explains_does_not_fail() -> None:
-    (found,) = against([row(1.07, spread=0.2)], [row(1.0)])["against"]["rows"]
-    assert not found["failed"] and found["interval"][0] < 1 < found["interval"][1]
+    (found,) = compare([row(1.07, spread=0.2)], [row(1.0)], 0.05).rows
+    assert not found.failed and found.interval[0] < 1 < found.interval[1]
 
 
 def test_moved_files_are_known_by_their_name_where_it_is_unique() -> None:
     moved = row(1.0, artifact="/elsewhere/a.onnx")
-    assert compare([moved], [row(1.0)], 0.05)["rows"]
+    assert compare([moved], [row(1.0)], 0.05).rows
     with pytest.raises(InvalidValueError, match="has none of what was measured"):
         compare([moved], [row(1.0), row(1.0, artifact="b/a.onnx")], 0.05)
 
 
 def test_new_artifacts_are_named() -> None:
     found = compare([row(1.0), row(2.0, artifact="new.onnx")], [row(1.0)], 0.05)
-    assert found["not_in_baseline"] == ["new.onnx on onnxruntime"]
+    assert found.not_in_baseline == ("new.onnx on onnxruntime",)
 
 
 @pytest.mark.parametrize(("key", "text"), [("fingerprint", "another machine"), ("reference", "another reference")])
 def test_figures_of_another_machine_are_refused(key: str, text: str) -> None:
     other = row(1.0)
-    other["conditions"][key] = "other"
+    other = replace(other, conditions={**other.conditions, key: "other"})
     with pytest.raises(InvalidValueError, match=text):
         compare([row(1.0)], [other], 0.05)
 
 
 def test_baselines_are_read_and_what_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
-    path.write_text(json.dumps({"rows": [row(1.0)]}))
+    path.write_text(json.dumps({"rows": [row(1.0).to_json()]}))
     assert read_baseline(path) == [row(1.0)]
     for text in ("[]", '{"rows": []}', '{"rows": [{"artifact": "x"}]}'):
         path.write_text(text)

@@ -15,16 +15,19 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from hwautoml.bundles import write_bundle
-from hwautoml.core.target import Target
+from hwautoml.core.compiled_file import read_compiled
+from hwautoml.core.resources import target_folders
+from hwautoml.core.target import Target, load_target
 from hwautoml.errors import (
     CompileError,
     InvalidValueError,
     MeasurementError,
     MissingDependencyError,
+    RunFolderError,
     UnknownNameError,
 )
 from hwautoml.exporters import export_program
-from hwautoml.pipeline import bench
+from hwautoml.pipeline import bench, compile
 from hwautoml.pipeline.verbs.baseline import compare, read_baseline
 from hwautoml.pipeline.verbs.benchables import benchables, own_runtimes, prepare, require_of_target
 from hwautoml.pipeline.verbs.benching import require_all_measured
@@ -105,7 +108,7 @@ def test_files_and_bundles_side_by_side(small: Path, large: Path, bundle: Path, 
     assert rows["large.onnx"]["median_ms"] > rows["small.onnx"]["median_ms"]
     assert rows["large.onnx"]["size_mb"] == pytest.approx(large.stat().st_size / 2**20)
     assert [r["artifact"] for r in result["rows"]][-1] == str(large), "the fastest comes first"
-    json.dumps(result, allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
     with (tmp_path / "t.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [float(line["median_ms"]) for line in table] == [row["median_ms"] for row in result["rows"]]
@@ -156,9 +159,9 @@ def test_a_runtime_that_does_not_take_the_file_is_said(small: Path) -> None:
 def test_a_baseline_of_this_very_machine(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "baseline.json"
     former = bench([small], budget_sec=1.0)
-    path.write_text(json.dumps(former))
-    same = compare(former["rows"], read_baseline(path), 0.05)["rows"][0]
-    assert same["slower"] == pytest.approx(1.0) and not same["failed"]
+    path.write_text(json.dumps(former.to_json()))
+    same = compare(former.rows, read_baseline(path), 0.05).rows[0]
+    assert same.slower == pytest.approx(1.0) and not same.failed
     doctored: dict[str, Any] = json.loads(path.read_text())
     doctored["rows"][0]["median_ms"] /= 10
     path.write_text(json.dumps(doctored))
@@ -193,7 +196,41 @@ def test_a_board_runs_what_was_compiled_here(small: Path, large: Path, tmp_path:
     assert [Path(row["artifact"]).name for row in result["rows"]] == ["small.onnx", "large.onnx"]
     assert {row["runtime"] for row in result["rows"]} == {"tvm"}
     assert result["rows"][0]["conditions"]["connection"] == "rpc" and len(result["failed"]) == 1
-    assert KEY not in json.dumps(result)
+    assert KEY not in json.dumps(result.to_json())
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "tvm"])
+def test_what_compile_wrote_is_benched_by_its_folder(runtime: str, small: Path, tmp_path: Path) -> None:
+    """Which says what runs the file, whatever its name, and what it was made for."""
+    out, profiles_dir = tmp_path / "built", tmp_path / "profiles"
+    compiled = compile(small, runtime=runtime, out=out, profiles_dir=profiles_dir)
+    assert json.loads(json.dumps(compiled.to_json()))["path"] == str(compiled.path) == compiled["path"]
+    for artifact in (out, compiled.path):
+        (row,) = bench([artifact], budget_sec=1.0).rows
+        assert (row.artifact, row.runtime, row.origin) == (str(artifact), runtime, "measured")
+    (file,) = read_compiled(out)
+    assert (file.source, file.target, file.precision, file.num_threads) == (str(small), "cpu", "fp32", 1)
+    result = bench([out, small], runtime="onnxruntime,torch" if runtime == "tvm" else "tvm,torch", budget_sec=1.0)
+    assert f"it was compiled for {runtime}" in result["skipped"][0]
+    (item,), _ = benchables(out, None, 1, load_target("cpu", target_folders()))
+    with pytest.raises(InvalidValueError, match="was compiled for target cpu, not for rpi4\n  fix: --target cpu"):
+        benchables(out, None, 1, load_target("rpi4", target_folders()))
+    item.path.write_bytes(b"another")
+    with pytest.raises(RunFolderError, match=r"is not the file that was compiled there\n  fix: compile"):
+        bench([out])
+
+
+def test_two_runtimes_in_one_folder_are_two_rows(small: Path, tmp_path: Path) -> None:
+    for runtime in ("tvm", "onnxruntime"):
+        compile(small, runtime=runtime, out=tmp_path / "built", profiles_dir=tmp_path / "profiles")
+    rows = bench([tmp_path / "built"], budget_sec=1.0)["rows"]
+    assert {row["runtime"]: Path(row["artifact"]).name for row in rows} == {
+        "tvm": "model.so",
+        "onnxruntime": "model.onnx",
+    }
+    (tmp_path / "built" / "compiled.json").write_text('{"schema": "hwautoml-compiled/1", "files": [{"name": "x"}]}')
+    with pytest.raises(RunFolderError, match=r"compiled\.json is damaged"):
+        bench([tmp_path / "built"])
 
 
 def test_a_gpus_files_run_on_its_own_runtimes(gpu: Target, cpu: Target, tmp_path: Path) -> None:
@@ -204,7 +241,7 @@ def test_a_gpus_files_run_on_its_own_runtimes(gpu: Target, cpu: Target, tmp_path
     with pytest.raises(UnknownNameError, match="runtime of target gpu 'onnxruntime'; known: onnxruntime-cuda"):
         require_of_target(("tvm", "onnxruntime"), gpu)
     path = export_program(torch.nn.ReLU(), tmp_path / "net.pt2", (1, 4)).path
-    (item,), _ = benchables(path, ("torch",), 1, own_runtimes(gpu))
+    (item,), _ = benchables(path, ("torch",), 1, gpu)
     assert prepare(item, cpu, 1, tmp_path / "cpu", tmp_path) == path
     if not torch.cuda.is_available():
         with pytest.raises(MissingDependencyError, match="torch finds no CUDA device"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hwautoml import pipeline
-from hwautoml.compilers._tvm_request import BoardRoute
+from hwautoml.compilers.base import BoardRoute, Tuning
 from hwautoml.compilers.tvm import CompilerPool
 from hwautoml.core.resources import package_folder
 from hwautoml.devices.machine import cpu_model
@@ -24,6 +24,7 @@ from hwautoml.pipeline.tables.probes import deployable_probe
 from hwautoml.pipeline.verbs.tuning import telling_networks
 from hwautoml.schedules.records import Records
 from hwautoml.spaces import load_space
+from hwautoml.testing.runtimes import this_machine
 from tests.devices.rpc_boards import KEY, TRACKER, Service, agent, becomes_true, processes_of_group, running
 from tests.pipeline.shared_tables import layer_as_onnx
 
@@ -212,14 +213,7 @@ def test_a_candidate_that_ends_the_session_is_skipped(tmp_path: Path) -> None:
                     os.kill(process, signal.SIGSEGV)
 
         route = BoardRoute("127.0.0.1", service.port, KEY, False, cpu_model())
-        tuned = pool.tune(
-            [source],
-            tvm_target={"kind": "llvm", "mcpu": "native"},
-            budget_sec=30.0,
-            records_path=path,
-            on_progress=kill_once,
-            board=route,
-        )
+        tuned = pool.tune([source], this_machine(), Tuning(path, budget_sec=30.0, board=route), on_progress=kill_once)
     (entries,) = Records.load(path).by_target.values()
     assert killed and tuned.num_recorded == 1 and tuned.num_trials > 0
     assert [len(record.crashed) for record in entries.values() if record.crashed] == [1]

@@ -95,7 +95,7 @@ def test_compiling_for_tvm_is_checked_against_onnxruntime(model: Path, tmp_path:
     ("name", "content", "error", "message"),
     [
         ("none.onnx", None, InvalidValueError, "none.onnx does not exist"),
-        ("notes.txt", b"hello", InvalidValueError, "notes.txt is no .onnx, .so or .pt2 file"),
+        ("notes.txt", b"hello", InvalidValueError, "notes.txt is no .onnx, .pt2 or .so file"),
         ("folder", "", RunFolderError, "folder is no bundle: it has no manifest.json"),
     ],
 )

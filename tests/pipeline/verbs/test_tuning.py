@@ -14,6 +14,7 @@ import pytest
 
 import hwautoml
 from hwautoml.compilers._files import read_onnx
+from hwautoml.compilers.base import Tuning
 from hwautoml.errors import InvalidValueError, StorageError, TargetUnavailableError
 from hwautoml.pipeline import compile, tune
 from hwautoml.pipeline.tables.probes import deployable_probe, functions_probe
@@ -27,21 +28,19 @@ from hwautoml.schedules.records import Records
 from hwautoml.schedules.vector_unit import vector_unit
 from hwautoml.spaces import load_space
 from hwautoml.store.table_library import RECORDS_FILE
-from tests.compilers.shared import compiler
+from tests.compilers.shared import HOST, compiler
 from tests.pipeline.shared_tables import layer_as_onnx
-
-HOST = {"kind": "llvm", "mcpu": "native"}
 
 
 def test_records_of_another_processor_are_not_used(tmp_path: Path) -> None:
     """The same target string on another processor: the function has a record, and takes the fixed rule."""
     source, own = small_layers(tmp_path)[0], tmp_path / "own.json"
-    compiler().tune([source], tvm_target=HOST, budget_sec=1.0, records_path=own)
-    found = compiler().compile_model(source, tmp_path / "a", tvm_target=HOST, records_path=own)
+    compiler().tune([source], HOST, Tuning(own, budget_sec=1.0))
+    found = compiler().compile(source, tmp_path / "a", HOST, Tuning(own))
     ((device, entries),) = Records.load(own).by_target.items()
     other = Records(tmp_path / "other.json", {device.replace(" on ", " on another "): entries})
     other.save()
-    missed = compiler().compile_model(source, tmp_path / "b", tvm_target=HOST, records_path=other.path)
+    missed = compiler().compile(source, tmp_path / "b", HOST, Tuning(other.path))
     assert (found.tuned, found.untuned) == (1, ())
     assert (missed.tuned, len(missed.untuned)) == (0, 1)
 
@@ -58,14 +57,15 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path) -> None:
 TUNE_LAYERS = """
 import sys
 from pathlib import Path
+from hwautoml.compilers.base import Tuning
 from hwautoml.compilers.tvm import CompilerPool
+from hwautoml.testing.runtimes import this_machine
 records, *sources = map(Path, sys.argv[1:])
 def told(done, total, text):
     if text.startswith("tuning"):
         print(done, flush=True)
 with CompilerPool() as pool:
-    target = {"kind": "llvm", "mcpu": "native"}
-    pool.tune(sources, tvm_target=target, budget_sec=600, records_path=records, on_progress=told)
+    pool.tune(sources, this_machine(), Tuning(records, budget_sec=600), on_progress=told)
 """
 
 
@@ -93,7 +93,7 @@ def test_a_killed_tuner_repeats_no_trial(tmp_path: Path) -> None:
     process.communicate()
     before = num_tried(path)
     assert num_done <= before <= num_done + 1, "nothing that was finished is lost"
-    tuned = compiler().tune(sources, tvm_target=HOST, budget_sec=2.0, records_path=path)
+    tuned = compiler().tune(sources, HOST, Tuning(path, budget_sec=2.0))
     assert tuned.num_trials > 0 and before + tuned.num_trials == num_tried(path)
 
 

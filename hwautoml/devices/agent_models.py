@@ -1,6 +1,7 @@
-"""ONNX Runtime on a board, for the clients of its agent: what they call by name, in the session's own process.
+"""Runtimes of a board besides TVM, for the clients of its agent: what they call by name, in the session's own process.
 
-TVM's RPC carries the calls and the tensors. A model is known by the name of the file that was uploaded.
+TVM's RPC carries the calls and the tensors. A model is known by the name of the file that was uploaded, whose suffix
+says which runtime opens it.
 """
 
 from __future__ import annotations
@@ -11,49 +12,59 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwautoml.devices.worker import _sample
+from hwautoml.compilers import board_runtimes, load_backend, owner_of, traits_of
+from hwautoml.compilers.base import Model
+from hwautoml.devices.running import sample
 from hwautoml.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     import tvm
 
-    from hwautoml.compilers._onnxruntime import OnnxRuntimeModel
 
-RUNTIME, SUFFIX = "onnxruntime", ".onnx"
-INSTALL = "pip install onnxruntime onnx"
+def runtime_of(path: str | Path, otherwise: str) -> str:
+    """What runs a file on a board, by its name; files of other names are for the device's own runtime."""
+    owner = owner_of(Path(path).suffix)
+    return owner if owner in board_runtimes() else otherwise
 
 
-def runtime_of(path: Path, otherwise: str) -> str:
-    """What runs a file, by its name; files of other names are for the device's own runtime."""
-    return {SUFFIX: RUNTIME, ".so": "tvm"}.get(path.suffix, otherwise)
+def is_agents(runtime: str) -> bool:
+    """Whether it is our agent that runs it, rather than any RPC server of TVM's."""
+    return traits_of(runtime).on_boards == "agent"
+
+
+def runtime_here(name: str) -> str:
+    """What opens an uploaded file."""
+    return runtime_of(name, board_runtimes()[0])
 
 
 @dataclass
 class _Opened:
-    model: OnnxRuntimeModel
+    model: Model
     run_once: Callable[[], None]
 
 
 _opened: dict[str, _Opened] = {}
 
 
-def require_installed() -> None:
+def require_installed(runtime: str) -> None:
     """Raises MissingDependencyError with the command for the board."""
-    from hwautoml.compilers.onnxruntime import unavailable_reason
+    backend = load_backend(runtime)
+    if backend.unavailable_reason() is not None:
+        packages = " ".join(backend.TRAITS.packages.values())
+        raise MissingDependencyError(f"{runtime} is not installed on the board; run there: pip install {packages}")
 
-    if unavailable_reason() is not None:
-        raise MissingDependencyError(f"ONNX Runtime is not installed on the board; run there: {INSTALL}")
+
+# The functions' names are the protocol's, from when ONNX Runtime was the only such runtime.
 
 
 def onnx_open(name: str, num_threads: int) -> str:
     """Input and output of the uploaded model, as JSON. The file is removed by whoever uploaded it."""
     import tvm_ffi
 
-    from hwautoml.compilers.onnxruntime import open_model
-
-    require_installed()
+    runtime = runtime_here(name)
+    require_installed(runtime)
     path = Path(str(tvm_ffi.get_global_func("tvm.rpc.server.workpath")(name)))
-    model = open_model(path, num_threads=num_threads)
+    model = load_backend(runtime).open_model(path, num_threads=num_threads)
     _opened[name] = _Opened(model, lambda: None)
     fields = ("input_name", "input_shape", "input_dtype", "output_shape")
     return json.dumps({field: getattr(model, field) for field in fields})
@@ -70,7 +81,7 @@ def onnx_time(name: str, number: int, repeat: int) -> str:
     """Nanoseconds per run, ``repeat`` times the mean of ``number`` runs, after one that is not timed, as JSON."""
     run_once = _opened[name].run_once
     run_once()
-    return json.dumps([_sample(run_once, number)[0] / number for _ in range(repeat)])
+    return json.dumps([sample(run_once, number)[0] / number for _ in range(repeat)])
 
 
 def onnx_run(name: str, x: tvm.runtime.Tensor) -> tvm.runtime.Tensor:
