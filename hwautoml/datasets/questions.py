@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.finding import Finding
-from hwautoml.core.metrics import wilson_interval
+from hwautoml.core.interval import wilson_interval
 from hwautoml.core.pixel_rule import Fit
 from hwautoml.datasets.decoding import PictureFacts
 from hwautoml.datasets.naming import first_of
@@ -64,7 +64,7 @@ def label_findings(counts: Mapping[str, int], num_test: int) -> list[Finding]:
             f"{counts[rarest]:,}): always saying {commonest} is {share:.0%} right, so look at the recall of each class"
         )
         findings.append(Finding("warn", "imbalance", message, f"add images of {rarest}"))
-    low, high = wilson_interval(round(0.9 * num_test), num_test)
+    low, high = wilson_interval(0.9, num_test)
     points = 50 * (high - low)
     if points > WIDE_POINTS:
         message = f"with {num_test} test images an accuracy of 90 % means {low:.0%} to {high:.0%} (95 % interval)"
