@@ -19,7 +19,7 @@ from hwautoml.datasets.label_table import (
 from hwautoml.datasets.layout import SPLIT_NAMES, Layout, find_layout
 from hwautoml.datasets.naming import first_of
 from hwautoml.datasets.path_pattern import PathPattern
-from hwautoml.datasets.sources import ACCEPTED, READ_ERRORS, FileSource, Listing
+from hwautoml.datasets.sources import ACCEPTED, OTHER_SUFFIXES, READ_ERRORS, FileSource, Listing
 from hwautoml.datasets.table_layout import layout_of_pattern, layout_of_rows
 from hwautoml.errors import DatasetError
 
@@ -131,6 +131,9 @@ def _ignored(tables: list[Table]) -> list[Finding]:
 def _with_tables(error: DatasetError, tables: list[Table], listing: Listing) -> DatasetError:
     """The refusal, with what else was found and what would be accepted."""
     found = [f"{table.name} has the columns {first_of(table.columns, 8)}, and none of labels" for table in tables]
+    if listing.others and not listing.files:
+        suffix = listing.others[0][listing.others[0].rfind(".") :].lower()
+        found.append(f"it holds {len(listing.others):,} pictures of other kinds: {OTHER_SUFFIXES[suffix]}")
     found += [f"{path} is not read (Parquet)" for path in listing.documents if path.endswith(".parquet")][:1]
     text = "; ".join((error.message, *found))
     return DatasetError(text, fix=f"{error.fix}; accepted are {ACCEPTED}" if error.fix else f"accepted are {ACCEPTED}")

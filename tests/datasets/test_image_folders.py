@@ -283,6 +283,15 @@ def test_empty_class(make_folder: MakeFolder) -> None:
     expect(make_folder({"train/cat": 5, "train/dog": 5, "test/cat": 5, "test/dog": 0}, name="s"), "test/dog holds no")
 
 
+def test_kinds_that_are_not_read_are_named(make_folder: MakeFolder) -> None:
+    root = make_folder({"cat": 5, "dog": 0})
+    (root / "dog" / "1.HEIC").write_bytes(b"x")
+    expect(root, r"dog holds no images, but 1 that are not read: HEIC is not read; convert it to JPEG")
+    scans = make_folder({"ill": 0, "well": 0}, name="scans")
+    (scans / "ill" / "1.dcm").write_bytes(b"x")
+    expect(scans, r"hold no images[\s\S]*1 pictures of other kinds: DICOM is not read; save its pixels as 16-bit PNG")
+
+
 def test_class_too_small_to_split(make_folder: MakeFolder) -> None:
     expect(make_folder({"cat": 5, "dog": 2}), "class 'dog' of .* has 2 usable")
 
