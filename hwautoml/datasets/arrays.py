@@ -49,7 +49,7 @@ def load_digits_array(task: type[Task]) -> LabelledArray:
         DatasetError: the digits are no labels of the task.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDependencyError(
             "the built-in data set digits comes with scikit-learn, which is not installed",

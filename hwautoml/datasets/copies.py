@@ -55,7 +55,7 @@ def near_pairs(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     rows = np.flatnonzero(flat.std(axis=1) >= MIN_CONTRAST)
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64)
-    from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+    from scipy.spatial import cKDTree
 
     flat = flat[rows] / np.linalg.norm(flat[rows], axis=1, keepdims=True)
     axes = np.linalg.eigh(flat.T @ flat)[1][:, -NUM_AXES:]

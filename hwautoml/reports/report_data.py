@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hwautoml.core.layer import Layer
 from hwautoml.core.task import Figure
 from hwautoml.errors import InvalidValueError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 ORIGINS = ("measured", "predicted", "estimated")
 Interval = tuple[float, float]
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def _build(kind: type[T], data: Mapping[str, Any], where: str, **converted: Any)
     """An instance from ``data``, with ``converted`` in place of the fields of that name."""
     if not isinstance(data, Mapping):
         raise InvalidValueError(f"{where} must be a mapping, got {data!r}")
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    known = {f.name: f for f in fields(kind)}
     unknown = sorted(set(data) - set(known))
     if unknown:
         raise InvalidValueError(f"{where} has unknown fields {unknown}; known: {', '.join(known)}")

@@ -150,7 +150,7 @@ def _open_packed(opener: Path, path: Path, num_threads: int) -> Classify:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.open_model(path, num_threads)  # type: ignore[no-any-return]  # known when it runs
+        return module.open_model(path, num_threads)
     except ImportError as error:
         text = f"{error}; run: {Path(sys.executable).name} -m pip install -r requirements.txt"
         raise BundleError(f"{opener.stem} cannot be imported: {text}", EXIT_MISSING_PACKAGE) from error
