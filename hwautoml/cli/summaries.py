@@ -11,6 +11,7 @@ from hwautoml.core.duration import format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hwautoml.core.data_check import DataCheck
     from hwautoml.core.run_result import ParityFigures, RunResult
     from hwautoml.pipeline.verbs.inspecting import Diagnosis, KnownStarts
     from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
@@ -53,6 +54,21 @@ def _parity_text(parity: ParityFigures, decision: str) -> str:
     return f"fp32 {onnx}; int8 gives the same {decision} on {same:.1%} of {parity.num_images} images{agreement}"
 
 
+def check_summary(out: Console, result: DataCheck) -> None:
+    marks = {"refuse": "[red]refused[/red]", "warn": "[yellow]warning[/yellow]", "note": "[dim]note[/dim]   "}
+    if result.counts:
+        size = f"{result.image_size}x{result.image_size}, {'grey' if result.channels == 1 else 'colour'}"
+        out.print(f"{result.num_images:,} images of {len(result.counts)} classes, trained as {size}")
+    for finding in result.findings:
+        out.print(f"{marks[finding.severity]} {escape_markup(finding.message)}", soft_wrap=True)
+        if finding.fix and finding.severity != "note":
+            out.print(f"          {escape_markup(finding.fix)}", soft_wrap=True, style="dim")
+    if not result.findings:
+        out.print("nothing was found that should be known before training")
+    if result.page is not None:
+        out.print(f"pictures: {escape_markup(result.page)}", soft_wrap=True)
+
+
 def search_summary(out: Console, result: SearchResult) -> None:
     further = [objective for objective in result.objectives if objective.name not in ("accuracy", "latency_ms")]
     names = [objective.name.replace("_", " ") for objective in further]
@@ -73,7 +89,7 @@ def search_summary(out: Console, result: SearchResult) -> None:
     limits = [f"limit {result.limit_ms:g} ms"]
     limits += [str(o.limit_at(o.limit)) for o in result.objectives if o.limit is not None and o.name != "latency_ms"]
     out.print(
-        f"{result.target}, {', '.join(limits)}: {text}; "
+        f"{escape_markup(result.target)}, {', '.join(limits)}: {text}; "
         f"{result.num_scored} scored, {result.num_new} of them new, {result.seconds:.1f} s"
     )
 
@@ -134,8 +150,9 @@ def build_summary(out: Console, result: BuildResult) -> None:
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
     batches = " and ".join(map(str, sorted({row["batch"] for row in result["rows"]})))
     origins = sorted({row["origin"] for row in result["rows"]})
+    threads = result["rows"][0]["threads"]
     out.print(
-        f"{result['target']}, {result['rows'][0]['threads']} thread(s), batch {batches}: medians in ms with their 95 % "
+        f"{escape_markup(result['target'])}, {threads} thread(s), batch {batches}: medians in ms with their 95 % "
         f"interval, all {' or '.join(origins)}; load in ms, memory and size in MB"
     )
     table = _table("artifact", "runtime", "median", "95 %", "p95", "images/s", "load", "peak", "size")
@@ -194,7 +211,8 @@ def targets_summary(out: Console, result: Mapping[str, Any]) -> None:
     table = _table("target", "kind", "runtimes", "works here", "description")
     for row in result["targets"]:
         works = "yes: " + ", ".join(row["usable_runtimes"]) if row["works_here"] else f"no: {row['reason']}"
-        table.add_row(row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+        cells = (row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+        table.add_row(*map(escape_markup, cells))
     out.print(table)
 
 
@@ -210,7 +228,8 @@ def starts_summary(out: Console, found: KnownStarts) -> None:
 
 
 def doctor_summary(out: Console, found: Diagnosis) -> None:
-    out.print(f"hwautoml {found.hwautoml} on {found.machine['cpu']}, {found.machine['num_allowed_cores']} cores")
+    cpu, cores = escape_markup(found.machine["cpu"]), found.machine["num_allowed_cores"]
+    out.print(f"hwautoml {found.hwautoml} on {cpu}, {cores} cores")
     for check in found.checks:
         mark = "[green]ok[/green]     " if check.ok else "[yellow]missing[/yellow]"
         out.print(f"  {mark} {check.name}: {escape_markup(check.text)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -21,18 +22,34 @@ from PIL import Image
 import hwautoml.bundles
 from hwautoml.bundles import write_bundle
 from hwautoml.tasks.classification import Classification
+from tests.sealing import write_manifest
 
 RUNNER = Path(hwautoml.bundles.__file__).parent / "runner"
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 SHIM = """
 #include <cstring>
 #include "image.h"
+#include "sha256.h"
 extern "C" void prepare(const unsigned char* pixels, int width, int height, int channels, int image_size,
-                        int resolution, int wanted, unsigned char* out) {
+                        int resolution, int wanted, int background, const char* fit, unsigned char* out) {
   hwautoml::Image image(width, height, channels);
   std::memcpy(image.pixels.data(), pixels, image.pixels.size());
-  hwautoml::Image result = hwautoml::prepare(image, image_size, resolution, wanted);
+  hwautoml::PixelRule rule;
+  rule.background = background;
+  rule.fit = fit;
+  hwautoml::Image result = hwautoml::prepare(image, rule, image_size, resolution, wanted);
   std::memcpy(out, result.pixels.data(), result.pixels.size());
+}
+extern "C" void prepare_file(const char* path, double low, double high, int size, unsigned char* out) {
+  hwautoml::PixelRule rule{true, low, high, 255, "crop"};
+  hwautoml::Image result = hwautoml::prepare(hwautoml::read_image(path), rule, size, size, 1);
+  std::memcpy(out, result.pixels.data(), result.pixels.size());
+}
+extern "C" void sha256(const char* data, size_t size, size_t first, char* out) {
+  hwautoml::Sha256 sum;
+  sum.update(data, first);
+  sum.update(data + first, size - first);
+  std::strcpy(out, sum.hex().c_str());
 }
 """
 
@@ -62,11 +79,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @given(
     st.integers(1, 260),
     st.integers(1, 260),
-    st.sampled_from([1, 3]),
+    st.sampled_from([1, 2, 3, 4]),
     st.sampled_from([1, 3]),
     st.integers(1, 48),
     st.integers(1, 48),
     st.booleans(),
+    st.sampled_from(["crop", "pad", "stretch"]),
 )
 def test_images_are_prepared_as_by_run_py(
     runner: ModuleType,
@@ -79,12 +97,15 @@ def test_images_are_prepared_as_by_run_py(
     image_size: int,
     resolution: int,
     is_same: bool,
+    fit: str,
 ) -> None:
     resolution = image_size if is_same else resolution
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(tmp_path / "x.ppm")
-    manifest = {"input": {"resolution": resolution, "image_size": image_size, "channels": wanted}}
-    expected = runner.read_image(tmp_path / "x.ppm", manifest)[0]
+    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(tmp_path / "x.png")
+    background = width % 256
+    shape = {"resolution": resolution, "image_size": image_size, "channels": wanted, "background": background}
+    shape["fit"] = fit
+    expected = runner.read_image(tmp_path / "x.png", {"input": shape})[0]
     found = np.zeros_like(expected)
     library.prepare(
         pixels.ctypes.data_as(ctypes.c_void_p),
@@ -94,11 +115,48 @@ def test_images_are_prepared_as_by_run_py(
         image_size,
         resolution,
         wanted,
+        background,
+        fit.encode(),
         found.ctypes.data_as(ctypes.c_void_p),
     )
     # Pillow before 13 resized tall images in another order, which differs by one level.
-    worst = 0 if height <= width else 1
+    worst = 0 if height <= width and fit == "crop" else 1
     assert np.abs(found.astype(int) - expected).max() <= worst
+
+
+@needs_compiler
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_hashes_are_sha256(library: ctypes.CDLL, data: bytes, first: int) -> None:
+    """In two pieces, as a file is read."""
+    found = ctypes.create_string_buffer(65)
+    library.sha256(data, ctypes.c_size_t(len(data)), ctypes.c_size_t(min(first, len(data))), found)
+    assert found.value.decode() == hashlib.sha256(data).hexdigest()
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([255, 100, 4095, 65535, "float"]), st.integers(1, 40))
+def test_deep_files_are_scaled_as_by_run_py(
+    runner: ModuleType, library: ctypes.CDLL, tmp_path: Path, width: int, height: int, largest: int | str, size: int
+) -> None:
+    rng = np.random.default_rng(width * height)
+    path = tmp_path / "x.pnm"
+    if largest == "float":
+        low, high = -1.5, 2.25
+        values = rng.normal(0, 3, (height, width)).astype(np.float32)
+        values[0, 0] = np.nan
+        Image.fromarray(values).save(path, format="PPM")
+    else:
+        low, high = 0.25 * 65535, 0.6 * 65535
+        values = rng.integers(0, int(largest) + 1, (height, width))
+        data = values.astype(">u2" if int(largest) > 255 else "u1").tobytes()
+        path.write_bytes(b"P5 %d %d %d\n" % (width, height, largest) + data)
+    shape = {"resolution": size, "image_size": size, "channels": 1, "levels": [low, high]}
+    expected = runner.read_image(path, {"input": shape})[0]
+    found = np.zeros_like(expected)
+    library.prepare_file.argtypes = [ctypes.c_char_p, ctypes.c_double, ctypes.c_double, ctypes.c_int, ctypes.c_void_p]
+    library.prepare_file(str(path).encode(), low, high, size, found.ctypes.data)
+    assert np.abs(found.astype(int) - expected).max() <= (0 if height <= width else 1)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +247,7 @@ def test_it_says_what_the_task_says(build: Path, bundle: Path, tmp_path: Path, a
         del manifest["task"]
     else:
         manifest["task"]["answer"] = answer
-    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(other, json.dumps(manifest))
     image = tmp_path / "x.ppm"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(image)
     (ours,), (theirs,) = json.loads(run(build, other, image, "--json").stdout), python_answers(other, image)
@@ -208,7 +266,7 @@ def test_a_kind_of_answer_that_it_does_not_know_is_refused(build: Path, bundle: 
     other = Path(shutil.copytree(bundle, tmp_path / "other"))
     manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
     manifest["task"]["answer"]["kind"] = "boxes"
-    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(other, json.dumps(manifest))
     done = run(build, other, tmp_path / "x.ppm")
     assert done.returncode == 8 and "a kind that is not known here: boxes" in done.stderr
 
@@ -241,8 +299,28 @@ def test_its_errors_have_the_codes_of_run_py(build: Path, bundle: Path, tmp_path
     done = run(build, broken, names[-1])
     assert done.returncode == 8 and "has 5 bytes, expected" in done.stderr
     (broken / "manifest.json").write_text("{")
-    assert run(build, broken, names[-1]).returncode == 8
+    done = run(build, broken, names[-1])
+    assert done.returncode == 8 and "its sha256 is not in manifest.sha256" in done.stderr
+    write_manifest(broken, "{")
+    done = run(build, broken, names[-1])
+    assert done.returncode == 8 and "is damaged" in done.stderr
     assert run(build, tmp_path / "nowhere", names[-1]).returncode == 8
+
+
+@pytest.mark.slow
+def test_flipped_bits_are_refused(build: Path, bundle: Path, tmp_path: Path) -> None:
+    """Of 40 libraries with four of them, 14 gave other probabilities and exit code 0 while only sizes were checked."""
+    Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "x.ppm")
+    broken, rng = Path(shutil.copytree(bundle, tmp_path / "broken")), np.random.default_rng(0)
+    for name in 36 * ["model_tvm.so"] + 2 * ["manifest.json", "manifest.sha256"]:
+        data = bytearray((bundle / name).read_bytes())
+        for place in rng.integers(8 * len(data), size=4):
+            data[place // 8] ^= 1 << place % 8
+        (broken / name).write_bytes(data)
+        done = run(build, broken, tmp_path / "x.ppm")
+        assert (done.returncode, done.stdout) == (8, "") and "this bundle was made with" in done.stderr
+        shutil.copy(bundle / name, broken / name)
+    assert run(build, broken, tmp_path / "x.ppm").returncode == 0
 
 
 EMBEDDED = """
@@ -255,7 +333,7 @@ int main(int argc, char** argv) {
   hwautoml_model* model = hwautoml_load(argv[argc - 1], 1, error, sizeof(error));
   if (model == NULL) { printf("%s\\n", error); return 1; }
   if (hwautoml_classify(model, pixels, 12, 12, 3, probabilities, error, sizeof(error))) return 2;
-  if (hwautoml_classify(model, pixels, 12, 12, 2, probabilities, error, sizeof(error)) == 0) return 3;
+  if (hwautoml_classify(model, pixels, 12, 12, 5, probabilities, error, sizeof(error)) == 0) return 3;
   printf("%d %s %.6f\\n", hwautoml_num_classes(model), hwautoml_class_name(model, 1),
          probabilities[0] + probabilities[1] + probabilities[2]);
   hwautoml_free(model);

@@ -21,6 +21,7 @@ class RunSettings:
 
     ``start`` is a starting point's name, or ``auto``, which a run resolves once it has seen its images. ``objectives``
     are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
+    ``fit`` to ``label_column`` say how the images are read: see ``load_dataset``.
     """
 
     source: str
@@ -37,6 +38,11 @@ class RunSettings:
     space: str = "mobile"
     objectives: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    fit: str = "auto"
+    label_pattern: str | None = None
+    group: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
     start: str = "auto"
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ from hwautoml.pipeline.stages.specialising import specialise_stage
 from hwautoml.pipeline.stages.training import train_supernet
 from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.searchers import load_searcher
-from hwautoml.store.run_store import RunStore, clear_run
+from hwautoml.store.run_store import LOCK, RunStore, clear_run
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,11 @@ def run(
     budget_sec: float | None = None,
     image_size: int | None = None,
     channels: int | None = None,
+    fit: str | None = None,
+    label_pattern: str | None = None,
+    group: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
@@ -82,9 +87,10 @@ def run(
 ) -> RunResult:
     """Search, train, export, compile, measure and bundle the best network for a target and a limit.
 
-    ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, or an ``.npz``. ``latency_ms`` is
-    for one image on the target, and is met by measurement. ``objective``: names of further ones to trade it and the
-    accuracy against while searching; ``limit``: limits of any that is known before training (``parameters<=20000``),
+    ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, a table of labels, or an ``.npz``;
+    ``image_size`` to ``label_column`` say how it is read (``load_dataset``). ``latency_ms`` is for one image on the
+    target, and is met by measurement. ``objective``: names of further ones to trade it and the accuracy against
+    while searching; ``limit``: limits of any that is known before training (``parameters<=20000``),
     or of the latency. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
@@ -112,6 +118,11 @@ def run(
         "budget_sec": budget_sec,
         "image_size": image_size,
         "channels": channels,
+        "fit": fit,
+        "label_pattern": label_pattern,
+        "group": group,
+        "path_column": path_column,
+        "label_column": label_column,
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,
@@ -290,7 +301,7 @@ def _open_journal(folder: Path, given: dict[str, Any], *, resume: bool, overwrit
         raise RunFolderError(
             f"nothing to resume: {folder} holds no run", fix="leave out --resume, or name the run's --out"
         )
-    if not held_run and folder.is_dir() and any(folder.iterdir()):
+    if not held_run and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise RunFolderError(f"{folder} holds other files and no run", fix="an empty or new folder as --out")
     journal = Journal(RunStore(folder, create=True))
     stored = journal.settings if exists else None

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "image.h"
+#include "sha256.h"
 
 namespace ffi = tvm::ffi;
 
@@ -25,6 +26,7 @@ namespace {
 
 constexpr char kSchema[] = "hwautoml-bundle/1";
 constexpr char kLibrary[] = "model_tvm.so";
+constexpr char kManifest[] = "manifest.json", kSeal[] = "manifest.sha256";
 constexpr int kMaxResolution = 8192;
 
 // Kernels use aligned loads.
@@ -59,13 +61,28 @@ T as(const ffi::Any& value, const char* name) {
   return *found;
 }
 
-Object read_manifest(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path + ": copy the whole folder");
+std::string content_of(std::ifstream& file) {
   std::ostringstream content;
   content << file.rdbuf();
+  return content.str();
+}
+
+// The manifest's own hash lies beside it, as sha256sum writes it; bundles of before have none.
+void check_seal(const std::string& bundle, const std::string& manifest) {
+  std::ifstream file(bundle + "/" + kSeal, std::ios::binary);
+  if (file && content_of(file) != hwautoml::sha256_of(manifest) + "  " + kManifest + "\n")
+    throw std::runtime_error(bundle + "/" + kManifest + " is not the one this bundle was made with: its sha256 is not " +
+                             "in " + kSeal + "; copy the folder again");
+}
+
+Object read_manifest(const std::string& bundle) {
+  std::string path = bundle + "/" + kManifest;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path + ": copy the whole folder");
+  std::string content = content_of(file);
+  check_seal(bundle, content);
   ffi::String problem;
-  ffi::Any parsed = ffi::json::Parse(content.str(), &problem);
+  ffi::Any parsed = ffi::json::Parse(content, &problem);
   if (problem.size() > 0) throw std::runtime_error(path + " is damaged: " + std::string(problem.c_str()));
   auto manifest = parsed.try_cast<Object>();
   if (!manifest.has_value()) throw std::runtime_error(path + " is damaged: it holds no object");
@@ -74,7 +91,28 @@ Object read_manifest(const std::string& path) {
   return *manifest;
 }
 
-void check_size(const Object& manifest, const std::string& path) {
+// Bundles from before there were rules lack the keys.
+hwautoml::PixelRule pixel_rule(const Object& shape) {
+  hwautoml::PixelRule rule;
+  auto levels = shape.find(ffi::String("levels"));
+  if (levels != shape.end() && (*levels).second != nullptr) {
+    auto both = as<ffi::Array<ffi::Any>>((*levels).second, "levels");
+    if (both.size() != 2) throw std::runtime_error("manifest.json: levels are no two numbers");
+    rule.has_levels = true;
+    rule.low = as<double>(both[0], "levels");
+    rule.high = as<double>(both[1], "levels");
+  }
+  auto background = shape.find(ffi::String("background"));
+  if (background != shape.end()) rule.background = int(as<int64_t>((*background).second, "background") & 255);
+  auto fit = shape.find(ffi::String("fit"));
+  if (fit != shape.end()) rule.fit = as<ffi::String>((*fit).second, "fit").c_str();
+  if (rule.fit != "crop" && rule.fit != "pad" && rule.fit != "stretch")
+    throw std::runtime_error("manifest.json asks for a fit that is not known here: " + rule.fit);
+  return rule;
+}
+
+// A flipped bit in a library gives other probabilities, not errors.
+void check_library(const Object& manifest, const std::string& path) {
   Object files = as<Object>(field(manifest, "files"), "files");
   if (files.find(ffi::String(kLibrary)) == files.end())
     throw std::runtime_error(std::string("this bundle has no ") + kLibrary + ", and this runner needs one");
@@ -85,6 +123,11 @@ void check_size(const Object& manifest, const std::string& path) {
   if (size != expected)
     throw std::runtime_error(path + " has " + std::to_string(size) + " bytes, expected " + std::to_string(expected) +
                              ": copy the folder again");
+  std::string digest = hwautoml::sha256_of_file(path);
+  std::string promised = as<ffi::String>(field(facts, "sha256"), "sha256");
+  if (digest != promised)
+    throw std::runtime_error(path + " is not the file this bundle was made with (sha256 " + digest.substr(0, 12) +
+                             ", manifest.json says " + promised.substr(0, 12) + "): copy the folder again");
 }
 
 void write_error(const char* text, char* error, size_t error_size) {
@@ -98,14 +141,15 @@ struct hwautoml_model {
   std::string answer = "ranking", unit;  // of bundles without a task
   std::vector<float> thresholds;
   int image_size = 0, resolution = 0, channels = 0;
+  hwautoml::PixelRule rule;
   ffi::Optional<ffi::Module> library, machine;
   ffi::Optional<ffi::Function> run;
   ffi::Tensor input;
 
   hwautoml_model(const std::string& bundle, int num_threads) {
-    Object manifest = read_manifest(bundle + "/manifest.json");
+    Object manifest = read_manifest(bundle);
     std::string path = bundle + "/" + kLibrary;
-    check_size(manifest, path);
+    check_library(manifest, path);
     for (const ffi::Any& name : as<ffi::Array<ffi::Any>>(field(manifest, "classes"), "classes"))
       classes.emplace_back(as<ffi::String>(name, "classes").c_str());
     if (manifest.find(ffi::String("task")) != manifest.end()) read_answer(manifest);
@@ -113,6 +157,7 @@ struct hwautoml_model {
     image_size = number(shape, "image_size");
     resolution = number(shape, "resolution");
     channels = number(shape, "channels");
+    rule = pixel_rule(shape);
     int threads = num_threads > 0 ? num_threads : number(manifest, "num_threads");
     setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
     library = ffi::Module::LoadFromFile(path.find('/') == std::string::npos ? "./" + path : path);
@@ -138,7 +183,7 @@ struct hwautoml_model {
   }
 
   void classify(const hwautoml::Image& image, float* probabilities) {
-    hwautoml::Image prepared = hwautoml::prepare(image, image_size, resolution, channels);
+    hwautoml::Image prepared = hwautoml::prepare(image, rule, image_size, resolution, channels);
     std::memcpy(input.data_ptr(), prepared.pixels.data(), prepared.pixels.size());
     ffi::Tensor output = (*run)(input).cast<ffi::Tensor>();
     if (output.numel() != int64_t(classes.size()))
@@ -176,10 +221,24 @@ const char* hwautoml_unit(const hwautoml_model* model) { return model->unit.c_st
 int hwautoml_classify(hwautoml_model* model, const uint8_t* pixels, int width, int height, int channels,
                       float* probabilities, char* error, size_t error_size) {
   try {
-    if (width < 1 || height < 1 || (channels != 1 && channels != 3))
-      throw std::runtime_error("an image needs at least one pixel, and 1 or 3 channels");
+    if (width < 1 || height < 1 || channels < 1 || channels > 4)
+      throw std::runtime_error("an image needs at least one pixel, and 1 to 4 channels");
     hwautoml::Image image(width, height, channels);
     std::memcpy(image.pixels.data(), pixels, image.pixels.size());
+    model->classify(image, probabilities);
+    return 0;
+  } catch (const std::exception& problem) {
+    write_error(problem.what(), error, error_size);
+    return 1;
+  }
+}
+
+int hwautoml_classify_deep(hwautoml_model* model, const float* pixels, int width, int height, float* probabilities,
+                           char* error, size_t error_size) {
+  try {
+    if (width < 1 || height < 1) throw std::runtime_error("an image needs at least one pixel");
+    hwautoml::Image image(width, height, 1);
+    image.deep.assign(pixels, pixels + image.pixels.size());
     model->classify(image, probabilities);
     return 0;
   } catch (const std::exception& problem) {
