@@ -52,8 +52,9 @@ def probe_files(
     """Fill in what was not asked for, from up to 512 evenly spaced files.
 
     Size: the native one when all are square, equal and at most 64; else 32 when the median short side is
-    below 64, else 64, or ``photo_size`` where it is 128 or more. Channels: 3 as soon as one file is in colour. Fit: ``choose_fit``. Levels and background
-    come from files that training may see: those of a given val/ or test/ have no say.
+    below 64, else 64, or ``photo_size`` where it is 128 or more. Channels: 3 as soon as one file is in colour.
+    Fit: ``choose_fit``. Levels and background come from files that training may see: those of a given val/ or test/
+    have no say.
     """
     facts = _facts(source, files)
     sizes = [(fact.width, fact.height) for fact in facts.values()]

@@ -53,7 +53,7 @@ def test_members_are_probed_without_training(stripes: ImageDataset) -> None:
     narrow = {name: 3 if name.endswith("expansion") else value for name, value in space.largest().as_dict.items()}
     for architecture in (space.largest(), space.architecture(narrow)):
         outcome = members(architecture)
-        assert outcome.sum() == stripes.val.num_images
+        assert outcome.sum() == stripes.train.num_images + stripes.val.num_images
         assert stripes.task.score(outcome) > 0.9
     network = members.recalibrated(space.largest())
     assert not network.training and head_of(network).weight.abs().sum() > 0
