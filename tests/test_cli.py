@@ -378,7 +378,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "strict": True,
             },
         ),
-        ("verify", "b --no-latency --tolerance 9%", {"bundle": Path("b"), "no_latency": True, "tolerance": "9%"}),
+        (
+            "verify",
+            "b --no-latency --tolerance 9% --trusted ab",
+            {"bundle": Path("b"), "no_latency": True, "tolerance": "9%", "trusted": "ab"},
+        ),
         ("doctor", "", {}),
         ("targets", "--targets-dir t", {"name": None, "like": None, "targets_dir": Path("t")}),
         ("targets", "show rpi4 --targets-dir t", {"name": "rpi4", "like": None, "targets_dir": Path("t")}),

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from hwautoml.bundles.runner.run import MODEL_FILES
+from hwautoml.bundles.runner import run
 from hwautoml.core.artifact import sha256_file
 from hwautoml.errors import RunFolderError
 
-SCHEMA = "hwautoml-bundle/1"
-MANIFEST = "manifest.json"
-ONNX_FILE = "model.onnx"
-TVM_FILE = "model_tvm.so"
-RUNTIME_FILES = MODEL_FILES  # what the runner opens by itself
+SCHEMA, MANIFEST, SEAL, RUNTIME_FILES = run.SCHEMA, run.MANIFEST, run.SEAL, run.MODEL_FILES
+ONNX_FILE, TVM_FILE = RUNTIME_FILES["onnxruntime"], RUNTIME_FILES["tvm"]
 FIX = "copy the whole folder again, or write a new bundle"
 
+#: Beyond what its runners rely on.
 _FIELDS: Mapping[str, type] = {
-    "default_runtime": str,
-    "num_threads": int,
-    "classes": list,
-    "input": dict,
     "accuracy": dict,
     "latency": dict,
     "conditions": dict,
     "architecture": dict,
     "parity": dict,
-    "samples": list,
-    "files": dict,
     "versions": dict,
 }
 
@@ -86,32 +77,28 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RunFolderError(f"{path.parent} is no bundle: it has no {MANIFEST}", fix=FIX)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RunFolderError(f"{path.parent} is no bundle: it has no {MANIFEST}", fix=FIX) from error
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"cannot read {path}: {error}", fix=FIX) from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
-        raise RunFolderError(f"{path} has schema {schema!r}, this version reads {SCHEMA!r}", fix=FIX)
+        manifest = run.read_manifest(path.parent)
+    except run.BundleError as error:
+        raise RunFolderError(str(error), fix=FIX) from error
     for name, kind in _FIELDS.items():
         if not isinstance(manifest.get(name), kind):
-            raise RunFolderError(f"{path}: {name!r} must be a {kind.__name__}, got {manifest.get(name)!r}", fix=FIX)
-    for name in ("resolution", "channels", "image_size"):
-        if not isinstance(manifest["input"].get(name), int):
-            raise RunFolderError(f"{path}: input needs {name!r}, got {manifest['input']!r}", fix=FIX)
-    if manifest["default_runtime"] not in runtime_files(manifest):
-        raise RunFolderError(f"{path}: unknown default_runtime {manifest['default_runtime']!r}", fix=FIX)
+            found = repr(manifest.get(name))[:80]
+            raise RunFolderError(f"{path}: {name!r} must be a {kind.__name__}, got {found}", fix=FIX)
     return manifest
 
 
-def _check_file(folder: Path, name: str, expected: object) -> None:
+def unknown_files(bundle: Bundle) -> list[str]:
+    """What lies in the folder and is not in its manifest: a module that a program may import, say."""
+    known = {MANIFEST, SEAL, *bundle.manifest["files"]}
+    found = (path for path in bundle.path.rglob("*") if not path.is_dir() or path.is_symlink())
+    return sorted(name for name in (path.relative_to(bundle.path).as_posix() for path in found) if name not in known)
+
+
+def _check_file(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
     path = folder / name
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise RunFolderError(f"{folder / MANIFEST} lists {name!r}, which lies outside the bundle", fix=FIX)
-    if not isinstance(expected, dict) or not {"sha256", "size_bytes"} <= set(expected):
-        raise RunFolderError(f"{folder / MANIFEST}: {name!r} needs sha256 and size_bytes, got {expected!r}", fix=FIX)
     if not path.is_file():
         raise RunFolderError(f"{path} is missing", fix=FIX)
     size_bytes = path.stat().st_size

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hwautoml.core.markdown import plain
 from hwautoml.core.task import Card
 
 _TEMPLATE = """\
@@ -51,8 +52,8 @@ def model_card(manifest: Mapping[str, Any], card: Card) -> str:
     """Markdown; every figure stands in ``manifest``, or in what the task says of itself."""
     architecture, shape = manifest["architecture"], manifest["input"]
     return _TEMPLATE.format(
-        architecture=architecture.get("id", "of unknown id"),
-        space=architecture.get("space", "of unknown name"),
+        architecture=plain(str(architecture.get("id", "of unknown id"))),
+        space=plain(str(architecture.get("space", "of unknown name"))),
         precision=manifest.get("precision", "fp32"),
         resolution=shape["resolution"],
         channels=shape["channels"],
@@ -73,7 +74,7 @@ def _data(data: Mapping[str, Any] | None) -> str:
     if not data:
         return "Not recorded."
     counts = ", ".join(f"{number:,} {split}" for split, number in data.get("counts", {}).items())
-    lines = [f"- {data.get('name', 'unnamed')}: {counts} images."]
+    lines = [f"- {plain(str(data.get('name', 'unnamed')))}: {counts} images."]
     if data.get("num_skipped"):
         lines.append(f"- {data['num_skipped']} files were unreadable and left out.")
     if data.get("fingerprint"):
@@ -109,9 +110,13 @@ def _conditions(conditions: Mapping[str, Any]) -> str:
 
 
 def _quantization(facts: Mapping[str, Any] | None) -> str:
-    return "fp32; int8 was not tried." if not facts else str(facts.get("reason", _pairs(facts)))
+    return (
+        "fp32; int8 was not tried."
+        if not facts
+        else (plain(str(facts["reason"])) if "reason" in facts else _pairs(facts))
+    )
 
 
 def _pairs(figures: Mapping[str, Any]) -> str:
     simple = {k: v for k, v in figures.items() if isinstance(v, str | int | float) and not isinstance(v, bool)}
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in simple.items())
+    return ", ".join(plain(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}") for k, v in simple.items())

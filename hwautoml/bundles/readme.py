@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hwautoml.core.markdown import plain, without_html
 from hwautoml.core.task import Card
 
 _TEMPLATE = """\
@@ -61,10 +62,10 @@ def readme_text(manifest: Mapping[str, Any], card: Card) -> str:
 def _figures(figures: Mapping[str, Any]) -> str:
     if not figures:
         return "not recorded"
-    return ", ".join(f"{name} {_figure(value)}" for name, value in figures.items())
+    return ", ".join(f"{plain(name)} {_figure(value)}" for name, value in figures.items())
 
 
 def _figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return plain(value) if isinstance(value, str) else without_html(json.dumps(value, default=str, ensure_ascii=False))

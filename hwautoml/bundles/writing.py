@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml import __version__
-from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, TVM_FILE
+from hwautoml.bundles.bundle import MANIFEST, ONNX_FILE, RUNTIME_FILES, SCHEMA, SEAL, TVM_FILE
 from hwautoml.bundles.model_card import model_card
 from hwautoml.bundles.readme import readme_text
-from hwautoml.bundles.runner.run import OPENERS_FOLDER
+from hwautoml.bundles.runner.run import OPENERS_FOLDER, seal_text
 from hwautoml.core.artifact import sha256_file
 from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.space import Architecture
-from hwautoml.core.storage import folder_beside
+from hwautoml.core.storage import folder_beside, sync_tree
 from hwautoml.core.task import Card, Outcome, Task
 from hwautoml.errors import InvalidValueError, RunFolderError, UnknownNameError
 
 Json = object
-CPP_FILES = ("CMakeLists.txt", "hwautoml.cpp", "hwautoml.h", "image.cpp", "image.h", "runner.cpp")
+CPP_FILES = ("CMakeLists.txt", "hwautoml.cpp", "hwautoml.h", "image.cpp", "image.h", "runner.cpp", "sha256.h")
 # Differences between CPUs and versions of a runtime stay well below; a wrong preparation does not.
 # CPUs without exact int8 sums round more.
 SAMPLE_TOLERANCE = {"fp32": 0.01, "int8": 0.05}
@@ -117,6 +117,9 @@ def write_bundle(
     for path in filter(None, (onnx_path, tvm_library, *(path for p in further for path in (p.file, p.opener)))):
         if not path.is_file():
             raise RunFolderError(f"{path} does not exist, so it cannot be bundled")
+    for name in task.outputs:
+        if name != name.encode(errors="replace").decode():
+            raise InvalidValueError(f"class name {name!r} is no text that UTF-8 can hold")
     image_size = image_size or resolution
     _check_samples(samples, (image_size, image_size, channels), task.num_outputs)
     manifest: dict[str, Json] = {
@@ -199,6 +202,7 @@ def _fill(
     except (TypeError, ValueError) as error:
         raise InvalidValueError(f"the bundle's figures must be plain, finite JSON values: {error}") from error
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / SEAL).write_text(seal_text((folder / MANIFEST).read_bytes()), encoding="utf-8")
 
 
 def _copy_runner(folder: Path, *, with_cpp: bool) -> None:
@@ -228,6 +232,7 @@ def _write_samples(folder: Path, samples: Sequence[BundleSample]) -> list[Json]:
 
 def _put_in_place(building: Path, out_dir: Path) -> None:
     """Two renames: at no time is a half-written bundle at ``out_dir``, and the former one is not lost."""
+    sync_tree(building)
     former = out_dir.with_name(f".{out_dir.name}.former.{building.parent.name}")
     try:
         if out_dir.exists():
@@ -237,6 +242,7 @@ def _put_in_place(building: Path, out_dir: Path) -> None:
         if former.exists() and not out_dir.exists():
             former.replace(out_dir)
         raise
+    sync_tree(out_dir.parent, deep=False)
     shutil.rmtree(former, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,6 +24,7 @@ def agent(
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 9090,
     key: Annotated[str | None, typer.Option(help="What clients must know; with --tracker the kind of board.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="The same in a file, which no process list shows.")] = None,
     tracker: Annotated[str | None, typer.Option(help="host:port of the TVM tracker to register with.")] = None,
     json: Json = False,
 ) -> None:
@@ -39,7 +41,7 @@ def agent(
         def tell(address: object) -> None:
             show.result({"listening": str(address)}, lambda out, told: out.print(f"listening on {told['listening']}"))
 
-        verb(host=host, port=port, key=key, tracker=tracker, on_listening=tell)
+        verb(host=host, port=port, key=key, key_file=key_file, tracker=tracker, on_listening=tell)
 
 
 @app.command(epilog="Example: hwautoml boards --tracker 192.168.1.2:9190")
@@ -80,7 +82,7 @@ def _facts(report: Mapping[str, Any] | None) -> tuple[str, ...]:
     return (
         console.escape_markup(processor),
         str(report["num_allowed_cores"] or "unknown"),
-        str(report["runtime_version"]),
+        console.escape_markup(str(report["runtime_version"])),
         "yes" if report["agent"] else "no",
-        report.get("emulator") or "-",
+        console.escape_markup(report.get("emulator") or "-"),
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from hwautoml.core.duration import format_duration
 from hwautoml.core.progress import Progress
+from hwautoml.core.shown import shown, shown_text
 from hwautoml.core.storage import storage_error
 from hwautoml.errors import HwAutoMLError, StorageError
 
@@ -54,7 +55,7 @@ class Show:
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", style="dim"),
+            TextColumn("{task.fields[text]}", style="dim", markup=False),
             console=self.errors,
             disable=not self.errors.is_terminal,
         )
@@ -71,7 +72,7 @@ class Show:
         task = self._tasks[event.stage]
         self.bars.update(task, completed=event.share)
         if event.text:
-            self.bars.update(task, text=event.text)
+            self.bars.update(task, text=shown(event.text))
 
     def result(self, found: Found, summary: Callable[[Console, Found], None]) -> None:
         """A verb's result: its JSON form on stdout with ``--json``, else its summary for people."""
@@ -101,7 +102,7 @@ class Show:
         eta = "" if left is None or event.share >= 1 else f"(about {format_duration(left)} left)"
         if now - self._announced.get(event.stage, -LOG_EVERY_SEC) >= LOG_EVERY_SEC:
             self._announced[event.stage] = now
-            parts = (f"{event.stage} {event.share:.0%}", event.text, eta)
+            parts = (f"{event.stage} {event.share:.0%}", shown(event.text), eta)
             self.errors.print(" ".join(filter(None, parts)), markup=False)
 
 
@@ -134,9 +135,16 @@ def session(as_json: bool, resume_hint: str | None = None) -> Iterator[Show]:
 
 
 def set_up_logging(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """Messages name files, whose names may hold anything."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown_text(super().format(record))
 
 
 def print_line(text: str) -> None:
@@ -148,6 +156,7 @@ def _raise_interrupt() -> None:
 
 
 def escape_markup(text: str) -> str:
+    """Text from elsewhere for rich: it neither colours nor steers the terminal."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(shown_text(text))

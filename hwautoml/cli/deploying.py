@@ -161,16 +161,19 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds it.")],
     no_latency: Annotated[bool, typer.Option("--no-latency", help="Check hashes and samples only.")] = False,
     tolerance: Annotated[str, typer.Option(help="How much slower than promised it may be.")] = "25%",
+    trusted: Annotated[str | None, typer.Option(metavar="SHA256", help="Of manifest.json, as its maker told.")] = None,
     json: Json = False,
 ) -> None:
-    """Check a bundle: hashes, packed samples on every runtime, latency against its promise.
+    """Check a bundle: hashes, class names, packed samples on every runtime, latency against its promise.
 
-    Exit code 7: samples give other results; 10: a file is missing or changed; 12: slower than promised.
+    Runs the bundle's native code, once the hashes that it brings along are right: give --trusted for a bundle
+    that may come from a stranger. Exit code 7: samples or class names differ; 10: a file is missing, changed or
+    unknown; 12: slower than promised.
     """
     with console.session(json) as show:
         from hwautoml.pipeline import verify as verb
 
-        result = verb(bundle, no_latency=no_latency, tolerance=tolerance, on_progress=show.progress)
+        result = verb(bundle, no_latency=no_latency, tolerance=tolerance, trusted=trusted, on_progress=show.progress)
         show.result(result, summaries.verify_summary)
         from hwautoml.pipeline.verbs.verifying import require_verified
 

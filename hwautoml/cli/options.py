@@ -60,7 +60,9 @@ Limits = Annotated[
 TrainedRun = Annotated[Path, typer.Option(help="Folder of a trained run.")]
 Device = Annotated[str | None, typer.Option(help="Board that runs hwautoml's agent, host:port; see docs/devices.md.")]
 Tracker = Annotated[str | None, typer.Option(help="TVM tracker that hands out boards, host:port; needs --key.")]
-Key = Annotated[str | None, typer.Option(help="Key of the board's agent, or the boards' name at the tracker.")]
+Key = Annotated[
+    str | None, typer.Option(help="Key of the board's agent (or HWAUTOML_KEY); boards' name at the tracker.")
+]
 
 
 def channels_of(text: str | None) -> int | None:

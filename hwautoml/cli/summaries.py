@@ -88,7 +88,7 @@ def search_summary(out: Console, result: SearchResult) -> None:
     limits = [f"limit {result.limit_ms:g} ms"]
     limits += [str(o.limit_at(o.limit)) for o in result.objectives if o.limit is not None and o.name != "latency_ms"]
     out.print(
-        f"{result.target}, {', '.join(limits)}: {text}; "
+        f"{escape_markup(result.target)}, {', '.join(limits)}: {text}; "
         f"{result.num_scored} scored, {result.num_new} of them new, {result.seconds:.1f} s"
     )
 
@@ -149,8 +149,9 @@ def build_summary(out: Console, result: BuildResult) -> None:
 def bench_summary(out: Console, result: Mapping[str, Any]) -> None:
     batches = " and ".join(map(str, sorted({row["batch"] for row in result["rows"]})))
     origins = sorted({row["origin"] for row in result["rows"]})
+    threads = result["rows"][0]["threads"]
     out.print(
-        f"{result['target']}, {result['rows'][0]['threads']} thread(s), batch {batches}: medians in ms with their 95 % "
+        f"{escape_markup(result['target'])}, {threads} thread(s), batch {batches}: medians in ms with their 95 % "
         f"interval, all {' or '.join(origins)}; load in ms, memory and size in MB"
     )
     table = _table("artifact", "runtime", "median", "95 %", "p95", "images/s", "load", "peak", "size")
@@ -209,12 +210,14 @@ def targets_summary(out: Console, result: Mapping[str, Any]) -> None:
     table = _table("target", "kind", "runtimes", "works here", "description")
     for row in result["targets"]:
         works = "yes: " + ", ".join(row["usable_runtimes"]) if row["works_here"] else f"no: {row['reason']}"
-        table.add_row(row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+        cells = (row["name"], row["kind"], ", ".join(row["runtimes"]), works, row["description"])
+        table.add_row(*map(escape_markup, cells))
     out.print(table)
 
 
 def doctor_summary(out: Console, found: Diagnosis) -> None:
-    out.print(f"hwautoml {found.hwautoml} on {found.machine['cpu']}, {found.machine['num_allowed_cores']} cores")
+    cpu, cores = escape_markup(found.machine["cpu"]), found.machine["num_allowed_cores"]
+    out.print(f"hwautoml {found.hwautoml} on {cpu}, {cores} cores")
     for check in found.checks:
         mark = "[green]ok[/green]     " if check.ok else "[yellow]missing[/yellow]"
         out.print(f"  {mark} {check.name}: {escape_markup(check.text)}")

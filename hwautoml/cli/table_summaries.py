@@ -47,14 +47,15 @@ def inspection_summary(out: Console, found: TableInspection) -> None:
         ("most expensive layers", found.most_ms),
         (f"largest shares of the time of {found.shares_over}", found.most_share),
     ):
-        out.print(f"\n[bold]{title}[/bold] ({'inside a network, ' if facts.num_networks else ''}by the table)")
+        where = "inside a network, " if facts.num_networks else ""
+        out.print(f"\n[bold]{escape_markup(title)}[/bold] ({where}by the table)")
         table = _table("layer", "ms", "95 % +-", "share", "origin")
         for layer in layers:
             deviation = f"{1.96 * layer.deviation_ms:.2g}"
             table.add_row(_short(layer.key), f"{layer.ms:.4g}", deviation, f"{layer.share:.1%}", layer.origin)
         out.print(table)
     if found.picture is not None:
-        out.print(f"picture   {found.picture}")
+        out.print(f"picture   {escape_markup(str(found.picture))}")
 
 
 def comparison_summary(out: Console, found: TableComparison) -> None:
@@ -82,7 +83,7 @@ def comparison_summary(out: Console, found: TableComparison) -> None:
         table.add_row(_short(layer.key), *times, f"{layer.first_origin}, {layer.second_origin}")
     out.print(table)
     if found.picture is not None:
-        out.print(f"picture {found.picture}")
+        out.print(f"picture {escape_markup(str(found.picture))}")
 
 
 def export_summary(out: Console, found: NetworksToTime) -> None:

@@ -9,11 +9,12 @@ import importlib.util
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwautoml.core.children import module_command
+from hwautoml.core.storage import full_disk_error
 from hwautoml.errors import CompileError, MissingDependencyError
 
 #: glibc that what zig links asks for: old enough for any supported distribution, new enough for TVM's own wheels.
@@ -79,7 +80,7 @@ def find_compiler(architecture: Architecture) -> tuple[str, ...] | None:
             return (program,)
     if importlib.util.find_spec("ziglang") is not None:
         # c++ only adds libc++, which takes zig two minutes to build the first time; libraries don't need it.
-        return (sys.executable, "-m", "ziglang", "c++", "-target", f"{architecture.gnu_triple}.{ZIG_GLIBC}")
+        return (*module_command("ziglang"), "c++", "-target", f"{architecture.gnu_triple}.{ZIG_GLIBC}")
     return None
 
 
@@ -114,4 +115,7 @@ def run_compiler(command: Sequence[str], architecture: Architecture) -> None:
     except subprocess.TimeoutExpired as error:
         raise CompileError(f"{command[0]} did not finish for {architecture.name} within {error.timeout:g} s") from error
     if done.returncode != 0:
+        full = full_disk_error(done.stderr)
+        if full is not None:
+            raise full
         raise CompileError(f"linking for {architecture.name} failed: {done.stderr.strip()[-800:]}")

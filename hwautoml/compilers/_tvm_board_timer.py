@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import tvm
 
 from hwautoml.compilers._tvm_link import linker
 from hwautoml.compilers.base import BoardRoute
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import CompileError, InvalidValueError, TargetUnavailableError
 from hwautoml.schedules.arena import PIPELINE
 from hwautoml.schedules.timing import random_arguments
@@ -67,8 +66,8 @@ class BoardTimer:
         library = tvm.compile(module, target=self._target, tir_pipeline=PIPELINE)
         name = f"candidate{self._num_uploaded}.so"
         self._num_uploaded += 1
-        with tempfile.TemporaryDirectory(prefix="hwautoml-candidate-") as folder:
-            path = Path(folder) / name
+        with temporary_folder() as folder:
+            path = folder / name
             library.export_library(str(path), fcompile=self._link)
             content = bytearray(path.read_bytes())
         with self._on_the_board():

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import tvm
@@ -18,6 +17,7 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hwautoml.compilers._toolchains import NVCC_FIX, architecture_of, require_compiler, run_compiler
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import CompileError
 
 _DRIVER = "libcuda.so.1"
@@ -130,8 +130,8 @@ def _load_cuda_runtime() -> None:
 
 def _load_empty_driver() -> None:
     here = architecture_of(None)
-    with tempfile.TemporaryDirectory(prefix="hwautoml-cuda-") as folder:
-        source, driver = Path(folder) / "empty.cc", Path(folder) / _DRIVER
+    with temporary_folder() as folder:
+        source, driver = folder / "empty.cc", folder / _DRIVER
         source.write_text("", encoding="utf-8")
         command = [*require_compiler(here), "-shared", f"-Wl,-soname,{_DRIVER}", "-o", str(driver), str(source)]
         run_compiler(command, here)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -16,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import hwautoml
 from hwautoml.compilers._tvm_request import CompileRequest, CrashedTrial
 from hwautoml.compilers.base import ProgressCallback
+from hwautoml.core.children import Lifeline, module_command
+from hwautoml.core.storage import full_disk_error
 from hwautoml.errors import (
     CompileError,
     HwAutoMLError,
@@ -58,7 +57,7 @@ class CompilerProcess:
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
         self._num_threads = 0  # of the process
-        self._command = tuple(command or (sys.executable, "-m", "hwautoml.compilers._tvm_worker"))
+        self._command = tuple(command or module_command("hwautoml.compilers._tvm_worker"))
         self._process: subprocess.Popen[str] | None = None
         self._stderr: IO[str] | None = None
         self._finalizer: weakref.finalize[..., CompilerProcess] | None = None
@@ -77,6 +76,9 @@ class CompilerProcess:
                 raise life.error
             if life.result is not None:
                 return life.result
+            full = full_disk_error(life.stderr, *_places(request))
+            if full is not None:
+                raise full
             if life.trial is None or life.exit_code >= 0:
                 break  # not the fault of a candidate: trying again would not help
             _LOGGER.warning("candidate %s ended the tuner; skipped from now on", life.trial)
@@ -122,10 +124,7 @@ class CompilerProcess:
             return
         self.close()
         self._num_threads = num_threads
-        environment = dict(os.environ, TVM_NUM_THREADS=str(num_threads))
-        package_root = str(Path(hwautoml.__file__).parent.parent)
-        search_path = [package_root, environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
+        lifeline = Lifeline()
         # Both live as long as the process.
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -134,9 +133,16 @@ class CompilerProcess:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
-            env=environment,
+            env=lifeline.environment(TVM_NUM_THREADS=str(self._num_threads)),
+            pass_fds=lifeline.pass_fds,
         )
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        lifeline.started()
+        self._finalizer = weakref.finalize(self, _end, self._process, lifeline)
+
+
+def _places(request: CompileRequest) -> list[Path]:
+    """Where it writes."""
+    return [Path(tempfile.gettempdir()), *([] if request.out_path is None else [request.out_path.parent])]
 
 
 @dataclass
@@ -174,6 +180,8 @@ def _converse(
             continue
         if kind == "error":
             life.error = _RAISED[event["kind"]](event["message"], fix=event["fix"])
+            if isinstance(life.error, StorageError):
+                life.error.is_full = event.get("is_full", False)
             return
         trial = CrashedTrial(event["key"], event["name"], event["tiling"]) if kind == "trial" else None
         life.trial = trial
@@ -188,9 +196,10 @@ def _exit_text(code: int, silence_sec: float) -> str:
     return f"crashed (signal {signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], lifeline: Lifeline) -> None:
     process.kill()
     process.wait()
+    lifeline.cut()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING, TextIO, cast
 from hwautoml.compilers._files import read_onnx, unique_name
 from hwautoml.compilers._tvm_import import import_tvm
 from hwautoml.compilers._tvm_request import CompileRequest
-from hwautoml.core.storage import replaced_atomically
-from hwautoml.errors import CompileError, HwAutoMLError
+from hwautoml.core.children import hold_lifeline
+from hwautoml.core.storage import full_disk_error, replaced_atomically
+from hwautoml.errors import CompileError, HwAutoMLError, StorageError
 
 if TYPE_CHECKING:
     import onnx
@@ -76,6 +78,7 @@ class _Warnings(logging.Handler):
 
 def main() -> int:
     """Serves the requests on stdin until it ends."""
+    hold_lifeline()
     # What TVM, LLVM or a linker print must not get between the events.
     events = _Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
@@ -88,7 +91,8 @@ def main() -> int:
             result = _serve(request, events)
         except HwAutoMLError as error:
             events.expect(0)
-            events.send("error", kind=type(error).__name__, message=error.message, fix=error.fix)
+            is_full = isinstance(error, StorageError) and error.is_full
+            events.send("error", kind=type(error).__name__, message=error.message, fix=error.fix, is_full=is_full)
         else:
             events.expect(0)
             events.send("result", **result)
@@ -351,19 +355,23 @@ def _export(
 ) -> None:
     import tvm
 
-    with _build_errors(), target:
+    with _build_errors(out_path.parent, Path(tempfile.gettempdir())), target:
         executable = tvm.compile(module, target=target, relax_pipeline=passes, tir_pipeline=tir_pipeline)
         with replaced_atomically(out_path) as temporary:
             executable.export_library(str(temporary), fcompile=link)
 
 
 @contextmanager
-def _build_errors() -> Iterator[None]:
+def _build_errors(*places: Path) -> Iterator[None]:
+    """As a CompileError; as a StorageError where a disk that ``places`` lie on is full: no model is to blame."""
     import tvm
 
     try:
         yield
     except (tvm.error.InternalError, RuntimeError, ValueError, TypeError) as error:
+        full = full_disk_error(str(error), *places)
+        if full is not None:
+            raise full from error
         raise CompileError(f"TVM could not build the model: {error}") from error
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import queue
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from hwautoml.compilers.base import (
 )
 from hwautoml.core.closing import Closing
 from hwautoml.core.target import Target
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import CompileError, InvalidValueError, MissingDependencyError
 from hwautoml.schedules import SCHEDULES_VERSION
 
@@ -119,9 +119,9 @@ class CompilerPool(Closing):
         require_no_tuning(TRAITS, target, tuning)
         started, tuning = time.perf_counter(), tuning or Tuning()
         path = out / TRAITS.file_name
-        with tempfile.TemporaryDirectory(prefix="hwautoml-records-") as folder:
+        with temporary_folder() as folder:
             # Without a file for the records, they still outlive a worker that crashes.
-            records = Path(folder) / "records.json" if tuning.records is None else tuning.records
+            records = folder / "records.json" if tuning.records is None else tuning.records
             request = replace(self._request(source, target, tuning, records), out_path=path.absolute())
             result = self._compile(request, on_progress)
         return CompiledModel(

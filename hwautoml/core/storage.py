@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hwautoml.core.temporary import temporary_file, temporary_folder
 from hwautoml.errors import StorageError
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -27,6 +28,11 @@ _NO_PLACE = frozenset(
         errno.EBUSY,
     }
 )
+
+#: What compilers and linkers say of the first; zig's, too.
+_NO_ROOM_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "NoSpaceLeft", "DiskQuota")
+_FULL_BYTES = 64 * 1024
+_MAKE_ROOM = "make room and go on; finished work is kept"
 
 # Read once: to ask for it is to change it, for all threads.
 _UMASK = os.umask(0)
@@ -52,19 +58,15 @@ def replaced_atomically(path: Path, *, survives_power_loss: bool = True) -> Iter
             return
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with temporary_file(path) as temporary:
             yield temporary
             if survives_power_loss:
-                with temporary.open("rb") as file:
-                    os.fsync(file.fileno())
-            # mkstemp makes files private; the result should be as readable as any other file.
+                _sync(temporary)
+            # Temporary files are private; the result should be as readable as any other file.
             temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            if survives_power_loss:
+                _sync(path.parent)  # the name, too
 
 
 def write_atomically(path: Path, content: bytes | str) -> Path:
@@ -104,8 +106,23 @@ def folder_beside(path: Path) -> Iterator[Path]:
     """
     with named_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent, ignore_cleanup_errors=True) as name:
-            yield Path(name)
+        with temporary_folder(path) as folder:
+            yield folder
+
+
+def sync_tree(folder: Path, *, deep: bool = True) -> None:
+    """What is in it, or only the names, survives a loss of power; its own name once its parent is synced, too."""
+    for path in [*(folder.rglob("*") if deep else ()), folder]:
+        if not path.is_symlink():
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -120,13 +137,30 @@ def named_storage_errors(path: Path) -> Iterator[None]:
         raise found from error
 
 
+def full_disk_error(said: str, *places: Path) -> StorageError | None:
+    """When a program that wrote in ``places`` failed for lack of room, by its own words or by what is left there now.
+
+    A linker that maps its output into memory ends without a word when the disk is full. None for other failures.
+    """
+    told = next((word for word in _NO_ROOM_WORDS if word in said), None)
+    full = next((place for place in places if place.is_dir() and _free_bytes(place) < _FULL_BYTES), None)
+    if told is None and full is None:
+        return None
+    where = full or next(iter(places), Path(tempfile.gettempdir()))
+    return StorageError(f"no room to write in {where}: {told or 'the disk is full'}", fix=_MAKE_ROOM, is_full=True)
+
+
+def _free_bytes(place: Path) -> int:
+    status = os.statvfs(place)
+    return status.f_bavail * status.f_frsize
+
+
 def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
     """What a user is told of an error of the file system, met while ``path`` was written; None for other errors."""
     is_about_path = path is not None and _is_about(error, path)
     place = path if is_about_path else error.filename or "a file"
     if error.errno in _NO_ROOM:
-        fix = "make room and go on; finished work is kept"
-        return StorageError(f"no room to write {place}: {error.strerror}", fix=fix, is_full=True)
+        return StorageError(f"no room to write {place}: {error.strerror}", fix=_MAKE_ROOM, is_full=True)
     if error.errno in _NO_PLACE or (is_about_path and error.errno == errno.ENOENT):
         within = "" if error.filename in (None, str(place)) else f" ({error.filename})"
         return StorageError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.decoding import fit_image, map_chunks
 from hwautoml.datasets.levels import find_levels, range_of, to_eight_bits
+from hwautoml.datasets.safety import read_arrays, require_printable
 from hwautoml.errors import DatasetError, MissingDependencyError
 
 NPZ_FIX = "save it with numpy.savez(path, x=images, y=labels): x numbers (N, H, W) or (N, H, W, 1 or 3), y (N, ...)"
@@ -67,15 +67,9 @@ def load_npz(path: Path, task: type[Task]) -> LabelledArray:
     Raises:
         DatasetError: damaged, or any of the above does not hold.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ("x", "y") if name not in arrays]
-            if missing:
-                raise DatasetError(f"{path} lacks {' and '.join(missing)}; it has {list(arrays)}", fix=NPZ_FIX)
-            images, labels = arrays["x"], arrays["y"]
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"cannot read {path} as an .npz: {error}", fix=NPZ_FIX) from error
-    return replace(labelled_array(str(path), images, labels, task), name=path.stem)
+    arrays = read_arrays(path, ("x", "y"), NPZ_FIX)
+    require_printable(path, arrays["y"])
+    return replace(labelled_array(str(path), arrays["x"], arrays["y"], task), name=path.stem)
 
 
 def labelled_array(origin: str, images: NDArray[Any], labels: Labels, task: type[Task]) -> LabelledArray:

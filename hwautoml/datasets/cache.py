@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -19,6 +18,7 @@ from hwautoml.datasets.decoding import PictureFacts
 from hwautoml.datasets.layout import LabelledFile
 from hwautoml.datasets.looks import Looks
 from hwautoml.datasets.probing import Probe
+from hwautoml.datasets.safety import HEADER_ERRORS, READ_ERRORS
 from hwautoml.datasets.scan import Scan
 from hwautoml.errors import StorageError
 
@@ -55,7 +55,7 @@ def load_scan(path: Path) -> Scan | None:
                 facts=tuple(None if fact is None else PictureFacts(*fact) for fact in facts["pictures"]),
                 reasons={int(index): reason for index, reason in facts["reasons"].items()},
             )
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (*READ_ERRORS, *HEADER_ERRORS) as error:
         _log.warning("ignoring the damaged cache %s: %s", path, error)
         return None
 

@@ -19,7 +19,8 @@ from hwautoml.datasets.label_table import (
 from hwautoml.datasets.layout import SPLIT_NAMES, Layout, find_layout
 from hwautoml.datasets.naming import first_of
 from hwautoml.datasets.path_pattern import PathPattern
-from hwautoml.datasets.sources import ACCEPTED, OTHER_SUFFIXES, READ_ERRORS, FileSource, Listing
+from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.sources import ACCEPTED, OTHER_SUFFIXES, FileSource, Listing
 from hwautoml.datasets.table_layout import layout_of_pattern, layout_of_rows
 from hwautoml.errors import DatasetError
 

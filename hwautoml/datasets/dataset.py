@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hwautoml.core.finding import Finding
 from hwautoml.core.pixel_rule import PixelRule
+from hwautoml.core.shown import shown
 from hwautoml.core.task import Task
 from hwautoml.datasets.split import Split
 
@@ -16,6 +17,11 @@ class SkippedImage:
 
     path: str
     reason: str
+
+    def __post_init__(self) -> None:
+        """A name that is no UTF-8 would end the run when it is written down, at its end."""
+        object.__setattr__(self, "path", shown(self.path))
+        object.__setattr__(self, "reason", shown(self.reason))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +48,9 @@ class ImageDataset:
     pixel_rule: PixelRule = field(default_factory=PixelRule)
     findings: tuple[Finding, ...] = ()
     files: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", shown(self.name))
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hwautoml.core.pixel_rule import GREY, Fit, PixelRule
 from hwautoml.datasets.levels import to_eight_bits
-from hwautoml.datasets.sources import OTHER_SUFFIXES, READ_ERRORS, FileSource
+from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.sources import OTHER_SUFFIXES, FileSource
 
 Progress = Callable[[int, int], None]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hwautoml.datasets.sources import READ_ERRORS, FileSource, Listing
+from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.sources import FileSource, Listing
 from hwautoml.errors import DatasetError
 
 FIX = (

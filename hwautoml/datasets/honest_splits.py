@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.finding import Finding, Severity
+from hwautoml.core.shown import shown
 from hwautoml.datasets.copies import Copies, find_copies, with_names
 from hwautoml.datasets.looks import Looks
-from hwautoml.datasets.naming import shown
 from hwautoml.datasets.splitting import SPLITS, Labelling, assign_splits
 from hwautoml.errors import DatasetError
 

@@ -8,7 +8,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hwautoml.datasets.naming import first_of, shown
+from hwautoml.core.shown import shown
+from hwautoml.datasets.naming import first_of
 from hwautoml.errors import DatasetError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})

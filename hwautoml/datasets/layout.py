@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hwautoml.core.finding import Finding
-from hwautoml.datasets.naming import first_of, shown
+from hwautoml.core.shown import shown
+from hwautoml.datasets.naming import first_of
 from hwautoml.datasets.sources import OTHER_SUFFIXES, ImageFile, Listing
 from hwautoml.errors import DatasetError
 

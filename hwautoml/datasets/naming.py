@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
-def shown(name: str) -> str:
-    """``name`` with whatever a terminal would act on, or cannot show, escaped: control characters, odd bytes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+from hwautoml.core.shown import shown
 
 
 def first_of(names: Sequence[str], count: int = 5) -> str:
-    """``a, b, c, ...``"""
+    """``a, b, c, ...``, each as text that a terminal can show."""
     listed = ", ".join(shown(name) for name in names[:count])
     return f"{listed}, ..." if len(names) > count else listed

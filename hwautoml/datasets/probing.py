@@ -19,7 +19,8 @@ from hwautoml.datasets.decoding import (
 )
 from hwautoml.datasets.layout import LabelledFile
 from hwautoml.datasets.levels import find_levels, range_of
-from hwautoml.datasets.sources import READ_ERRORS, FileSource
+from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.sources import FileSource
 
 NUM_PROBED = 512
 NUM_DEEP = 256

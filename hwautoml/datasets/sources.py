@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import re
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwautoml.datasets.naming import shown
+from hwautoml.core.shown import shown
+from hwautoml.datasets.safety import MAX_FILE_BYTES, READ_ERRORS, read_regular
 from hwautoml.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset(
@@ -31,9 +30,6 @@ OTHER_SUFFIXES = {
     ".jp2": "JPEG 2000 is not read; convert it to PNG, with opj_decompress of OpenJPEG or Pillow",
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW),
 }
-# Whatever a missing, unreadable or damaged file or zip member raises while its bytes are read.
-READ_ERRORS = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
-MAX_FILE_BYTES = 512 * 1024**2
 #: What may say which picture shows what.
 DOCUMENT_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".txt", ".xml", ".parquet"})
 # wrapper / split / class / folders below it / file: anything deeper is not a dataset, and walking it could take for
@@ -129,7 +125,7 @@ class FolderSource(FileSource):
         return Listing(tuple(files), *(tuple(sorted(paths)) for paths in (folders, others, documents)))
 
     def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
+        return read_regular(self.root / path)
 
     def name_of(self, path: str) -> str:
         return shown(str(self.root / path))  # which is the path itself where that is absolute
@@ -152,8 +148,10 @@ class ZipSource(FileSource):
     def __init__(self, path: Path) -> None:
         self.origin = str(path)
         try:
+            if not path.is_file():
+                raise OSError("it is no regular file")
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except READ_ERRORS as error:
             raise DatasetError(
                 f"cannot open {path} as a zip: {error}", fix="the download may be incomplete; check with: unzip -t FILE"
             ) from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from hwautoml.core.finding import Finding
+from hwautoml.core.shown import shown
 from hwautoml.datasets.label_table import LabelRow
 from hwautoml.datasets.layout import SPLIT_NAMES, LabelledFile, Layout
-from hwautoml.datasets.naming import first_of, shown
+from hwautoml.datasets.naming import first_of
 from hwautoml.datasets.path_pattern import PathPattern
 from hwautoml.datasets.sources import FileSource, ImageFile, Listing
 from hwautoml.errors import DatasetError

@@ -10,6 +10,7 @@ gets a session process, which may crash or hang in a kernel.
 from __future__ import annotations
 
 import argparse
+import getpass
 import importlib
 import json
 import logging
@@ -17,6 +18,7 @@ import multiprocessing
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import struct
@@ -27,10 +29,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from hwautoml.core.children import die_with_parent
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices import agent_models
 from hwautoml.devices.address import Address
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
-from hwautoml.devices.running import die_with_parent, random_input, reset_peak_memory, status_bytes
+from hwautoml.devices.running import random_input, reset_peak_memory, status_bytes
 from hwautoml.errors import InvalidValueError, MissingDependencyError
 
 AGENT_COMMAND = "python -m hwautoml.devices.agent"
@@ -42,6 +46,8 @@ _KEY = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _RESTART_SEC = 0.5
 _INTRODUCTION_SEC = 5  # a client names its key in its first packet
 _MAX_KEY_BYTES = 1024
+_MAX_WAITING = 200  # connections that have not introduced themselves
+KEY_VARIABLE = "HWAUTOML_KEY"
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a client whose cable was pulled
 
 logger = logging.getLogger(__name__)
@@ -75,6 +81,12 @@ def serve_agent(
             if on_listening is not None:
                 on_listening(address)
             logger.info("listening on %s", address)
+            if not key:
+                logger.warning(
+                    "no key: every user and program of this machine can run code here as %s; give --key-file to keep "
+                    "them out",
+                    getpass.getuser(),
+                )
             _supervise(listener, address.port, key, tracker_address)
         finally:
             signal.signal(signal.SIGTERM, previous)
@@ -88,7 +100,8 @@ def require_safe(host: str, key: str, tracker: Address | None) -> None:
     if not key and not is_loopback:
         raise InvalidValueError(
             f"listening on {host} without a key would let everyone who reaches this machine run code on it",
-            fix=f"{AGENT_COMMAND} --host {host} --key SECRET, or stay on 127.0.0.1 and use: ssh -L",
+            fix=f"{AGENT_COMMAND} --host {host} --key SECRET (or --key-file FILE, which no process list shows), or "
+            "stay on 127.0.0.1 and use: ssh -L",
         )
     if not key and tracker is not None:
         raise InvalidValueError(
@@ -100,6 +113,26 @@ def require_safe(host: str, key: str, tracker: Address | None) -> None:
             f"the tracker at {tracker} would send clients to this machine, which listens on {host} only",
             fix=f"{AGENT_COMMAND} --host 0.0.0.0 --tracker {tracker} --key {key}",
         )
+
+
+def key_from(key: str | None, key_file: Path | None) -> str:
+    """The key as it is given, in a file's first line or in the environment; empty without one.
+
+    Raises:
+        InvalidValueError: two keys, or a file that cannot be read or has no such line.
+    """
+    if key_file is None:
+        return os.environ.get(KEY_VARIABLE, "") if key is None else key
+    if key is not None:
+        raise InvalidValueError("--key and --key-file are two keys", fix="leave one of them out")
+    try:
+        with key_file.open("rb") as file:
+            line = file.readline(_MAX_KEY_BYTES).strip().decode("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidValueError(f"cannot read a key from {key_file}: {error}") from error
+    if not line:
+        raise InvalidValueError(f"{key_file} holds no key", fix=f"openssl rand -hex 16 > {key_file}")
+    return line
 
 
 def _import_server() -> None:
@@ -118,39 +151,77 @@ def _exit(signal_number: int, frame: FrameType | None) -> None:
 
 
 class _Listener(socket.socket):
-    """TVM's server reads a client's introduction without a time limit: whoever is silent would block it."""
+    """TVM's server reads a client's introduction without a time limit: whoever is silent would block it.
+
+    All that have connected are waited for at the same time, so that the silent hold nobody up.
+    """
+
+    def __init__(self, family: int, kind: int) -> None:
+        super().__init__(family, kind)
+        self._waiting: dict[socket.socket, tuple[object, float]] = {}  # address, and until when it may be silent
 
     def accept(self) -> tuple[socket.socket, object]:
-        """Raises ConnectionAbortedError, after which the server goes on, for a client that says no key in time."""
+        """The first that names a key; ConnectionAbortedError, after which the server goes on, when none does."""
+        while True:
+            patience = min((deadline for _, deadline in self._waiting.values()), default=None)
+            wait_sec = None if patience is None else max(patience - time.monotonic(), 0.0)
+            ready, _, _ = select.select([self, *self._waiting], [], [], wait_sec)
+            if self in ready:
+                self._let_in()
+            for connection in [connection for connection in ready if connection in self._waiting]:
+                if (is_introduced := _introduces_itself(connection)) is not None:
+                    address, _ = self._waiting.pop(connection)
+                    if is_introduced:
+                        return connection, address
+                    self._turn_away(connection, address)
+            for connection, (address, deadline) in list(self._waiting.items()):
+                if time.monotonic() >= deadline or len(self._waiting) > _MAX_WAITING:  # the oldest first
+                    del self._waiting[connection]
+                    self._turn_away(connection, address)
+            if not self._waiting:
+                raise ConnectionAbortedError("no introduction")
+
+    def _let_in(self) -> None:
         connection, address = super().accept()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        if not _introduces_itself(connection):
-            connection.close()
-            logger.warning("%s connected and named no key", address)
-            raise ConnectionAbortedError("no introduction")
-        return connection, address
+        self._waiting[connection] = address, time.monotonic() + _INTRODUCTION_SEC
+
+    def _turn_away(self, connection: socket.socket, address: object) -> None:
+        connection.close()
+        logger.warning("%s connected and named no key", address)
 
 
-def _introduces_itself(connection: socket.socket) -> bool:
-    """Whether magic number, length and key arrived, which are left to be read."""
-    _set_receive_timeout(connection, _INTRODUCTION_SEC)
+def _introduces_itself(connection: socket.socket) -> bool | None:
+    """Whether magic number, length and key arrived, which are left to be read; None while more may come.
+
+    The socket then counts as readable once the rest is there.
+    """
     try:
-        header = connection.recv(8, socket.MSG_PEEK | socket.MSG_WAITALL)
-        num_bytes = 8 + struct.unpack("<ii", header)[1] if len(header) == 8 else -1
-        if not 8 <= num_bytes <= _MAX_KEY_BYTES:
-            return False
-        return len(connection.recv(num_bytes, socket.MSG_PEEK | socket.MSG_WAITALL)) == num_bytes
+        data = connection.recv(_MAX_KEY_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
     except OSError:
         return False
-    finally:
-        _set_receive_timeout(connection, 0)
+    num_bytes = 8 if len(data) < 8 else 8 + struct.unpack("<ii", data[:8])[1]
+    if not 8 <= num_bytes <= _MAX_KEY_BYTES:
+        return False
+    if len(data) >= num_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        return _is_key(data[8:num_bytes])
+    if not data or connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == num_bytes:
+        return False  # readable all the same: it has ended
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, num_bytes)
+    return None
 
 
-def _set_receive_timeout(connection: socket.socket, seconds: int) -> None:
-    """The kernel's, not Python's: TVM's native code goes on with the descriptor and expects it to block."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+def _is_key(data: bytes) -> bool:
+    """TVM's server takes the first word of this text, and ends where there is none."""
+    try:
+        return bool(data.decode("utf-8").split())
+    except UnicodeDecodeError:
+        return False
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -169,7 +240,7 @@ def _supervise(listener: socket.socket, port: int, key: str, tracker: Address | 
     """A session that crashes takes TVM's server with it; clients that wait for the port don't notice."""
     context = multiprocessing.get_context("fork")
     while True:
-        with tempfile.TemporaryDirectory(prefix="hwautoml-agent-") as uploads:
+        with temporary_folder() as uploads:
             server = context.Process(target=_run_server, args=(listener, port, key, tracker, uploads, os.getpid()))
             server.start()
             try:
@@ -182,7 +253,7 @@ def _supervise(listener: socket.socket, port: int, key: str, tracker: Address | 
 
 
 def _run_server(
-    listener: socket.socket, port: int, key: str, tracker: Address | None, uploads: str, parent: int
+    listener: socket.socket, port: int, key: str, tracker: Address | None, uploads: Path, parent: int
 ) -> None:
     """The server process."""
     from tvm.rpc.server import _listen_loop
@@ -190,7 +261,7 @@ def _run_server(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's
     die_with_parent(parent)
-    tempfile.tempdir = uploads
+    tempfile.tempdir = str(uploads)
     _register_functions()
     server = os.getpid()
     os.register_at_fork(after_in_child=lambda: die_with_parent(server))  # every child is a session
@@ -266,12 +337,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=AGENT_COMMAND, description="Let clients measure networks on this machine.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
-    parser.add_argument("--key", default="", help="what clients must know; with a tracker, the kind of board")
+    parser.add_argument("--key", help=f"what clients must know; with a tracker, the kind of board [{KEY_VARIABLE}]")
+    parser.add_argument("--key-file", type=Path, help="the same in a file, which no process list shows")
     parser.add_argument("--tracker", help="host:port of the tracker to register with")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        serve_agent(options.host, options.port, key=options.key, tracker=options.tracker)
+        key = key_from(options.key, options.key_file)
+        serve_agent(options.host, options.port, key=key, tracker=options.tracker)
     except (InvalidValueError, MissingDependencyError) as error:
         parser.exit(error.exit_code, f"{error}\n")
     except KeyboardInterrupt:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hwautoml.core.children import module_command
 from hwautoml.devices.address import Address
 from hwautoml.devices.agent import AGENT_COMMAND
 from hwautoml.devices.process import WorkerDiedError, WorkerProcess
@@ -17,7 +17,7 @@ from hwautoml.errors import HwAutoMLError, InvalidValueError, TargetUnavailableE
 
 logger = logging.getLogger(__name__)
 
-_COMMAND = (sys.executable, "-m", "hwautoml.devices.rpc_worker")
+_COMMAND = module_command("hwautoml.devices.rpc_worker")
 _PROBE_SEC = 3.0
 Result = TypeVar("Result")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.base import Progress
 from hwautoml.devices.machine import allowed_cores, fingerprint, machine_conditions
 from hwautoml.devices.process import WorkerProcess
@@ -103,8 +103,8 @@ class LocalDevice(Closing):
         """
         if not len(inputs):
             raise InvalidValueError("run_model needs at least one input")
-        with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-            given, result = Path(folder) / "inputs.npy", Path(folder) / "outputs.npy"
+        with temporary_folder() as folder:
+            given, result = folder / "inputs.npy", folder / "outputs.npy"
             np.save(given, inputs, allow_pickle=False)
             message = {"do": "run", "path": str(path.resolve()), "inputs": str(given), "outputs": str(result)}
             self.worker.request(message, timeout_sec)

@@ -8,16 +8,14 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
-import hwautoml
 from hwautoml import errors
+from hwautoml.core.children import child_environment, module_command
 from hwautoml.errors import HwAutoMLError, MeasurementError
 
 _THREAD_VARIABLES = (
@@ -49,7 +47,7 @@ class WorkerProcess:
         self._runtime = runtime
         self._num_threads = num_threads
         self._cores = tuple(cores)
-        self._command = tuple(command or (sys.executable, "-m", "hwautoml.devices.worker"))
+        self._command = tuple(command or module_command("hwautoml.devices.worker"))
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
         self._finalizer: weakref.finalize[..., WorkerProcess] | None = None
@@ -70,9 +68,7 @@ class WorkerProcess:
         if self.is_running:
             return
         self.close()
-        environment = os.environ | {name: str(self._num_threads) for name in _THREAD_VARIABLES}
-        package_parent = str(Path(hwautoml.__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+        environment = child_environment(**dict.fromkeys(_THREAD_VARIABLES, str(self._num_threads)))
         arguments = [
             "--runtime",
             self._runtime,

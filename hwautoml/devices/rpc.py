@@ -7,8 +7,8 @@ holds a connection (``rpc_worker``), and a connection can be lost without the mo
 from __future__ import annotations
 
 import logging
+import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,9 @@ import numpy as np
 from hwautoml.compilers import board_runtimes
 from hwautoml.core.closing import Closing
 from hwautoml.core.measurement import Measurement
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.address import Address
+from hwautoml.devices.agent import KEY_VARIABLE
 from hwautoml.devices.agent_models import runtime_of
 from hwautoml.devices.base import Progress
 from hwautoml.devices.connection import Connection, Route
@@ -76,7 +78,8 @@ class RpcDevice(Closing):
                 "num_threads >= 1, num_retries >= 0 and positive time limits must hold, got "
                 f"{num_threads}, {num_retries}, {connect_timeout_sec:g} s and {session_timeout_sec:g} s"
             )
-        self.route = Route(Address.parse(address), key, is_tracker)
+        secret = key or ("" if is_tracker else os.environ.get(KEY_VARIABLE, ""))  # a tracker's is only a name
+        self.route = Route(Address.parse(address), secret, is_tracker)
         self.num_threads = num_threads
         self._connection = Connection(
             self.route, num_threads, connect_timeout_sec, session_timeout_sec, num_retries, runtime
@@ -161,8 +164,8 @@ class RpcDevice(Closing):
         if not len(inputs):
             raise InvalidValueError("run_model needs at least one input")
         connection = self._connection
-        with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-            given, result = Path(folder) / "inputs.npy", Path(folder) / "outputs.npy"
+        with temporary_folder() as folder:
+            given, result = folder / "inputs.npy", folder / "outputs.npy"
             np.save(given, inputs, allow_pickle=False)
             message = {"do": "run", "path": str(path.resolve()), "inputs": str(given), "outputs": str(result)}
             connection.persistently(lambda: connection.request(message, timeout_sec))

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from hwautoml.core.children import die_with_parent
 from hwautoml.devices.board import Board, RemoteAgentModel, RemoteModel, remote_reason
-from hwautoml.devices.running import batch_of, claim_stdout, die_with_parent, random_input
+from hwautoml.devices.running import batch_of, claim_stdout, random_input
 from hwautoml.errors import HwAutoMLError, MeasurementError, MissingDependencyError, TargetUnavailableError
 
 LOST_EXIT_CODE = 3

@@ -21,10 +21,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from hwautoml.compilers.base import CudaRun
+from hwautoml.core.children import die_with_parent
 from hwautoml.devices.running import (
     batch_of,
     claim_stdout,
-    die_with_parent,
     random_input,
     reset_peak_memory,
     sample,

@@ -17,6 +17,7 @@ import numpy as np
 
 from hwautoml.core.artifact import Artifact
 from hwautoml.core.storage import write_atomically
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import CompileError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -115,15 +116,14 @@ def layer_sensitivity(
     Raises:
         CompileError: the model cannot be read, or not be quantised.
     """
-    import tempfile
 
     layers, found = weighted_layers(path), {}
     expected = _outputs(path, images)
-    with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+    with temporary_folder() as folder:
         for index, name in enumerate(layers):
             model = _read(path)
             _prepare(model)
-            changed = _write_quantised(model, path, Path(folder) / "one.onnx", images, [name], reduce_range, {})
+            changed = _write_quantised(model, path, folder / "one.onnx", images, [name], reduce_range, {})
             found[name] = divergence(expected, _outputs(changed.path, images))
             if on_layer is not None:
                 on_layer(index + 1, len(layers))
@@ -193,14 +193,13 @@ class _Batches:
 def _quantize(
     model: onnx.ModelProto, batches: list[np.ndarray], nodes: list[str], reduce_range: bool, path: Path
 ) -> onnx.ModelProto:
-    import tempfile
 
     import onnx
     from onnxruntime.capi import onnxruntime_pybind11_state as state
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder, _quiet():
-        result = Path(folder) / "int8.onnx"
+    with temporary_folder() as folder, _quiet():
+        result = folder / "int8.onnx"
         try:
             quantize_static(
                 model,

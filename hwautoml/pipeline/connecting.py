@@ -83,7 +83,7 @@ def require_reachable(target: Target, board: Board = HERE) -> None:
             f"the tracker at {board.tracker} hands boards out by key, and none was given", fix=f"--key {target.name}"
         )
     if board.key and not board.is_remote:
-        raise InvalidValueError(f"--key {board.key} belongs to --device or --tracker", fix="--device host:port")
+        raise InvalidValueError("--key belongs to --device or --tracker", fix="--device host:port")
     reason = unavailable_reason(target, board)
     if reason is not None:
         raise TargetUnavailableError(

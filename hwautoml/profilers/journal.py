@@ -6,7 +6,8 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hwautoml.errors import RunFolderError
 
 logger = logging.getLogger(__name__)
 
+_POLL_SEC = 0.5
 _SCHEMA = "profile-journal/v3"  # v2: samples are fastest parts; v3: the reference is an average network
 
 
@@ -116,3 +118,24 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def wait_while_held(path: Path, timeout_sec: float, on_wait: Callable[[str], None]) -> bool:
+    """Whether another process held ``path`` (an `exclusive_lock`) and has let go of it within the time.
+
+    ``on_wait`` is told the other's id, now and then.
+    """
+    deadline, has_waited = time.monotonic() + timeout_sec, False
+    while path.is_file():
+        with path.open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return has_waited
+            except BlockingIOError:
+                owner = file.read().strip() or "unknown"
+        if time.monotonic() >= deadline:
+            return False
+        has_waited = True
+        on_wait(owner)
+        time.sleep(_POLL_SEC)
+    return has_waited

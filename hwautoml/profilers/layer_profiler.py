@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hwautoml.core.latency_table import LatencyTable
 from hwautoml.core.layer import Layer
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.space import Architecture, SearchSpace
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import HwAutoMLError, MeasurementError, StorageError
 from hwautoml.profilers.assembly import (
     ProfileSetting,
@@ -98,11 +98,11 @@ def profile_layers(
         RunFolderError: another process profiles into this table, or the journal is damaged.
         MeasurementError: no layer could be measured; with a prior, no network.
     """
-    with exclusive_lock(table_path.with_suffix(".lock")), tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+    with exclusive_lock(table_path.with_suffix(".lock")), temporary_folder() as folder:
         journal = Journal(table_path.with_suffix(".journal.jsonl"), setting.to_json())
         options = options or ProfileOptions()
         measures = (measure, measure_networks or measure)
-        run = _Profile(space, setting, journal, builders, measures, prior, options, on_progress, Path(folder))
+        run = _Profile(space, setting, journal, builders, measures, prior, options, on_progress, folder)
         if prior is None:
             run.measure_layers(options.layer_budget_sec)
         run.measure_networks()

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
 
 from hwautoml.core.layer import Layer
 from hwautoml.core.task import Figure
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 ORIGINS = ("measured", "predicted", "estimated")
 Interval = tuple[float, float]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+_Counts = tuple[tuple[Count, ...], ...]
+_SHORTEST_MS, _LONGEST_MS = 1e-9, 1e12
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -32,9 +37,9 @@ class DatasetFacts:
 
     name: str
     classes: tuple[str, ...]
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, Count] = field(default_factory=dict)
     labels: str | None = None
-    num_skipped: int = 0
+    num_skipped: Count = 0
     skipped: tuple[str, ...] = ()
 
 
@@ -143,20 +148,24 @@ class ReportData:
         Raises:
             InvalidValueError: a field is missing, unknown or of the wrong form.
         """
-        if not isinstance(data, Mapping):
-            raise InvalidValueError(f"report must be a mapping, got {data!r}")
-        seconds = data.get("seconds") or {}
-        candidates, specialised = data.get("candidates") or (), data.get("specialised") or ()
+        data = _object(data, "report")
+        seconds, figures = _object(data.get("seconds") or {}, "seconds"), _list(data.get("figures") or (), "figures")
+        candidates = _list(data.get("candidates") or (), "candidates")
+        specialised = _list(data.get("specialised") or (), "specialised")
         return _build(
             cls,
             data,
             "report",
-            dataset=_dataset(data.get("dataset") or {}),
-            candidates=tuple(_candidate(row, f"candidates[{i}]") for i, row in enumerate(candidates)),
-            specialised=tuple(_special(row, f"specialised[{i}]") for i, row in enumerate(specialised)),
-            winner=None if data.get("winner") is None else _winner(data["winner"]),
-            limit_ms=finite(data.get("limit_ms")),
-            figures=tuple(_figure(row, f"figures[{i}]") for i, row in enumerate(data.get("figures") or ())),
+            dataset=_dataset(_object(data.get("dataset") or {}, "dataset")),
+            candidates=tuple(
+                _candidate(_object(r, f"candidates[{i}]"), f"candidates[{i}]") for i, r in enumerate(candidates)
+            ),
+            specialised=tuple(
+                _special(_object(r, f"specialised[{i}]"), f"specialised[{i}]") for i, r in enumerate(specialised)
+            ),
+            winner=None if data.get("winner") is None else _winner(_object(data["winner"], "winner")),
+            limit_ms=_positive(data.get("limit_ms"), "limit_ms"),
+            figures=tuple(_figure(_object(row, f"figures[{i}]"), f"figures[{i}]") for i, row in enumerate(figures)),
             seconds={name: number for name, value in seconds.items() if (number := finite(value)) is not None},
             budget_seconds=finite(data.get("budget_seconds")),
         )
@@ -168,9 +177,25 @@ def finite(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidValueError(f"a report needs a number or nothing here, got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidValueError(f"a report needs a number or nothing here, got {value!r:.60}") from error
     return number if math.isfinite(number) else None
+
+
+def _positive(value: Any, where: str) -> float | None:
+    """As ``finite``, of a time; what is divided by it stays a number."""
+    number = finite(value)
+    if number is not None and not _SHORTEST_MS <= number <= _LONGEST_MS:
+        raise InvalidValueError(f"{where} must be a time in ms, got {value!r:.60}")
+    return number
+
+
+def _share(value: Any, where: str) -> float | None:
+    """As ``finite``, of an accuracy."""
+    number = finite(value)
+    if number is not None and not 0 <= number <= 1:
+        raise InvalidValueError(f"{where} must be from 0 to 1, got {value!r:.60}")
+    return number
 
 
 def _build(kind: type[T], data: Mapping[str, Any], where: str, **converted: Any) -> T:
@@ -186,17 +211,38 @@ def _build(kind: type[T], data: Mapping[str, Any], where: str, **converted: Any)
     if missing:
         raise InvalidValueError(f"{where} lacks {missing}")
     given = {name: value for name, value in data.items() if value is not None}
-    return kind(**dict.fromkeys(needed) | given | converted)
+    return _converted(dict.fromkeys(needed) | given | converted, kind, where)
+
+
+def _converted(data: object, kind: Any, where: str) -> Any:
+    """``data`` with the types that ``kind`` asks for; what is of such a type already stays."""
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidValueError(f"{where}: {error}") from error
+
+
+def _object(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidValueError(f"{where} must be a mapping, got {value!r:.60}")
+    return value
+
+
+def _list(value: Any, where: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise InvalidValueError(f"{where} must be a list, got {value!r:.60}")
+    return value
 
 
 def _dataset(data: Mapping[str, Any]) -> DatasetFacts:
-    classes = tuple(str(name) for name in data.get("classes") or ())
-    skipped = tuple(str(name) for name in data.get("skipped") or ())
+    classes = tuple(str(name) for name in _list(data.get("classes") or (), "dataset.classes"))
+    skipped = tuple(str(name) for name in _list(data.get("skipped") or (), "dataset.skipped"))
     return _build(DatasetFacts, data, "dataset", classes=classes, skipped=skipped)
 
 
 def _candidate(data: Mapping[str, Any], where: str) -> CandidateRow:
-    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "latency_ms", "latency_std_ms")}
+    numbers = {name: finite(data.get(name)) for name in ("latency_ms", "latency_std_ms")}
+    numbers["accuracy_val"] = _share(data.get("accuracy_val"), f"{where}.accuracy_val")
     row = _build(CandidateRow, data, where, **numbers)
     if row.origin not in ORIGINS:
         raise InvalidValueError(f"{where}.origin must be one of {ORIGINS}, got {row.origin!r}")
@@ -204,10 +250,11 @@ def _candidate(data: Mapping[str, Any], where: str) -> CandidateRow:
 
 
 def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
-    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test", "predicted_ms")}
+    numbers = {name: _share(data.get(name), f"{where}.{name}") for name in ("accuracy_val", "accuracy_test")}
+    numbers["predicted_ms"] = _positive(data.get("predicted_ms"), f"{where}.predicted_ms")
     measured = {
         str(runtime): _latency(value, f"{where}.measured.{runtime}")
-        for runtime, value in (data.get("measured") or {}).items()
+        for runtime, value in _object(data.get("measured") or {}, f"{where}.measured").items()
     }
     interval = _interval(data.get("predicted_interval"), f"{where}.predicted_interval")
     return _build(SpecialisedRow, data, where, measured=measured, predicted_interval=interval, **numbers)
@@ -220,8 +267,10 @@ def _figure(data: Mapping[str, Any], where: str) -> Figure:
         raise InvalidValueError(f"{where} is no figure of a task: {error!r}") from error
 
 
-def _latency(data: Mapping[str, Any], where: str) -> Latency:
-    median, interval = finite(data.get("median_ms")), _interval(data.get("interval_ms"), f"{where}.interval_ms")
+def _latency(value: Any, where: str) -> Latency:
+    data = _object(value, where)
+    median = _positive(data.get("median_ms"), f"{where}.median_ms")
+    interval = _interval(data.get("interval_ms"), f"{where}.interval_ms")
     if median is None or interval is None:
         raise InvalidValueError(f"{where} needs a finite median_ms and its interval_ms, got {data!r}")
     return _build(Latency, data, where, median_ms=median, interval_ms=interval, p95_ms=finite(data.get("p95_ms")))
@@ -230,18 +279,20 @@ def _latency(data: Mapping[str, Any], where: str) -> Latency:
 def _interval(value: Sequence[Any] | None, where: str) -> Interval | None:
     if value is None:
         return None
-    if len(value) != 2:
+    if len(_list(value, where)) != 2:
         raise InvalidValueError(f"{where} must be [low, high], got {value!r}")
     low, high = finite(value[0]), finite(value[1])
     return None if low is None or high is None else (low, high)
 
 
 def _winner(data: Mapping[str, Any]) -> Winner:
-    layers = data.get("layers") or ()
-    blocks = tuple(Block(Layer.from_key(row["key"]), finite(row.get("latency_ms"))) for row in layers)
+    layers = [_object(row, "winner.layers") for row in _list(data.get("layers") or (), "winner.layers")]
+    blocks = tuple(Block(Layer.from_key(str(row.get("key"))), finite(row.get("latency_ms"))) for row in layers)
     rest = {name: value for name, value in data.items() if name != "layers"}
-    numbers = {name: finite(data.get(name)) for name in ("accuracy_val", "accuracy_test")}
-    costs = {name: c for name, value in (data.get("costs") or {}).items() if (c := finite(value)) is not None}
+    numbers = {name: _share(data.get(name), f"winner.{name}") for name in ("accuracy_val", "accuracy_test")}
+    costs = {
+        name: c for name, value in _object(data.get("costs") or {}, "costs").items() if (c := finite(value)) is not None
+    }
     latency = _latency(data.get("latency") or {}, "winner.latency")
     interval = _interval(data.get("accuracy_test_interval"), "winner.accuracy_test_interval")
     return _build(

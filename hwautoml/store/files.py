@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_MAX_JSON_BYTES = 1 << 30
+
+
 def write_json(path: Path, data: object) -> Path:
     return write_atomically(path, json.dumps(data, indent=1) + "\n")
 
@@ -23,13 +26,23 @@ def write_json(path: Path, data: object) -> Path:
 def read_json(path: Path) -> Any:
     """Raises RunFolderError naming the file, with line and column where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise RunFolderError(f"{path} is no regular file")
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise RunFolderError(f"{path} is damaged: it has {path.stat().st_size:,} bytes")
+        value = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(value, ensure_ascii=False).encode()  # halves of characters, written as escapes, are no text
+        return value
     except FileNotFoundError as error:
         raise RunFolderError(f"{path} does not exist") from error
     except json.JSONDecodeError as error:
         raise RunFolderError(f"{path} is damaged at line {error.lineno}, column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise RunFolderError(f"{path} is damaged at byte {error.start}: it is no UTF-8 text") from error
+    except UnicodeEncodeError as error:
+        raise RunFolderError(f"{path} is damaged: it holds {error.object[error.start]!r}, which is no text") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+        raise RunFolderError(f"{path} is damaged: {error}") from error
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -59,6 +72,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.exists() and not path.is_file():
+        raise RunFolderError(f"{path} is no regular file", fix=f"remove it, the work it held is done again: rm {path}")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwautoml.core.closing import Closing
+from hwautoml.core.shown import shown
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import named_storage_errors
 from hwautoml.core.task import Outcome, outcome_from_bytes, outcome_to_bytes
@@ -23,6 +26,7 @@ from hwautoml.errors import RunFolderError, StorageError
 from hwautoml.store.migrations import SCHEMA, migrate
 
 JOURNAL = "journal.sqlite"
+LOCK = ".lock"  # all that a run leaves that was killed as it began
 #: What SQLite says of the disk, as the system would.
 _STORAGE_ERRORS = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -69,6 +73,7 @@ class RunStore(Closing):
             RunFolderError: no run there, a damaged journal or a later version's, or another process is at work in it.
         """
         self.folder = folder
+        _require_text(folder)
         journal = folder / JOURNAL
         if create:
             with named_storage_errors(folder):
@@ -86,14 +91,15 @@ class RunStore(Closing):
                 self._db.execute("PRAGMA journal_mode=WAL")
             with self._writing():
                 self._prepare()
+            (state,) = self._rows("PRAGMA quick_check(1)")[0]
+            if state != "ok":
+                raise self._damaged(str(state))
         except (StorageError, RunFolderError):
             self.close()
             raise
         except (sqlite3.DatabaseError, ValueError) as error:  # of SQLite's, and an outcome that is none
             self.close()
-            raise RunFolderError(
-                f"{journal} is damaged: {error}", fix="start the run anew in another folder"
-            ) from error
+            raise self._damaged(str(error)) from error
 
     def _prepare(self) -> None:
         """New tables, or those of an earlier version changed: inside one transaction, so all of it or nothing."""
@@ -128,16 +134,38 @@ class RunStore(Closing):
         try:
             with self._db:
                 yield
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             number = _STORAGE_ERRORS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
             if number is None:
-                raise
+                raise self._damaged(str(error)) from error
             with named_storage_errors(self.folder / JOURNAL):
                 raise OSError(number, str(error)) from error
 
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Raises RunFolderError: a page of the file is damaged."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(str(error)) from error
+
+    def _decoded(self, text: object, kind: type = object) -> Any:
+        """JSON of a column."""
+        try:
+            value = json.loads(str(text))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"{text!r:.60} is no JSON: {error}") from error
+        if not isinstance(value, kind):
+            raise self._damaged(f"{text!r:.60} is no {kind.__name__}")
+        return value
+
+    def _damaged(self, reason: str) -> RunFolderError:
+        return RunFolderError(
+            f"{self.folder / JOURNAL} is damaged: {reason}", fix="start the run anew in another folder"
+        )
+
     def setting(self, key: str, default: Any = None) -> Any:
-        row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        rows = self._rows("SELECT value FROM settings WHERE key = ?", key)
+        return self._decoded(rows[0][0]) if rows else default
 
     def set_setting(self, key: str, value: object) -> None:
         with self._writing():
@@ -148,8 +176,8 @@ class RunStore(Closing):
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage left, with its ``seconds``; None while it is not finished."""
-        row = self._db.execute("SELECT seconds, payload FROM stages WHERE name = ?", (name,)).fetchone()
-        return None if row is None else {**json.loads(row[1]), "seconds": row[0]}
+        rows = self._rows("SELECT seconds, payload FROM stages WHERE name = ?", name)
+        return {**self._decoded(rows[0][1], dict), "seconds": rows[0][0]} if rows else None
 
     def finish_stage(self, name: str, seconds: float, payload: Mapping[str, object]) -> None:
         with self._writing():
@@ -187,14 +215,29 @@ class RunStore(Closing):
 
     def evaluations(self, space: SearchSpace, *, weights: str, split: str) -> list[Evaluation]:
         """In the order they were made."""
-        rows = self._db.execute(
-            "SELECT architecture, outcome, seconds FROM evaluations WHERE weights = ? AND split = ? ORDER BY finished",
-            (weights, split),
+        rows = self._rows(
+            "SELECT architecture_id, architecture, outcome, seconds FROM evaluations "
+            "WHERE weights = ? AND split = ? ORDER BY finished",
+            weights,
+            split,
         )
-        return [
-            Evaluation(space.architecture(json.loads(values)), weights, split, outcome_from_bytes(blob), seconds)
-            for values, blob, seconds in rows
-        ]
+        found = []
+        for identity, values, blob, seconds in rows:
+            architecture = space.architecture(self._decoded(values, dict))
+            if architecture.id != identity or not isinstance(seconds, float):
+                raise self._damaged(f"the evaluation of {identity!r:.60} is of {architecture.id}")
+            found.append(Evaluation(architecture, weights, split, self._outcome(blob, identity), seconds))
+        return found
+
+    def _outcome(self, blob: object, identity: str) -> Outcome:
+        """Finite numbers; what they mean is the task's business."""
+        try:
+            outcome = outcome_from_bytes(blob if isinstance(blob, bytes) else b"")
+        except (ValueError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+            raise self._damaged(f"the outcome of {identity} is none: {error}") from error
+        if outcome.dtype.kind not in "biuf" or not np.isfinite(outcome).all():
+            raise self._damaged(f"the outcome of {identity} holds {outcome.ravel()[:5]}")
+        return outcome
 
     def add_measurement(self, architecture_id: str, target: str, runtime: str, payload: Mapping[str, object]) -> None:
         with self._writing():
@@ -205,11 +248,22 @@ class RunStore(Closing):
 
     def measurements(self, target: str, runtime: str) -> list[tuple[str, dict[str, Any]]]:
         """(architecture id, payload), oldest first."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT architecture_id, payload FROM measurements WHERE target = ? AND runtime = ? ORDER BY finished",
-            (target, runtime),
+            target,
+            runtime,
         )
-        return [(row[0], json.loads(row[1])) for row in rows]
+        return [(str(row[0]), self._decoded(row[1], dict)) for row in rows]
+
+
+def _require_text(folder: Path) -> None:
+    """What reads and writes models takes paths in UTF-8 only, and would say so after the training."""
+    path = str(folder.resolve())
+    if path != path.encode(errors="replace").decode():
+        raise RunFolderError(
+            f"a run folder needs a path that is UTF-8, got {shown(path)}",
+            fix="name another --out, or rename the folder",
+        )
 
 
 _MADE_BY_RUNS = (
@@ -248,7 +302,7 @@ def clear_run(folder: Path) -> None:
 
 def _lock(folder: Path) -> Any:
     """Held while the returned file is open; released by the system even after SIGKILL."""
-    file = (folder / ".lock").open("a+")
+    file = (folder / LOCK).open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

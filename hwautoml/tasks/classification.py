@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwautoml.core.interval import wilson_interval
+from hwautoml.core.markdown import plain
 from hwautoml.core.task import Answer, Card, Figure, Labels, Matrix, Metric, Outcome, Outputs, Task
 from hwautoml.errors import DatasetError
 
@@ -130,7 +131,9 @@ class Classification(Task):
 
     def card(self, outcome: Outcome | None) -> Card:
         rows = [] if outcome is None else self.manifest_metrics(outcome)
-        shown = ", ".join(self.outputs[:MAX_CLASSES_SHOWN]) + (", ..." if len(self.outputs) > MAX_CLASSES_SHOWN else "")
+        shown = ", ".join(map(plain, self.outputs[:MAX_CLASSES_SHOWN])) + (
+            ", ..." if len(self.outputs) > MAX_CLASSES_SHOWN else ""
+        )
         return Card(
             title="Image classifier",
             purpose=f"Tells {len(self.outputs)} classes apart: {shown}.",
@@ -195,7 +198,7 @@ def _f1(row: Mapping[str, Any]) -> float:
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| class | test images | recall | precision |", "|---|---|---|---|"]
     for row in rows:
-        name = row["class"].replace("|", "\\|")
+        name = plain(row["class"])
         lines.append(f"| {name} | {row['images']:,} | {_percent(row['recall'])} | {_percent(row['precision'])} |")
     return "\n".join(lines)
 
@@ -205,7 +208,7 @@ def _worst(rows: Sequence[Mapping[str, Any]]) -> str:
     if not known:
         return ""
     row = min(known, key=lambda r: r["recall"])
-    return f"; of the classes, {row['class']} is recognised least often ({row['recall']:.1%})"
+    return f"; of the classes, {plain(row['class'])} is recognised least often ({row['recall']:.1%})"
 
 
 def _percent(value: float | None) -> str:

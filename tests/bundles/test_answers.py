@@ -19,6 +19,7 @@ from hwautoml.bundles import BundleSample, write_bundle
 from hwautoml.bundles.runner import run as runner
 from hwautoml.core.task import Answer
 from hwautoml.tasks.classification import Classification
+from tests.sealing import write_manifest
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
@@ -90,7 +91,7 @@ def test_a_bundle_of_before_there_were_tasks_ranks_classes(bundle: Callable[...,
     before = said(folder, image, "--top", "2"), said(folder, "--check")
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["task"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest))
     assert (said(folder, image, "--top", "2"), said(folder, "--check")) == before
     assert "probabilities differ by at most" in before[1]
 
@@ -99,7 +100,7 @@ def test_another_kind_of_answer_is_refused(bundle: Callable[..., Path], tmp_path
     folder = bundle(Answer("ranking"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["task"]["answer"]["kind"] = "boxes"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(folder, json.dumps(manifest))
     command = [sys.executable, str(folder / "run.py"), str(tmp_path / "image.png")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == runner.EXIT_BAD_BUNDLE and "kind 'boxes' that is not known here" in done.stderr

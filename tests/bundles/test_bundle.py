@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from hwautoml.core.artifact import sha256_file
 from hwautoml.core.space import Architecture
 from hwautoml.errors import InvalidValueError, RunFolderError, StorageError, UnknownNameError
 from hwautoml.tasks.classification import Classification
+from tests.sealing import edit_manifest, write_manifest
 
 Arguments = dict[str, Any]
 IMAGE = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -41,12 +41,13 @@ def test_round_trip(folder: Path, onnx_path: Path) -> None:
         "MODEL_CARD.md",
         "README.md",
         "manifest.json",
+        "manifest.sha256",
         "model.onnx",
         "requirements.txt",
         "run.py",
         "serve.py",
     }
-    assert set(bundle.manifest["files"]) == set(snapshot(folder)) - {"manifest.json"}
+    assert set(bundle.manifest["files"]) == set(snapshot(folder)) - {"manifest.json", "manifest.sha256"}
     assert bundle.manifest["files"]["model.onnx"]["sha256"] == sha256_file(onnx_path)
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
     assert folder.stat().st_mode & 0o777 == 0o755
@@ -216,12 +217,6 @@ def test_unknown_runtime(tmp_path: Path, bundle_arguments: Arguments) -> None:
 # Reading what is damaged.
 
 
-def edit(folder: Path, change: Callable[[dict], object]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -239,14 +234,14 @@ def edit(folder: Path, change: Callable[[dict], object]) -> None:
     ],
 )
 def test_bad_manifest(folder: Path, change: Callable[[dict], object], message: str) -> None:
-    edit(folder, change)
+    edit_manifest(folder, change)
     with pytest.raises(RunFolderError, match=message):
         read_bundle(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"'])
 def test_manifest_that_is_none(folder: Path, text: str) -> None:
-    (folder / "manifest.json").write_text(text)
+    write_manifest(folder, text)
     with pytest.raises(RunFolderError, match=r"manifest\.json"):
         read_bundle(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -21,12 +22,14 @@ from PIL import Image
 import hwautoml.bundles
 from hwautoml.bundles import write_bundle
 from hwautoml.tasks.classification import Classification
+from tests.sealing import write_manifest
 
 RUNNER = Path(hwautoml.bundles.__file__).parent / "runner"
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on this machine")
 SHIM = """
 #include <cstring>
 #include "image.h"
+#include "sha256.h"
 extern "C" void prepare(const unsigned char* pixels, int width, int height, int channels, int image_size,
                         int resolution, int wanted, int background, const char* fit, unsigned char* out) {
   hwautoml::Image image(width, height, channels);
@@ -41,6 +44,12 @@ extern "C" void prepare_file(const char* path, double low, double high, int size
   hwautoml::PixelRule rule{true, low, high, 255, "crop"};
   hwautoml::Image result = hwautoml::prepare(hwautoml::read_image(path), rule, size, size, 1);
   std::memcpy(out, result.pixels.data(), result.pixels.size());
+}
+extern "C" void sha256(const char* data, size_t size, size_t first, char* out) {
+  hwautoml::Sha256 sum;
+  sum.update(data, first);
+  sum.update(data + first, size - first);
+  std::strcpy(out, sum.hex().c_str());
 }
 """
 
@@ -141,6 +150,15 @@ def test_deep_files_are_scaled_as_by_run_py(
     assert np.abs(found.astype(int) - expected).max() <= (0 if height <= width else 1)
 
 
+@needs_compiler
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_hashes_are_sha256(library: ctypes.CDLL, data: bytes, first: int) -> None:
+    """In two pieces, as a file is read."""
+    found = ctypes.create_string_buffer(65)
+    library.sha256(data, ctypes.c_size_t(len(data)), ctypes.c_size_t(min(first, len(data))), found)
+    assert found.value.decode() == hashlib.sha256(data).hexdigest()
+
+
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the built runner, made as its CMakeLists.txt says."""
@@ -229,7 +247,7 @@ def test_it_says_what_the_task_says(build: Path, bundle: Path, tmp_path: Path, a
         del manifest["task"]
     else:
         manifest["task"]["answer"] = answer
-    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(other, json.dumps(manifest))
     image = tmp_path / "x.ppm"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(image)
     (ours,), (theirs,) = json.loads(run(build, other, image, "--json").stdout), python_answers(other, image)
@@ -248,7 +266,7 @@ def test_a_kind_of_answer_that_it_does_not_know_is_refused(build: Path, bundle: 
     other = Path(shutil.copytree(bundle, tmp_path / "other"))
     manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
     manifest["task"]["answer"]["kind"] = "boxes"
-    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(other, json.dumps(manifest))
     done = run(build, other, tmp_path / "x.ppm")
     assert done.returncode == 8 and "a kind that is not known here: boxes" in done.stderr
 
@@ -281,8 +299,28 @@ def test_its_errors_have_the_codes_of_run_py(build: Path, bundle: Path, tmp_path
     done = run(build, broken, names[-1])
     assert done.returncode == 8 and "has 5 bytes, expected" in done.stderr
     (broken / "manifest.json").write_text("{")
-    assert run(build, broken, names[-1]).returncode == 8
+    done = run(build, broken, names[-1])
+    assert done.returncode == 8 and "its sha256 is not in manifest.sha256" in done.stderr
+    write_manifest(broken, "{")
+    done = run(build, broken, names[-1])
+    assert done.returncode == 8 and "is damaged" in done.stderr
     assert run(build, tmp_path / "nowhere", names[-1]).returncode == 8
+
+
+@pytest.mark.slow
+def test_flipped_bits_are_refused(build: Path, bundle: Path, tmp_path: Path) -> None:
+    """Of 40 libraries with four of them, 14 gave other probabilities and exit code 0 while only sizes were checked."""
+    Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "x.ppm")
+    broken, rng = Path(shutil.copytree(bundle, tmp_path / "broken")), np.random.default_rng(0)
+    for name in 36 * ["model_tvm.so"] + 2 * ["manifest.json", "manifest.sha256"]:
+        data = bytearray((bundle / name).read_bytes())
+        for place in rng.integers(8 * len(data), size=4):
+            data[place // 8] ^= 1 << place % 8
+        (broken / name).write_bytes(data)
+        done = run(build, broken, tmp_path / "x.ppm")
+        assert (done.returncode, done.stdout) == (8, "") and "this bundle was made with" in done.stderr
+        shutil.copy(bundle / name, broken / name)
+    assert run(build, broken, tmp_path / "x.ppm").returncode == 0
 
 
 EMBEDDED = """

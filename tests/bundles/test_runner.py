@@ -26,6 +26,7 @@ from hwautoml.core.pixel_rule import FITS, Fit, PixelRule
 from hwautoml.datasets.decoding import decode_image
 from hwautoml.errors import RunFolderError
 from tests.pictures import png_with_torn_exif
+from tests.sealing import edit_manifest
 
 Arguments = dict[str, Any]
 Infer = Callable[[Path, np.ndarray], np.ndarray]
@@ -81,9 +82,10 @@ def test_check(folder: Path) -> None:
 
 
 def test_check_finds_a_difference(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["samples"][1]["probabilities"][0] += 0.5
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["samples"][1]["probabilities"][0] += 0.5
+
+    edit_manifest(folder, change)
     result = run(folder, "--check")
     assert result.returncode == 7
     assert "1.png: a probability differs by 0.5" in result.stdout
@@ -135,8 +137,7 @@ def test_missing_and_changed_files_are_named(folder: Path, name: str) -> None:
 
 
 def test_another_schema(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "schema": "hwautoml-bundle/2"}))
+    edit_manifest(folder, lambda manifest: manifest.update(schema="hwautoml-bundle/2"))
     result = run(folder, "--check")
     assert result.returncode == 10 and "'hwautoml-bundle/2'" in result.stderr
 

@@ -8,9 +8,11 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import IPv6Address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -88,31 +90,94 @@ def introduction(key: bytes, num_bytes: int | None = None) -> bytes:
     return struct.pack("<ii", SERVER_MAGIC, len(key) if num_bytes is None else num_bytes) + key
 
 
+@pytest.fixture
+def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    monkeypatch.setattr(agent, "_INTRODUCTION_SEC", 0.5)
+    with agent._listener("127.0.0.1", 0) as listener:
+        yield listener
+
+
+def knock(door: socket.socket, sent: bytes = b"") -> socket.socket:
+    client = socket.create_connection(door.getsockname(), timeout=5)
+    client.sendall(sent)
+    return client
+
+
+def is_turned_away(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:  # what it had sent was not read
+        return True
+
+
 @pytest.mark.parametrize(
-    ("sent", "is_complete"),
+    ("sent", "is_let_in"),
     [
         (introduction(b"client:key"), True),
-        (introduction(b""), True),
+        (introduction("client:ü".encode()), True),
+        (introduction(b""), False),  # these three end TVM's server
+        (introduction(b"  "), False),
+        (introduction(b"client:\xff"), False),
         (b"", False),
         (b"GET / HTTP/1.1\r\n\r\n", False),
+        (introduction(b"client:key")[:3], False),
         (introduction(b"client:key")[:-1], False),
         (introduction(b"client:key", 2**31 - 1), False),
         (introduction(b"client:key", -1), False),
     ],
 )
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_the_door_closes_on_the_silent(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes, is_complete: bool, is_closed: bool
-) -> None:
-    monkeypatch.setattr(agent, "_INTRODUCTION_SEC", 1)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(sent)
+def test_only_who_names_a_key_is_let_in(door: socket.socket, sent: bytes, is_let_in: bool, is_closed: bool) -> None:
+    with knock(door, sent) as client:
         if is_closed:
-            theirs.close()
-        assert agent._introduces_itself(ours) is is_complete
-        if is_complete:
-            assert ours.recv(len(sent)) == sent  # left for TVM to read
+            client.shutdown(socket.SHUT_WR)
+        if is_let_in:
+            connection, _ = door.accept()
+            assert connection.getblocking() and connection.recv(len(sent)) == sent  # left for TVM to read
+            connection.close()
+        else:
+            with pytest.raises(ConnectionAbortedError):
+                door.accept()
+            assert is_turned_away(client)
+
+
+def test_the_silent_hold_nobody_up(door: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "_INTRODUCTION_SEC", 30)
+    with ExitStack() as stack:
+        for number in range(40):
+            stack.enter_context(knock(door, introduction(b"client:key")[: number % 12]))
+        owner = stack.enter_context(knock(door))
+        threading.Timer(0.2, owner.sendall, [introduction(b"client:key")[:9]]).start()
+        threading.Timer(0.4, owner.sendall, [introduction(b"client:key")[9:]]).start()
+        began = time.monotonic()
+        connection, address = door.accept()
+        assert time.monotonic() - began < 3 and address == owner.getsockname()
+        connection.close()
+
+
+def test_of_too_many_silent_ones_the_oldest_leave(door: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "_INTRODUCTION_SEC", 30)
+    monkeypatch.setattr(agent, "_MAX_WAITING", 4)
+    with ExitStack() as stack:
+        silent = [stack.enter_context(knock(door)) for _ in range(8)]
+        stack.enter_context(knock(door, introduction(b"client:key")))
+        door.accept()[0].close()
+        assert len(door._waiting) <= 4 and is_turned_away(silent[0])  # type: ignore[attr-defined]
+
+
+def test_the_key_may_lie_in_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("SECRET\nmore\n")
+    assert agent.key_from(None, tmp_path / "key") == "SECRET"
+    assert agent.key_from(None, None) == "" and agent.key_from("given", None) == "given"
+    monkeypatch.setenv("HWAUTOML_KEY", "FROM-ENVIRONMENT")
+    assert agent.key_from(None, None) == "FROM-ENVIRONMENT" and agent.key_from("given", None) == "given"
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for file, match in (("empty", "holds no key"), ("bytes", "cannot read a key"), ("none", "No such file")):
+        with pytest.raises(InvalidValueError, match=match):
+            agent.key_from(None, tmp_path / file)
+    with pytest.raises(InvalidValueError, match="are two keys"):
+        agent.key_from("given", tmp_path / "key")
 
 
 @contextmanager

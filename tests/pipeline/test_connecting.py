@@ -39,7 +39,7 @@ def test_a_board_is_reached_by_address_or_through_a_tracker(rpi4: Target) -> Non
     [
         ({"device": "a:1", "tracker": "b:2", "key": "k"}, "exclude each other"),
         ({"tracker": "b:2"}, "fix: --key rpi4"),
-        ({"key": "k"}, "--key k belongs to --device or --tracker"),
+        ({"key": "k"}, "--key belongs to --device or --tracker"),
         ({"device": "no-port"}, "an address is host:port"),
         ({"device": "a:1", "runtime": "torch"}, "fix: --runtime tvm"),
     ],

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hwautoml.errors import RunFolderError
-from hwautoml.profilers.journal import Journal, exclusive_lock
+from hwautoml.profilers.journal import Journal, exclusive_lock, wait_while_held
 
 SETTING = {"target": "cpu", "num_threads": 1}
 
@@ -62,3 +64,29 @@ def test_what_is_set_aside_replaces_nothing(tmp_path: Path) -> None:
     for num_threads in (1, 2, 3):
         Journal(path, SETTING | {"num_threads": num_threads})
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, f"{path.name}.old", f"{path.name}.old2"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from hwautoml.profilers.journal import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("held_sec", "timeout_sec", "is_waited_for"), [(1.0, 20.0, True), (30.0, 0.6, False)])
+def test_a_lock_of_another_process_is_waited_for(
+    tmp_path: Path, held_sec: float, timeout_sec: float, is_waited_for: bool
+) -> None:
+    path, told = tmp_path / "table.lock", list[str]()
+    assert not wait_while_held(path, 1.0, told.append) and told == []  # nobody holds it
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path), str(held_sec)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert wait_while_held(path, timeout_sec, told.append) is is_waited_for
+    assert set(told) == {str(process.pid)}
+    process.kill()
+    process.communicate()
+    assert not wait_while_held(path, 1.0, told.append)  # a lock that a killed process left is none

@@ -41,6 +41,10 @@ def special(index: int) -> dict[str, Any]:
 
 @pytest.fixture
 def data() -> dict[str, Any]:
+    return example()
+
+
+def example() -> dict[str, Any]:
     return {
         "title": "photos on cpu",
         "target": "cpu",

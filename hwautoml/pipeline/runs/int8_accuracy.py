@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from hwautoml.compilers import reference_runtime
 from hwautoml.core.space import Architecture
 from hwautoml.core.task import Task
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.machine import is_int8_exact
 from hwautoml.errors import CompileError, InvalidValueError
 from hwautoml.exporters import quantize_onnx
@@ -36,7 +36,7 @@ def keeps_accuracy(run: RunContext, architecture: Architecture, budget_sec: floa
     resolution = run.space.resolution(architecture)
     run.report("specialise", 0.2, f"{architecture.id} in int8")
     images = calibration_images(run, resolution)
-    with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
+    with temporary_folder() as folder:
         source = export_architecture(run, architecture, Path(folder) / "model.onnx")
         scorer = Scorer(run, source, resolution, run.limit_ms, budget_sec)
         wanted, path = scorer.base_accuracy - MAX_LOSS, Path(folder) / "int8.onnx"

@@ -11,7 +11,7 @@ from hwautoml.core.board import HERE, Board
 from hwautoml.core.form import Form
 from hwautoml.core.latency_prior import roofline_table
 from hwautoml.core.latency_table import LatencyTable
-from hwautoml.core.progress import OnProgress, silent
+from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import package_folder
 from hwautoml.core.space import SearchSpace
 from hwautoml.core.table_identity import TableIdentity
@@ -22,7 +22,10 @@ from hwautoml.pipeline.connecting import device_for, unavailable_reason
 from hwautoml.pipeline.tables.measuring import measure_table, with_code_version
 from hwautoml.pipeline.tables.reading import load_table, profile_command
 from hwautoml.pipeline.tables.shipped_records import take_over_shipped_records
+from hwautoml.profilers.journal import wait_while_held
 from hwautoml.store.table_library import TableLibrary
+
+_PATIENCE = 2.0  # times one's own budget: the other's may be larger
 
 _log = logging.getLogger(__name__)
 
@@ -50,17 +53,31 @@ def ensure_table(
         if opened is None:
             _log.warning("%s cannot be measured from here: its latencies are estimated from the datasheet", target.name)
             return estimated_table(target, space, identity)
+        path = table_path(target, identity, library, board)
+        if _others_have_measured(path, budget_sec, on_progress):
+            table = find_table(target, identity, library, board=board, machine=machine)
+            if table is not None:
+                return table
         return measure_table(
             space,
             target,
             identity,
-            table_path(target, identity, library, board),
+            path,
             opened,
             records=take_over_shipped_records(target.name, library),
             budget_sec=budget_sec,
             seed=seed,
             on_progress=on_progress,
         )
+
+
+def _others_have_measured(path: Path, budget_sec: float, on_progress: OnProgress) -> bool:
+    """Whether another process was at work on the table at ``path`` and is done: two would disturb each other."""
+
+    def tell(owner: str) -> None:
+        on_progress(Progress("profile", 0.0, f"process {owner} measures this table already: waiting for it"))
+
+    return wait_while_held(path.with_suffix(".lock"), _PATIENCE * budget_sec, tell)
 
 
 def find_table(

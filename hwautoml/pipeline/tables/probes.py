@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from hwautoml.compilers.base import Tuning
 from hwautoml.core.layer import Layer
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.target import Target
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def probe_builders(
     def build(probe: _Probe, path: Path) -> Path:
         if compile_probe is None:
             return probe.write(path, suffix, precision)
-        with tempfile.TemporaryDirectory(prefix="hwautoml-") as folder:
-            compiled = compile_probe(probe.write(Path(folder) / f"probe{suffix}", suffix, precision), Path(folder))
+        with temporary_folder() as folder:
+            compiled = compile_probe(probe.write(folder / f"probe{suffix}", suffix, precision), folder)
             path = path.with_name(path.name + compiled.suffix)
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(compiled, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import logging
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +19,7 @@ from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.resources import target_folders
 from hwautoml.core.storage import replaced_atomically, require_writable, write_atomically
 from hwautoml.core.target import load_target
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.protocol import MeasureFailure, MeasureProtocol
 from hwautoml.devices.side_by_side import measure_side_by_side
@@ -125,9 +125,9 @@ def bench(
             device_for(found, name, board).close()  # before anything is compiled: not every runtime is on boards
     protocol = replace(PROTOCOL, seed=seed, max_total_sec=budget_sec)
     session = _Session(found, batch, board, profiles_dir, on_progress)
-    with tempfile.TemporaryDirectory(prefix="hwautoml-bench-") as folder:
-        items = session.prepared([Path(a) for a in artifacts], runtimes, Path(folder))
-        rows = session.measured(items, Path(folder), protocol)
+    with temporary_folder() as folder:
+        items = session.prepared([Path(a) for a in artifacts], runtimes, folder)
+        rows = session.measured(items, folder, protocol)
     if not rows:
         raise session.errors[0]
     on_progress(Progress("bench", 1.0))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hwautoml.core import json_form
 from hwautoml.core.board import Board
 from hwautoml.devices.address import Address
-from hwautoml.devices.agent import DEFAULT_PORT, serve_agent
+from hwautoml.devices.agent import DEFAULT_PORT, key_from, serve_agent
 from hwautoml.devices.rpc import RpcDevice
 from hwautoml.devices.tracker import Boards, list_devices
 from hwautoml.errors import HwAutoMLError, InvalidValueError, TargetUnavailableError
@@ -46,19 +47,21 @@ def agent(
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     key: str | None = None,
+    key_file: Path | None = None,
     tracker: str | None = None,
     on_listening: Callable[[Address], None] | None = None,
 ) -> None:
     """Let other machines measure and run networks on this one, one client at a time, until it is interrupted.
 
-    Reachable from this machine only, unless ``host`` says otherwise, which needs a ``key``. With ``tracker``
+    Reachable from this machine only, unless ``host`` says otherwise, which needs a ``key``: given so, as the first line
+    of ``key_file``, or in the environment (HWAUTOML_KEY). With ``tracker``
     (``host:port``) the board registers there, and ``key`` is the name under which its kind is asked for.
 
     Raises:
         InvalidValueError: no key where one is needed, or an address that cannot be listened on.
         MissingDependencyError: TVM or its RPC is not installed.
     """
-    serve_agent(host, port, key=key or "", tracker=tracker, on_listening=on_listening)
+    serve_agent(host, port, key=key_from(key, key_file), tracker=tracker, on_listening=on_listening)
 
 
 def boards(*, device: str | None = None, tracker: str | None = None, key: str | None = None) -> tuple[BoardStatus, ...]:

@@ -39,7 +39,7 @@ from hwautoml.pipeline.stages.specialising import specialise_stage
 from hwautoml.pipeline.stages.training import train_supernet
 from hwautoml.pipeline.tables.finding import choose_runtime
 from hwautoml.searchers import load_searcher
-from hwautoml.store.run_store import RunStore, clear_run
+from hwautoml.store.run_store import LOCK, RunStore, clear_run
 
 _log = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ def _open_journal(folder: Path, given: dict[str, Any], *, resume: bool, overwrit
         raise RunFolderError(
             f"nothing to resume: {folder} holds no run", fix="leave out --resume, or name the run's --out"
         )
-    if not held_run and folder.is_dir() and any(folder.iterdir()):
+    if not held_run and folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         raise RunFolderError(f"{folder} holds other files and no run", fix="an empty or new folder as --out")
     journal = Journal(RunStore(folder, create=True))
     stored = journal.settings if exists else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from hwautoml.core.resources import target_folders
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.core.storage import require_writable
 from hwautoml.core.target import Target, load_target
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.errors import InvalidValueError
 from hwautoml.pipeline.connecting import board_route, require_reachable
 from hwautoml.pipeline.tables.finding import choose_runtime
@@ -128,18 +128,18 @@ def _tune(
         share = max(done / max(total, 1) if text.startswith("tuning") else 0.0, (time.monotonic() - began) / budget_sec)
         on_progress(Progress("tune", min(share, 0.999), f"{text}: {done} of {total}"))
 
-    with tempfile.TemporaryDirectory(prefix="hwautoml-tune-") as name:
+    with temporary_folder() as name:
         sources, layers = [], space.all_layers()
         with _one_torch_thread():
             for start in range(0, len(layers), LAYERS_PER_PROBE):
-                some, source = layers[start : start + LAYERS_PER_PROBE], Path(name) / f"layers{start}.onnx"
+                some, source = layers[start : start + LAYERS_PER_PROBE], name / f"layers{start}.onnx"
                 sources.append(functions_probe(space, some, source, batch=batch, precision=precision))
                 listen(min(start + LAYERS_PER_PROBE, len(layers)), len(layers), "writing layers")
             networks, deadline = telling_networks(space, tuning.seed), time.monotonic() + NETWORKS_SHARE * budget_sec
             for index, network in enumerate(networks):
                 if time.monotonic() > deadline:
                     break
-                source = Path(name) / f"network{index}.onnx"
+                source = name / f"network{index}.onnx"
                 sources.append(deployable_probe(space, network, source, batch=batch, precision=precision))
                 listen(index + 1, len(networks), "writing networks")
         # However long writing took, every function gets some time.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,29 @@ from typing import Any
 import numpy as np
 
 from hwautoml.bundles import Bundle, read_bundle
+from hwautoml.bundles.bundle import FIX, MANIFEST, unknown_files
 from hwautoml.bundles.tvm_runtime import library_architecture
 from hwautoml.compilers import load_backend, reference_runtime
+from hwautoml.core.artifact import sha256_file
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
+from hwautoml.core.temporary import temporary_folder
 from hwautoml.devices.local import LocalDevice
 from hwautoml.devices.machine import allowed_cores, fingerprint
 from hwautoml.devices.side_by_side import measure_side_by_side
-from hwautoml.errors import HwAutoMLError, InvalidValueError, MissingDependencyError, ParityError, RegressionError
+from hwautoml.errors import (
+    HwAutoMLError,
+    InvalidValueError,
+    MissingDependencyError,
+    ParityError,
+    RegressionError,
+    RunFolderError,
+)
 from hwautoml.pipeline.verbs.baseline import parse_share
 from hwautoml.pipeline.verbs.benching import PROTOCOL
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+_NUM_NAMED = 5
 MEASURING_SEC = 10.0
 
 
@@ -32,23 +44,28 @@ def verify(
     *,
     no_latency: bool = False,
     tolerance: str | float = "25%",
+    trusted: str | None = None,
     on_progress: OnProgress = silent,
 ) -> dict[str, Any]:
     """Check the files' hashes, the packed samples on every runtime, and the latency against its promise.
+
+    The hashes are the bundle's own, and its libraries are native code: what comes from strangers is only run
+    after ``trusted``, the SHA-256 of its ``manifest.json``, was compared, which its maker tells by another way.
 
     The latency may lie above the promise by ``tolerance``: machines are not always equally fast. It is
     skipped, with the reason, with ``no_latency`` and on another machine than the promise was made on. What fails
     is in the result; see ``require_verified``.
 
     Raises:
-        RunFolderError: a file is missing or changed, so nothing of it is run.
+        RunFolderError: a file is missing, changed or unknown, or the manifest is not the trusted one, so nothing
+            of it is run.
     """
     allowed = parse_share(tolerance)
     on_progress(Progress("verify", 0.0, "hashes"))
     folder = Path(bundle)
     inner = folder / "bundle"
     found = read_bundle(inner if (inner / "manifest.json").is_file() else folder)
-    checks = [_check("files", PASSED, f"{len(found.manifest['files'])} files are as they were written")]
+    checks = [_files(found, trusted), _classes(found)]
     for index, (runtime, path) in enumerate(found.files.items()):
         on_progress(Progress("verify", 0.1 + 0.6 * index / len(found.files), f"samples on {runtime}"))
         checks.append(_parity(found, runtime, path))
@@ -58,6 +75,7 @@ def verify(
     return {
         "bundle": str(found.path),
         "architecture": found.manifest["architecture"].get("id"),
+        "manifest_sha256": sha256_file(found.path / MANIFEST),
         "passed": all(check["status"] != FAILED for check in checks),
         "checks": checks,
     }
@@ -69,6 +87,41 @@ def require_verified(result: Mapping[str, Any]) -> None:
     for check in sorted(failed, key=lambda c: c["name"] == "latency"):
         kind = RegressionError if check["name"] == "latency" else ParityError
         raise kind(f"{result['bundle']}: {check['name']}: {check['detail']}")
+
+
+def _files(bundle: Bundle, trusted: str | None) -> dict[str, Any]:
+    """All that is in the folder, and nothing else; ``read_bundle`` has compared the hashes."""
+    digest = sha256_file(bundle.path / MANIFEST)
+    if trusted is not None and trusted.strip().lower() != digest:
+        raise RunFolderError(
+            f"{bundle.path / MANIFEST} is not the trusted one: its sha256 is {digest}, expected {trusted}", fix=FIX
+        )
+    unknown = unknown_files(bundle)
+    if unknown:
+        more = f" and {len(unknown) - _NUM_NAMED} more" if len(unknown) > _NUM_NAMED else ""
+        raise RunFolderError(
+            f"{bundle.path} holds what its manifest does not name: {', '.join(unknown[:_NUM_NAMED])}{more}",
+            fix="remove it, or copy the whole folder again",
+        )
+    by = "by hashes of its own" if trusted is None else "and its manifest is the trusted one"
+    return _check("files", PASSED, f"{len(bundle.manifest['files'])} files are as they were written, {by}")
+
+
+def _classes(bundle: Bundle) -> dict[str, Any]:
+    """The names of the manifest, which the runners print, against those that the model was exported with."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(bundle.onnx_path, load_external_data=False)
+    except (DecodeError, OSError) as error:
+        return _check("classes", FAILED, f"{bundle.onnx_path} is not a readable ONNX model: {error}")
+    own = {item.key: item.value for item in model.metadata_props}.get("classes")
+    if own is None:
+        return _check("classes", SKIPPED, "the model does not say which classes it has")
+    is_same = own == json.dumps(list(bundle.classes))
+    what = f"{len(bundle.classes)} names are" if is_same else f"{own[:200]} are the model's, and they are not"
+    return _check("classes", PASSED if is_same else FAILED, f"{what} those of the manifest")
 
 
 def _check(name: str, status: str, detail: str, **figures: Any) -> dict[str, Any]:
@@ -115,7 +168,7 @@ def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> dict[str, Any]:
     interval = bundle.manifest["latency"].get("measured_interval")
     if skip:
         return _check("latency", SKIPPED, "--no-latency")
-    if not isinstance(promise, int | float) or not isinstance(interval, list):
+    if not _is_promise(promise, interval):
         return _check("latency", SKIPPED, "the bundle promises none that was measured")
     reason = load_backend(runtime).unavailable_reason() or _elsewhere(bundle, runtime)
     if reason is not None:
@@ -133,6 +186,12 @@ def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> dict[str, Any]:
     )
     figures = {"median_ms": measured.median_ms, "interval_ms": [low, high], "promised_ms": promise, "slower": slower}
     return _check("latency", FAILED if is_slower else PASSED, detail, **figures)
+
+
+def _is_promise(median: Any, interval: Any) -> bool:
+    """Whether both are latencies; a manifest may say anything."""
+    numbers = [median, *interval] if isinstance(interval, list) and len(interval) == 2 else []
+    return bool(numbers) and all(isinstance(n, int | float) and 0 < n < math.inf for n in numbers)
 
 
 def _elsewhere(bundle: Bundle, runtime: str) -> str | None:
@@ -154,9 +213,9 @@ def _measure(bundle: Bundle, runtime: str) -> Any:
         raise InvalidValueError(f"{bundle.path} has no file for {runtime}")
     protocol = replace(PROTOCOL, max_total_sec=MEASURING_SEC, num_singles=0)
     with (
-        tempfile.TemporaryDirectory(prefix="hwautoml-") as folder,
+        temporary_folder() as folder,
         LocalDevice(runtime, num_threads=bundle.manifest["num_threads"]) as device,
         LocalDevice(reference_runtime()) as timer,
     ):
-        reference = export_reference(Path(folder) / "reference.onnx")
+        reference = export_reference(folder / "reference.onnx")
         return measure_side_by_side([(device, path)], (timer, reference), protocol)[0]

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "image.h"
+#include "sha256.h"
 
 namespace ffi = tvm::ffi;
 
@@ -25,6 +26,7 @@ namespace {
 
 constexpr char kSchema[] = "hwautoml-bundle/1";
 constexpr char kLibrary[] = "model_tvm.so";
+constexpr char kManifest[] = "manifest.json", kSeal[] = "manifest.sha256";
 constexpr int kMaxResolution = 8192;
 
 // Kernels use aligned loads.
@@ -59,13 +61,28 @@ T as(const ffi::Any& value, const char* name) {
   return *found;
 }
 
-Object read_manifest(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw std::runtime_error("cannot read " + path + ": copy the whole folder");
+std::string content_of(std::ifstream& file) {
   std::ostringstream content;
   content << file.rdbuf();
+  return content.str();
+}
+
+// The manifest's own hash lies beside it, as sha256sum writes it; bundles of before have none.
+void check_seal(const std::string& bundle, const std::string& manifest) {
+  std::ifstream file(bundle + "/" + kSeal, std::ios::binary);
+  if (file && content_of(file) != hwautoml::sha256_of(manifest) + "  " + kManifest + "\n")
+    throw std::runtime_error(bundle + "/" + kManifest + " is not the one this bundle was made with: its sha256 is not " +
+                             "in " + kSeal + "; copy the folder again");
+}
+
+Object read_manifest(const std::string& bundle) {
+  std::string path = bundle + "/" + kManifest;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error("cannot read " + path + ": copy the whole folder");
+  std::string content = content_of(file);
+  check_seal(bundle, content);
   ffi::String problem;
-  ffi::Any parsed = ffi::json::Parse(content.str(), &problem);
+  ffi::Any parsed = ffi::json::Parse(content, &problem);
   if (problem.size() > 0) throw std::runtime_error(path + " is damaged: " + std::string(problem.c_str()));
   auto manifest = parsed.try_cast<Object>();
   if (!manifest.has_value()) throw std::runtime_error(path + " is damaged: it holds no object");
@@ -94,7 +111,8 @@ hwautoml::PixelRule pixel_rule(const Object& shape) {
   return rule;
 }
 
-void check_size(const Object& manifest, const std::string& path) {
+// A flipped bit in a library gives other probabilities, not errors.
+void check_library(const Object& manifest, const std::string& path) {
   Object files = as<Object>(field(manifest, "files"), "files");
   if (files.find(ffi::String(kLibrary)) == files.end())
     throw std::runtime_error(std::string("this bundle has no ") + kLibrary + ", and this runner needs one");
@@ -105,6 +123,11 @@ void check_size(const Object& manifest, const std::string& path) {
   if (size != expected)
     throw std::runtime_error(path + " has " + std::to_string(size) + " bytes, expected " + std::to_string(expected) +
                              ": copy the folder again");
+  std::string digest = hwautoml::sha256_of_file(path);
+  std::string promised = as<ffi::String>(field(facts, "sha256"), "sha256");
+  if (digest != promised)
+    throw std::runtime_error(path + " is not the file this bundle was made with (sha256 " + digest.substr(0, 12) +
+                             ", manifest.json says " + promised.substr(0, 12) + "): copy the folder again");
 }
 
 void write_error(const char* text, char* error, size_t error_size) {
@@ -124,9 +147,9 @@ struct hwautoml_model {
   ffi::Tensor input;
 
   hwautoml_model(const std::string& bundle, int num_threads) {
-    Object manifest = read_manifest(bundle + "/manifest.json");
+    Object manifest = read_manifest(bundle);
     std::string path = bundle + "/" + kLibrary;
-    check_size(manifest, path);
+    check_library(manifest, path);
     for (const ffi::Any& name : as<ffi::Array<ffi::Any>>(field(manifest, "classes"), "classes"))
       classes.emplace_back(as<ffi::String>(name, "classes").c_str());
     if (manifest.find(ffi::String("task")) != manifest.end()) read_answer(manifest);

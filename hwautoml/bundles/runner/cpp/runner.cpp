@@ -79,6 +79,17 @@ std::string quoted(const std::string& text) {
   return result + "\"";
 }
 
+// File names and class names may hold what ends a line or steers a terminal.
+std::string shown(const std::string& text) {
+  std::string result;
+  for (char c : text) {
+    char escaped[5];
+    std::snprintf(escaped, sizeof(escaped), "\\x%02x", unsigned(uint8_t(c)));
+    result += uint8_t(c) < 0x20 || c == 0x7f ? std::string(escaped) : std::string(1, c);
+  }
+  return result;
+}
+
 // Indices of what is said of an image, in that order.
 std::vector<int> answers(const Options& options, const hwautoml_model* model, const std::vector<float>& outputs) {
   std::vector<int> order(outputs.size());
@@ -112,14 +123,15 @@ void print(const Options& options, const std::string& image, const hwautoml_mode
     std::printf("]}");
     return;
   }
-  std::printf("%s:", image.c_str());
+  std::printf("%s:", shown(image).c_str());
   for (size_t i = 0; i < order.size(); ++i) {
-    const char *comma = i == 0 ? "" : ",", *name = hwautoml_class_name(model, order[i]);
+    const char *comma = i == 0 ? "" : ",";
+    std::string name = shown(hwautoml_class_name(model, order[i]));
     double value = outputs[order[i]];
     if (are_values)
-      std::printf("%s %s %.4g%s%s", comma, name, value, unit.empty() ? "" : " ", unit.c_str());
+      std::printf("%s %s %.4g%s%s", comma, name.c_str(), value, unit.empty() ? "" : " ", shown(unit).c_str());
     else
-      std::printf("%s %s %.1f%%", comma, name, 100.0 * value);
+      std::printf("%s %s %.1f%%", comma, name.c_str(), 100.0 * value);
   }
   std::printf(order.empty() ? " none\n" : "\n");
 }
@@ -135,7 +147,7 @@ int classify_files(const Options& options, hwautoml_model* model) {
                   ? hwautoml::read_raw(path, options.raw_width, options.raw_height, options.raw_channels)
                   : hwautoml::read_image(path);
     } catch (const std::exception& problem) {
-      std::fprintf(stderr, "hwautoml_runner: %s\n", problem.what());
+      std::fprintf(stderr, "hwautoml_runner: %s\n", shown(problem.what()).c_str());
       failed = true;
       continue;
     }
@@ -144,7 +156,7 @@ int classify_files(const Options& options, hwautoml_model* model) {
                                   : hwautoml_classify_deep(model, image.deep.data(), image.width, image.height,
                                                            probabilities.data(), error, sizeof(error));
     if (code != 0) {
-      std::fprintf(stderr, "hwautoml_runner: %s: %s\n", path.c_str(), error);
+      std::fprintf(stderr, "hwautoml_runner: %s: %s\n", shown(path).c_str(), shown(error).c_str());
       return kBadModel;
     }
     print(options, path, model, probabilities, is_first);
@@ -171,7 +183,7 @@ int main(int argc, char** argv) {
   char error[1024] = "";
   hwautoml_model* model = hwautoml_load(options.bundle.c_str(), options.threads, error, sizeof(error));
   if (model == nullptr) {
-    std::fprintf(stderr, "hwautoml_runner: %s\n", error);
+    std::fprintf(stderr, "hwautoml_runner: %s\n", shown(error).c_str());
     return kBadModel;
   }
   int code = classify_files(options, model);
