@@ -68,8 +68,9 @@ def load_npz(path: Path, task: type[Task]) -> LabelledArray:
         DatasetError: damaged, or any of the above does not hold.
     """
     arrays = read_arrays(path, ("x", "y"), NPZ_FIX)
-    require_printable(path, arrays["y"])
-    return replace(labelled_array(str(path), arrays["x"], arrays["y"], task), name=path.stem)
+    images, labels = arrays["x"], arrays["y"]
+    require_printable(path, labels)
+    return replace(labelled_array(str(path), images, labels, task), name=path.stem)
 
 
 def labelled_array(origin: str, images: NDArray[Any], labels: Labels, task: type[Task]) -> LabelledArray:

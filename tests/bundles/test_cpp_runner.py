@@ -125,6 +125,15 @@ def test_images_are_prepared_as_by_run_py(
 
 
 @needs_compiler
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_hashes_are_sha256(library: ctypes.CDLL, data: bytes, first: int) -> None:
+    """In two pieces, as a file is read."""
+    found = ctypes.create_string_buffer(65)
+    library.sha256(data, ctypes.c_size_t(len(data)), ctypes.c_size_t(min(first, len(data))), found)
+    assert found.value.decode() == hashlib.sha256(data).hexdigest()
+
+
+@needs_compiler
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([255, 100, 4095, 65535, "float"]), st.integers(1, 40))
 def test_deep_files_are_scaled_as_by_run_py(
@@ -148,15 +157,6 @@ def test_deep_files_are_scaled_as_by_run_py(
     library.prepare_file.argtypes = [ctypes.c_char_p, ctypes.c_double, ctypes.c_double, ctypes.c_int, ctypes.c_void_p]
     library.prepare_file(str(path).encode(), low, high, size, found.ctypes.data)
     assert np.abs(found.astype(int) - expected).max() <= (0 if height <= width else 1)
-
-
-@needs_compiler
-@given(st.binary(max_size=300), st.integers(0, 300))
-def test_hashes_are_sha256(library: ctypes.CDLL, data: bytes, first: int) -> None:
-    """In two pieces, as a file is read."""
-    found = ctypes.create_string_buffer(65)
-    library.sha256(data, ctypes.c_size_t(len(data)), ctypes.c_size_t(min(first, len(data))), found)
-    assert found.value.decode() == hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture(scope="module")

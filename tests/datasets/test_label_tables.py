@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hwautoml.core.shown import shown
 from hwautoml.datasets import load_dataset
 from hwautoml.datasets.label_table import Columns, label_rows, parse_table
 from hwautoml.datasets.path_pattern import PathPattern
@@ -228,6 +229,7 @@ def test_what_the_csv_module_writes_is_read(rows: list[tuple[str, str]], delimit
 
 
 def test_names_with_control_characters_are_shown_escaped(images: Path) -> None:
+    assert shown("a\x1b[31m\n\udcff é") == "a\\x1b[31m\\n\\xff é"
     (images / "images" / "evil\x1b[2J.png").write_bytes(b"nonsense")
     names = [f"images/{n:02d}.png" for n in range(20)] + ["images/evil\x1b[2J.png"] * 1
     text = "\n".join(["path,label", *(f"{name},{label_of(i)[:3]}" for i, name in enumerate(names))])
