@@ -1,8 +1,9 @@
 # Everything below makes its own virtual environment first; nothing needs to be activated.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-lowest test-312 lint clean
 
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -10,6 +11,8 @@ help:
 	@echo "make demo   find, train and ship a network for the built-in digits on this machine"
 	@echo "make test   lint, types, fast tests"
 	@echo "make lint   lint and types only"
+	@echo "make test-lowest   fast tests with the lowest versions that pyproject.toml allows"
+	@echo "make test-312      fast tests on Python 3.12 (PYTHON312=...)"
 	@echo "make clean  remove the environment, caches and builds (never runs/)"
 
 # The stamp is written last, so that an interrupted installation is repeated.
@@ -31,6 +34,23 @@ lint: $(READY)
 test: lint
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
+# The fast tests in environments of their own.
+test-lowest: .venv-lowest/.ready
+	@.venv-lowest/bin/python -m pytest -q -n 2 --dist loadfile
+
+test-312: .venv-312/.ready
+	@.venv-312/bin/python -m pytest -q -n 2 --dist loadfile
+
+.venv-lowest/.ready: INTERPRETER = $(PYTHON)
+.venv-lowest/.ready: constraints-lowest.txt
+.venv-312/.ready: INTERPRETER = $(PYTHON312)
+.venv-312/.ready: constraints.txt
+.venv-lowest/.ready .venv-312/.ready: pyproject.toml
+	@echo "installing into $(@D) ..."
+	@$(INTERPRETER) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(filter constraints%,$^) -e '.[dev]'
+	@touch $@
+
 clean:
-	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-lowest .venv-312 .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	@find hwautoml tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

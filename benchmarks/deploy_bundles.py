@@ -28,7 +28,6 @@ from hwautoml.bundles import Bundle, read_bundle
 from hwautoml.core.progress import silent
 from hwautoml.devices.local import LocalDevice
 from hwautoml.store.files import read_json, write_json
-from hwautoml.store.run_store import RunStore
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
@@ -50,18 +49,15 @@ class Finished:
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """uint8 test images (n, H, W, C), labels (n,), probabilities of the trained network (n, num_classes)."""
-        from hwautoml.pipeline.stages.shipping import torch_outputs
-        from hwautoml.pipeline.verbs.reopening import _open_job
-        from hwautoml.pipeline.verbs.running import open_data
+        from hwautoml.pipeline.runs.candidates import load_network, network_outputs
+        from hwautoml.pipeline.runs.opening import reopened
 
         if self._data is None:
-            with RunStore(self.folder) as store:
-                job = _open_job(store, silent, None)
-                open_data(job)
-                architecture = job.space.architecture(self.result["architecture"]["values"])
-                images = job.dataset.test.images_uint8(job.space.resolution(architecture))
-                expected = torch_outputs(job, architecture, images)
-                self._data = images, job.dataset.test.labels.numpy(), expected
+            with reopened(self.folder, silent) as run:
+                architecture = run.space.architecture(self.result["architecture"]["values"])
+                images = run.dataset.test.images_uint8(run.space.resolution(architecture))
+                expected = network_outputs(run, load_network(run, architecture), images)
+                self._data = images, run.dataset.test.labels.numpy(), expected
         return self._data
 
 
@@ -107,8 +103,8 @@ def int8(run: Finished, _: argparse.Namespace) -> list[Row]:
 def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
     """int8 of any network trained on the data: an ONNX file, uint8 images in, as ``hwautoml export`` writes it."""
     from hwautoml.datasets import load_dataset
+    from hwautoml.pipeline.runs.candidates import spread
     from hwautoml.pipeline.runs.int8_accuracy import CALIBRATION_IMAGES, MAX_LOSS, quantize_until_accurate
-    from hwautoml.pipeline.stages.shipping import spread
 
     rows: list[Row] = []
     if not arguments.onnx:

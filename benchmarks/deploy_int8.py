@@ -21,7 +21,7 @@ _CALIBRATION = 8  # random inputs: latency does not depend on the ranges they gi
 def int8(arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians, and medians of ratios within rounds; TVM by the fixed rule."""
     os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for network, path in networks(Path(name), arguments.batch, tuple(filter(None, arguments.only.split(",")))):
             rows.append({"network": network} | _compare(path, arguments.threads, arguments.rounds))

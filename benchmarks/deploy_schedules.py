@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -172,8 +172,9 @@ def peak_gflops() -> float:
     target = resolve_target(NATIVE, 1)
     lanes, steps, chains = vector_unit(target).lanes, 100_000, 10
 
-    @T.prim_func(s_tir=True)
-    def main(x: T.Buffer((lanes,), "float32"), y: T.Buffer((chains * lanes,), "float32")):
+    # TVMScript: what stands for types are TVM's.
+    @T.prim_func(s_tir=True)  # type: ignore[untyped-decorator]  # TVM is untyped
+    def main(x: T.Buffer((lanes,), "float32"), y: T.Buffer((chains * lanes,), "float32")) -> None:  # type: ignore[valid-type]  # TVM's
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         sums = T.alloc_buffer((chains * lanes,), "float32", scope="local")
         for chain in T.unroll(chains):
@@ -199,19 +200,19 @@ def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
     ONNX Runtime's profiler adds about a microsecond a node; convolutions of less than that mean little.
     """
     os.environ["TVM_NUM_THREADS"] = "1"
-    ours: Counter[str] = Counter()
-    theirs: Counter[str] = Counter()
+    ours, theirs = defaultdict[str, float](float), defaultdict[str, float](float)
     steps: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         for _, path in networks(Path(name), arguments.batch, tuple(filter(None, arguments.only.split(",")))):
             for kind, time_us, num_steps in _our_kernels(path, arguments.records):
                 ours[kind] += time_us
                 steps[kind] += num_steps
-            theirs.update(_onnxruntime_kernels(path))
+            for kind, time_us in _onnxruntime_kernels(path).items():
+                theirs[kind] += time_us
     peak = peak_gflops()
     rows = []
     for kind in sorted({*ours, *theirs}, key=lambda kind: -theirs[kind]):
-        row: dict[str, Any] = {"kind": kind, "ours_us": float(ours[kind]), "onnxruntime_us": float(theirs[kind])}
+        row: dict[str, Any] = {"kind": kind, "ours_us": ours[kind], "onnxruntime_us": theirs[kind]}
         row["ratio"] = ours[kind] / theirs[kind] if theirs[kind] else float("nan")
         if steps[kind]:
             row["ours_gflops"] = 2e-3 * steps[kind] / ours[kind]
@@ -260,7 +261,7 @@ def _our_kind(name: str, kernel: Any) -> str:
     return "pooling" if kernel.reductions and "softmax" not in name else "other"
 
 
-def _onnxruntime_kernels(path: Path) -> Counter[str]:
+def _onnxruntime_kernels(path: Path) -> dict[str, float]:
     """Microseconds of one run by kind, from ONNX Runtime's profiler, the median of thirty runs per node."""
     import onnxruntime
 
@@ -277,7 +278,7 @@ def _onnxruntime_kernels(path: Path) -> Counter[str]:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             nodes.setdefault(event["name"], []).append((_their_kind(event["args"]), event["dur"]))
-    times: Counter[str] = Counter()
+    times = defaultdict[str, float](float)
     for samples in nodes.values():
         times[samples[0][0]] += float(np.median([time for _, time in samples]))
     return times

@@ -193,12 +193,16 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.few_shot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = {"type": lambda text: [name for name in text.split(",") if name], "required": True, "metavar": "A,B,.."}
+    names: dict[str, Any] = {
+        "type": lambda text: [name for name in text.split(",") if name],
+        "required": True,
+        "metavar": "A,B,..",
+    }
     parser.add_argument("--space", choices=("nasbench201", "fbnet", "ofa-mobilenetv3"), required=True)
     parser.add_argument("--data", type=Path, required=True, metavar="FILE.npz", help="arrays as in docs/spaces.md")
     parser.add_argument("--siblings", help="devices that are known", **names)
     parser.add_argument("--targets", help="devices to predict", **names)
-    numbers = {"type": lambda text: [int(each) for each in text.split(",")], "metavar": "N,N,.."}
+    numbers: dict[str, Any] = {"type": lambda text: [int(each) for each in text.split(",")], "metavar": "N,N,.."}
     parser.add_argument("--samples", default=[0, 10, 20, 50], help="networks measured on the target", **numbers)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--selection", choices=("random", "active"), default="active")

@@ -194,9 +194,9 @@ def cell_graphs(architectures: NDArray[np.int8]) -> tuple[NDArray[np.float32], N
 def _drive(folder: str, seeds: list[int]) -> None:
     """In the child: what HELP's ``main.py`` does for ``meta-test``, but on every architecture, and kept."""
     torch = _patched_torch()
-    import help as help_module  # type: ignore[import-not-found]
-    from main import set_path, set_seed  # type: ignore[import-not-found]
-    from parser import get_parser  # type: ignore[import-not-found]  # isort: skip
+    import help as help_module  # type: ignore[import-not-found]  # HELP's own, in its folder
+    from main import set_path, set_seed  # type: ignore[import-not-found]  # likewise
+    from parser import get_parser  # type: ignore[import-not-found]  # likewise  # isort: skip
 
     arguments = set_path(get_parser())
     arguments.meta_train_devices = arguments.meta_valid_devices = []  # their latencies are not needed any more
@@ -245,7 +245,8 @@ def _patched_torch() -> Any:
 
     import torch
 
-    torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *_, **__: self
+    for kind in (torch.Tensor, torch.nn.Module):
+        kind.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]  # the patch
     torch.load = functools.partial(torch.load, map_location="cpu", weights_only=True)
     np.row_stack = np.vstack  # deprecated since numpy 2.0
     tensorboard = types.ModuleType("torch.utils.tensorboard")

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,8 @@ def run(case: Case) -> list[dict[str, Any]]:
         "layers_measured": table.conditions["num_layers_measured"],
         "noise": _noise(table, sessions),
     }
-    rows = [shared | row for row in compared(predictions, sessions, float(table.conditions["reference_median_ms"]))]  # type: ignore[arg-type]
+    reference_ms = cast(float, table.conditions["reference_median_ms"])
+    rows = [shared | row for row in compared(predictions, sessions, reference_ms)]
     return [*rows, {"runtime": case.name, "method": "speed", **prediction_speed(table)}]
 
 
@@ -213,8 +214,10 @@ def measured(case: Case, number: int, files: Sequence[Path], listen: Callable[[i
             path.write_text("".join(json.dumps(line) + "\n" for line in by_id.values()))
             listen(len(by_id), len(files), f"session {number}")
     ordered = [by_id[file.stem] for file in files]
-    found = [(line.get("median_ms", np.nan), line.get("reference_ms", np.nan)) for line in ordered]
-    return Session(*np.array(found).T, [line["conditions"] for line in ordered if "conditions" in line])
+    medians, references = (
+        np.array([line.get(key, np.nan) for line in ordered]) for key in ("median_ms", "reference_ms")
+    )
+    return Session(medians, references, [line["conditions"] for line in ordered if "conditions" in line])
 
 
 def _line(result: object) -> dict[str, object]:

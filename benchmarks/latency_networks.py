@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +49,14 @@ def shipped_files(
     if runtime in ("torch", "torch-inductor"):
         sources = [folder / "programs" / f"{a.id}.pt2" for a in architectures]
         program = _quick_program if quick else _program
-        _make(sources, [lambda path, a=a: program(space, a, path) for a in architectures], "exporting", on_done)  # type: ignore[misc]
+        _make(sources, [partial(program, space, a) for a in architectures], "exporting", on_done)
     else:
         sources = onnx
         export = _quick_onnx if quick else _onnx
-        _make(sources, [lambda path, a=a: export(space, a, path) for a in architectures], "exporting", on_done)  # type: ignore[misc]
+        _make(sources, [partial(export, space, a) for a in architectures], "exporting", on_done)
     if precision == "int8":
         paths = [folder / "int8" / path.name for path in sources]
-        _make(paths, [lambda path, s=s: _int8(s, path) for s in sources], "quantising", on_done)  # type: ignore[misc]
+        _make(paths, [partial(_int8, s) for s in sources], "quantising", on_done)
         return paths
     return sources if runtime in ("onnxruntime", "torch") else _compiled(sources, target, runtime, folder, on_done)
 
@@ -70,6 +71,7 @@ def _make(paths: Sequence[Path], makers: Sequence[Callable[[Path], object]], wha
 
 def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
     from hwautoml.exporters import export_onnx
+    from hwautoml.tasks.classification import Classification
 
     export_onnx(
         space.module(architecture),
@@ -78,7 +80,7 @@ def _onnx(space: MobileSpace, architecture: Architecture, path: Path) -> None:
         channels=space.channels,
         mean=MEAN,
         std=STD,
-        classes=[str(i) for i in range(space.num_outputs)],
+        task=Classification(tuple(str(i) for i in range(space.num_outputs))),
         architecture=architecture,
     )
 

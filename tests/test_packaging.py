@@ -1,5 +1,6 @@
 """What ships: the wheel, built from this checkout and used from outside it."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -55,11 +56,29 @@ def test_the_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> No
     assert rest[-1] == str(tmp_path / "site" / "hwautoml" / "_data" / "profiles")
 
 
+def test_the_wheel_says_that_it_is_typed(wheel: Path) -> None:
+    assert "hwautoml/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
+def _pins(name: str) -> dict[str, str]:
+    lines = (CHECKOUT / name).read_text(encoding="utf-8").splitlines()
+    split = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(parts) == 2 for parts in split), f"{name} pins exact versions"
+    return {name.lower(): version for name, version in split}
+
+
 def test_constraints_pin_every_declared_dependency() -> None:
-    lines = (CHECKOUT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {line.split("==")[0].lower() for line in lines if line and not line.startswith("#")}
-    assert all("==" in line for line in lines if line and not line.startswith("#"))
     extras = PROJECT["project"]["optional-dependencies"].values()
     declared = [*PROJECT["project"]["dependencies"], *(requirement for extra in extras for requirement in extra)]
     names = {requirement.split("=")[0].split(">")[0].split("<")[0].lower() for requirement in declared}
-    assert names <= pins, f"not pinned: {sorted(names - pins)}"
+    missing = names - set(_pins("constraints.txt"))
+    assert not missing, f"not pinned: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("requirement", PROJECT["project"]["dependencies"])
+def test_the_lowest_constraints_are_the_lower_bounds(requirement: str) -> None:
+    """But torch's, of which one release is tested."""
+    name, lowest = re.match(r"([\w-]+)(?:==|>=)([\w.]+)", requirement).groups()  # type: ignore[union-attr]  # or fail
+    lowest = _pins("constraints.txt")["torch"] if name == "torch" else lowest
+    pinned = _pins("constraints-lowest.txt")[name.lower()]
+    assert pinned == lowest or re.fullmatch(re.escape(lowest) + r"(\.0)+", pinned), (pinned, requirement)

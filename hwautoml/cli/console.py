@@ -69,8 +69,10 @@ class Show:
             return
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self.bars.add_task(event.stage, total=1.0, text="")
-        fields: dict[str, Any] = {"text": shown(event.text)} if event.text else {}
-        self.bars.update(self._tasks[event.stage], completed=event.share, **fields)
+        task = self._tasks[event.stage]
+        self.bars.update(task, completed=event.share)
+        if event.text:
+            self.bars.update(task, text=shown(event.text))
 
     def result(self, found: Found, summary: Callable[[Console, Found], None]) -> None:
         """A verb's result: its JSON form on stdout with ``--json``, else its summary for people."""

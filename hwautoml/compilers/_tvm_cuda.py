@@ -70,7 +70,7 @@ def with_float32_sums(module: tvm.IRModule) -> tvm.IRModule:
 
 
 @mutator
-class _Float32Sums(PyExprMutator):
+class _Float32Sums(PyExprMutator):  # type: ignore[misc]  # TVM is untyped
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
         name = getattr(call.op, "name", "")

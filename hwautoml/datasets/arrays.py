@@ -44,7 +44,7 @@ def load_digits_array(task: type[Task]) -> LabelledArray:
         DatasetError: the digits are no labels of the task.
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingDependencyError(
             "the built-in data set digits comes with scikit-learn, which is not installed",
@@ -82,7 +82,7 @@ def _check_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise DatasetError(
             f"x in {path} has shape {images.shape}; expected (N, H, W) or (N, H, W, 1 or 3){hint}", fix=NPZ_FIX
         )
-    return images  # type: ignore[return-value]
+    return images  # type: ignore[return-value]  # checked above
 
 
 def fit_images(images: NDArray[np.uint8], image_size: int, channels: int) -> NDArray[np.uint8]:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hwautoml.datasets.sources import READ_ERRORS, FileSource
+from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.sources import FileSource
 from hwautoml.errors import DatasetError
 
 Progress = Callable[[int, int], None]

@@ -18,7 +18,8 @@ from hwautoml.datasets.decoding import (
     read_image,
 )
 from hwautoml.datasets.layout import LabelledFile
-from hwautoml.datasets.sources import READ_ERRORS, FileSource
+from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.sources import FileSource
 from hwautoml.errors import DatasetError
 
 NUM_PROBED = 512

@@ -15,7 +15,7 @@ def softmax(logits: torch.Tensor) -> torch.Tensor:
     return torch.softmax(logits, dim=1)
 
 
-class Deployable(nn.Module):  # type: ignore[misc]  # mypy skips torch
+class Deployable(nn.Module):
     """uint8 images (N, H, W, C) to outputs (N, num_outputs), float32.
 
     ``network`` maps normalised float images (N, C, H, W) to logits. ``mean`` and ``std`` are per channel, in

@@ -145,7 +145,7 @@ def half_deployable(module: Deployable, precision: str) -> Deployable:
     """A copy whose network computes in ``fp16`` or ``bf16``, between normalisation and softmax in float32."""
     import torch
 
-    class Half(torch.nn.Module):  # type: ignore[misc]  # mypy skips torch
+    class Half(torch.nn.Module):
         def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
             super().__init__()
             self.network, self.dtype = network, dtype

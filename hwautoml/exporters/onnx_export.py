@@ -119,7 +119,9 @@ def _plain_copy(network: torch.nn.Module) -> torch.nn.Module:
     """On the CPU, float32, in the default memory format, for inference."""
     import torch
 
-    return copy.deepcopy(network).to("cpu", torch.float32, memory_format=torch.contiguous_format).eval()
+    plain = copy.deepcopy(network).eval()
+    plain.to("cpu", torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's own gap
+    return plain
 
 
 def _export(module: torch.nn.Module, example: torch.Tensor, architecture_id: str) -> onnx.ModelProto:

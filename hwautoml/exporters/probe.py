@@ -40,7 +40,7 @@ def export_probe(
             torch.onnx.export(
                 network,
                 (example,),
-                buffer,
+                buffer,  # type: ignore[arg-type]  # the older exporter takes files too
                 dynamo=False,
                 opset_version=18,
                 input_names=[INPUT_NAME],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _INPUT = "x"
 _STRIDED, _POSITIONAL, _KEYWORD = 7, 1, 2
-_LEAF = {"type": None, "context": None, "children_spec": []}
+_LEAF: dict[str, object] = {"type": None, "context": None, "children_spec": []}
 _SCALARS = {bool: "as_bool", int: "as_int", float: "as_float", str: "as_string"}
 
 
@@ -68,7 +68,7 @@ def _recorded(network: torch.nn.Module, example: torch.Tensor) -> tuple[list[_Ca
 
     calls = []
 
-    class Recording(ProxyTorchDispatchMode):  # type: ignore[misc]  # torch admits no other kind at this level
+    class Recording(ProxyTorchDispatchMode):  # torch admits no other kind at this level
         def __torch_dispatch__(
             self, operator: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
         ) -> Any:

@@ -41,7 +41,7 @@ OPERATORS = (
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 _NUM_PROBE_BATCHES = 2
 # A probe's input where no quantised operator reads it: standard normal numbers lie within 4 of zero.
-_NORMAL_SCALE, _NORMAL_ZERO = np.float32(8 / 255), np.uint8(128)
+_NORMAL_SCALE, _NORMAL_ZERO = np.array(8 / 255, np.float32), np.array(128, np.uint8)
 
 
 def quantize_onnx(
@@ -262,7 +262,7 @@ def _shield(model: onnx.ModelProto, names: Collection[str]) -> None:
     integers = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     layers = [node for node in graph.node if node.name in names and node.input[0] in integers]
     if layers:
-        graph.initializer.append(numpy_helper.from_array(np.finfo(np.float32).min, "smallest"))
+        graph.initializer.append(numpy_helper.from_array(np.array(np.finfo(np.float32).min), "smallest"))
     for layer in layers:
         shielded = f"{layer.name}_input"
         index = list(graph.node).index(layer)

@@ -47,10 +47,10 @@ def _draw_candidates(axes: Axes, data: ReportData) -> None:
     front = sorted((row for row in shown if row.on_front), key=lambda row: row.latency_ms or 0.0)
     for rows, color, size, label in ((others, GREY, 12, "other candidates"), (front, BLUE, 22, "front (predicted)")):
         if rows:
-            x, y = [row.latency_ms for row in rows], [100 * (row.accuracy_val or 0.0) for row in rows]
+            x, y = [row.latency_ms or 0.0 for row in rows], [100 * (row.accuracy_val or 0.0) for row in rows]
             axes.scatter(x, y, s=size, color=color, linewidths=0, label=label, zorder=2)
     if front:
-        x, y = [row.latency_ms for row in front], [100 * (row.accuracy_val or 0.0) for row in front]
+        x, y = [row.latency_ms or 0.0 for row in front], [100 * (row.accuracy_val or 0.0) for row in front]
         axes.step(x, y, where="post", color=BLUE, linewidth=1, alpha=0.6, zorder=1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
@@ -17,12 +17,15 @@ from hwautoml.core.layer import Layer
 from hwautoml.core.task import Figure
 from hwautoml.errors import InvalidValueError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 ORIGINS = ("measured", "predicted", "estimated")
 Interval = tuple[float, float]
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 _Counts = tuple[tuple[Count, ...], ...]
 _SHORTEST_MS, _LONGEST_MS = 1e-9, 1e12
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,9 @@ def _share(value: Any, where: str) -> float | None:
 
 def _build(kind: type[T], data: Mapping[str, Any], where: str, **converted: Any) -> T:
     """An instance from ``data``, with ``converted`` in place of the fields of that name."""
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(data, Mapping):
+        raise InvalidValueError(f"{where} must be a mapping, got {data!r}")
+    known = {f.name: f for f in fields(kind)}
     unknown = sorted(set(data) - set(known))
     if unknown:
         raise InvalidValueError(f"{where} has unknown fields {unknown}; known: {', '.join(known)}")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm
@@ -36,7 +36,7 @@ PIPELINE = "hwautoml"
 _NOT_PACKED = -1
 _OUT_OF_MEMORY = tvm.ir.StringImm("no memory left for a buffer inside a kernel")
 
-Buffer = tvm.ir.Var
+Buffer: TypeAlias = tvm.ir.Var
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def with_byte_maps(module: tvm.IRModule, unit: VectorUnit) -> tvm.IRModule:
 
 
 @mutator
-class _ByteMaps(PyExprMutator):
+class _ByteMaps(PyExprMutator):  # type: ignore[misc]  # TVM is untyped
     """Rewrites the maps of ``_shifts`` where they are made, and then where they are read."""
 
     def __init__(self, module: tvm.IRModule, unit: VectorUnit) -> None:
@@ -112,7 +112,9 @@ def _shift(values: Mapping[relax.Var, relax.Expr], data: relax.Expr, unit: Vecto
     """What is added to a centred map so that each of its numbers is a byte; None for other maps than `quantize`'s."""
 
     def bound(value: relax.Expr | None, name: str) -> tuple[relax.Expr | None, float]:
-        limit = constant_array(value.args[1]) if value is not None and is_call(value, name) else None
+        if value is None or not is_call(value, name):
+            return None, np.nan
+        limit = constant_array(value.args[1])
         return (None, np.nan) if limit is None or limit.size != 1 else (value.args[0], float(limit.reshape(())))
 
     centred = values.get(data)

@@ -18,8 +18,9 @@ def static_shape(expression: relax.Expr) -> tuple[int, ...] | None:
     shape = getattr(expression.ty, "shape", None)
     if not isinstance(shape, relax.ShapeExpr):
         return None
-    extents = [getattr(extent, "value", None) for extent in shape.values]
-    return None if None in extents else tuple(int(extent) for extent in extents)
+    if not all(hasattr(extent, "value") for extent in shape.values):
+        return None
+    return tuple(int(extent.value) for extent in shape.values)
 
 
 def is_call(expression: relax.Expr, name: str) -> bool:

@@ -117,8 +117,8 @@ def _conv2d(builder: relax.BlockBuilder, call: relax.Call, unit: VectorUnit) -> 
     inputs, outputs = weights.shape[2:]
     if inputs == 1 and outputs == groups > 1:
         filters = relax.const(np.ascontiguousarray(weights[:, :, 0, :]), "float32")
-        arguments = (call.args[0], filters, strides, padding, dilation)
-        return fusable_call(builder, depthwise_conv2d, *arguments, hint="depthwise_conv2d")
+        shape = (strides, padding, dilation)
+        return fusable_call(builder, depthwise_conv2d, call.args[0], filters, *shape, hint="depthwise_conv2d")
     plain = groups == 1 and strides == dilation == [1, 1]
     transforms = winograd_transforms(call, weights.shape, unit) if plain else None
     if transforms is not None:

@@ -52,7 +52,7 @@ def _is_quantised(function: tvm.tirx.PrimFunc) -> bool:
         return any(str(getattr(buffer, "dtype", "")) in dtypes for buffer in buffers)
 
     def on_call(call: tvm.ir.Call) -> WalkResult | VisitInterrupt:
-        return VisitInterrupt() if call.op.same_as(_ROUND) else WalkResult.ADVANCE
+        return VisitInterrupt(call) if call.op.same_as(_ROUND) else WalkResult.ADVANCE
 
     inside = function.body.block.alloc_buffers
     if has(function.params, "int16") or (has(function.params, "int8", "uint8") and has(inside, "int16", "int32")):

@@ -154,10 +154,9 @@ def _weights_of(mutator: Mutator, value: relax.Expr) -> tuple[np.ndarray, np.nda
 
 def _weights(call: relax.Call, values: list[relax.Expr]) -> tuple[np.ndarray, np.ndarray] | None:
     """(integers without zero point, scale that broadcasts to them) of constants to be dequantised."""
-    arrays = [constant_array(value) for value in values]
-    if any(array is None for array in arrays):
+    integers, scale, zero = (constant_array(value) for value in values)
+    if integers is None or scale is None or zero is None:
         return None
-    integers, scale, zero = arrays
     along = [1] * integers.ndim
     if scale.size > 1:
         axis = int(call.attrs.axis) % integers.ndim

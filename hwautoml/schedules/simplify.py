@@ -38,7 +38,7 @@ def simplify(module: tvm.IRModule) -> tvm.IRModule:
 
 
 @mutator
-class _Simplifier(PyExprMutator):
+class _Simplifier(PyExprMutator):  # type: ignore[misc]  # TVM is untyped
     """Visits calls in order; a rule sees arguments with variables traced back to their value."""
 
     def __init__(self, module: tvm.IRModule) -> None:

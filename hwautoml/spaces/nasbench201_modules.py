@@ -55,6 +55,7 @@ class Add(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
+        self.other: Tensor
         self.register_buffer("other", torch.randn(1, layer.in_channels, layer.height, layer.width))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ are the same code.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class Supernet(nn.Module):
         kind = self.space.weights_kind(layer)
         found = self._tensors.get((position, kind))
         if found is None:
-            block = self.shared[position][kind]  # type: ignore[index]
+            block = cast(nn.ModuleDict, self.shared[position])[kind]
             found = dict(block.named_parameters()) | dict(block.named_buffers())
             self._tensors[position, kind] = found
         return found
@@ -87,9 +88,9 @@ class Supernet(nn.Module):
         state = dict(skeleton.named_parameters()) | dict(skeleton.named_buffers())
         return skeleton, {name: _slices(tensor.shape, shared[name].shape) for name, tensor in state.items()}
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._tensors.clear()  # .to(device) may replace the tensors that are cached
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own gap
 
 
 def initialise(network: nn.Module, residual_norms: Collection[str] = ()) -> None:

@@ -42,7 +42,8 @@ def measure_training_cost(
     for architecture in architectures:
         if len(costs) >= MIN_MEMBERS and time.monotonic() - began > budget_sec:
             break
-        network = space.module(architecture).to(images.device, memory_format=torch.channels_last).train()
+        network = space.module(architecture).train()
+        network.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
         side = space.resolution(architecture)
         resized = F.interpolate(images, (side, side)).contiguous(memory_format=torch.channels_last)
 

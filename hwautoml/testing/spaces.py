@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from hwautoml.core.layer import Layer
 from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.spaces import load_family, space_names
 from hwautoml.testing._pytest import pytest
+
+if TYPE_CHECKING:
+    from hwautoml.supernets.supernet import Supernet
 
 NUM_SAMPLES = 12
 LAYERS_PER_KIND = 4
@@ -62,7 +66,7 @@ class SearchSpaceSuite:
         assert load_family(space.family).family == space.family
 
     def test_its_sizes_make_it_again(self, space: SearchSpace) -> None:
-        again = type(space)(space.image_size, space.channels, space.num_outputs)  # type: ignore[call-arg]
+        again = type(space)(space.image_size, space.channels, space.num_outputs)  # type: ignore[call-arg]  # a class's own
         assert (again.choices, again.channels, again.num_outputs) == (space.choices, space.channels, space.num_outputs)
         assert again in space.variants() or again.family in {variant.family for variant in space.variants()}
 
@@ -163,7 +167,7 @@ class ElasticSpaceSuite(SearchSpaceSuite):
         raise NotImplementedError("a subclass says which space: override the fixture 'space'")
 
     @pytest.fixture
-    def supernet(self, space: ElasticSpace) -> nn.Module:
+    def supernet(self, space: ElasticSpace) -> Supernet:
         """Norms far from their initial values, so that a wrong slice would show."""
         from hwautoml.supernets.supernet import Supernet
 
@@ -171,6 +175,7 @@ class ElasticSpaceSuite(SearchSpaceSuite):
         network = Supernet(space)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None and module.running_var is not None
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.normal_(module.bias, std=0.3)
                 nn.init.normal_(module.running_mean, std=0.3)
@@ -252,7 +257,7 @@ class ElasticSpaceSuite(SearchSpaceSuite):
 
     @pytest.mark.parametrize("is_training", [False, True], ids=["running statistics", "batch statistics"])
     def test_a_cut_out_network_computes_what_the_supernet_does(
-        self, space: ElasticSpace, supernet: nn.Module, members: list[Architecture], is_training: bool
+        self, space: ElasticSpace, supernet: Supernet, members: list[Architecture], is_training: bool
     ) -> None:
         supernet.train(is_training)
         for member in members:

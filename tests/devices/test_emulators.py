@@ -48,5 +48,5 @@ def test_only_measurements_on_real_devices_are_measured(emulator: str | None) ->
 def test_an_emulated_device_is_refused_with_what_to_do() -> None:
     require_real({"emulator": None})
     require_real({})
-    with pytest.raises(MeasurementError, match="emulated \\(qemu-arm\\).*\n.*profile --estimate"):
+    with pytest.raises(MeasurementError, match="emulated \\(qemu-arm\\).*\n.*tables estimate"):
         require_real({"emulator": "qemu-arm"})

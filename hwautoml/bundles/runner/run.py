@@ -263,7 +263,7 @@ def _open_packed(opener: Path, path: Path, num_threads: int) -> Classify:
     try:
         # The very bytes that were checked, and never a __pycache__ that lies there; none is left, either.
         exec(compile(opener.read_bytes(), opener, "exec"), vars(module))
-        return module.open_model(path, num_threads)  # type: ignore[no-any-return]  # known when it runs
+        return module.open_model(path, num_threads)
     except ImportError as error:
         text = f"{error}; run: {Path(sys.executable).name} -m pip install -r requirements.txt"
         raise BundleError(f"{opener.stem} cannot be imported: {text}", EXIT_MISSING_PACKAGE) from error

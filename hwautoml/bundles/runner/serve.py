@@ -176,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
         self._give_time(IDLE_SEC)
         self.close_connection = True
         with contextlib.suppress(TimeoutError):
-            if not self.rfile.peek(1):  # it has ended
+            if not self.rfile.peek(1):  # type: ignore[attr-defined]  # buffered, whatever its type says; nothing: it ended
                 return
             self.is_reading = True
             self._give_time(REQUEST_SEC)

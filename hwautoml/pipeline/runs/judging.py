@@ -35,7 +35,7 @@ def latency_limit(latency_ms: float | None, limits: Sequence[Limit]) -> float | 
     Raises:
         InvalidValueError: both are given and differ, or it is no positive number.
     """
-    asked = {limit.bound for limit in limits if limit.name == LATENCY} | ({latency_ms} - {None})
+    asked = {limit.bound for limit in limits if limit.name == LATENCY} | (set() if latency_ms is None else {latency_ms})
     if len(asked) > 1:
         raise InvalidValueError(f"one limit of {LATENCY} is possible, got {' and '.join(map(str, sorted(asked)))}")
     chosen = next(iter(asked), None)

@@ -71,8 +71,12 @@ class RunSettings:
     def from_json(cls, data: Mapping[str, Any]) -> RunSettings:
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
-            raise RunFolderError(f"the run was made by another version: it has settings {sorted(unknown)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+            raise RunFolderError(
+                f"the run was made by another version: it has settings {sorted(unknown)}",
+                fix="go on with that version, or start anew: hwautoml run DATA --out FOLDER --overwrite",
+            )
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
 
 
 def require_same(stored: RunSettings, given: Mapping[str, Any]) -> None:

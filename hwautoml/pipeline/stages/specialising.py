@@ -151,7 +151,8 @@ class _FineTuner:
         dataset = run.dataset
         network = self._starting_point(architecture)
         state = restore(path, network)
-        model = Normalised(network, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
+        model = Normalised(network, dataset.mean, dataset.std).train()
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
         size = batch_size(dataset.train.num_images)
         settings = TrainSettings(batch_size=size, seed=run.settings.seed + 1)
         # Half the supernet's rate for weights that are already good.

@@ -35,7 +35,8 @@ def load_supernet(run: RunContext) -> Supernet:
 
     supernet = Supernet(run.space)
     supernet.load_state_dict(dict(read_checkpoint(run.folder / CHECKPOINT).weights))
-    return supernet.to(default_device(), memory_format=torch.channels_last).eval()
+    supernet.to(default_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
+    return supernet.eval()
 
 
 def train_supernet(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
@@ -62,7 +63,8 @@ def _train(run: RunContext, resources: Resources, budget_sec: float) -> Trained:
     state = restore(path, supernet)
     if state.steps == 0:
         run.journal.forget_shared_scores()  # of a supernet whose checkpoint was lost
-    model = Normalised(supernet, dataset.mean, dataset.std).to(device, memory_format=torch.channels_last).train()
+    model = Normalised(supernet, dataset.mean, dataset.std).train()
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
     settings = TrainSettings(batch_size=batch_size(dataset.train.num_images), seed=run.settings.seed)
     sandwich = resources.sandwich()
 

@@ -132,7 +132,10 @@ def _listed(path: Path, space: SearchSpace, identity: TableIdentity) -> dict[str
     found = read_json(path)
     try:
         if found["schema"] != _SCHEMA:
-            raise RunFolderError(f"{path} has schema {found['schema']!r}, this version reads {_SCHEMA!r}")
+            raise RunFolderError(
+                f"{path} has schema {found['schema']!r}, this version reads {_SCHEMA!r}",
+                fix="export the networks again: hwautoml tables export FOLDER",
+            )
         exported = TableIdentity.from_json(found)
         architectures = {str(name): space.architecture(values) for name, values in found["architectures"].items()}
     except (InvalidValueError, KeyError, TypeError, AttributeError) as error:

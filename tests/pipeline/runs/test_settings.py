@@ -35,7 +35,9 @@ def test_runs_of_before_spaces_had_names_go_on_with_theirs() -> None:
 
 
 def test_settings_of_another_version_are_refused_by_name() -> None:
-    with pytest.raises(RunFolderError, match=r"made by another version: it has settings \['colour'\]"):
+    with pytest.raises(
+        RunFolderError, match=r"made by another version: it has settings \['colour'\]\n  fix: .*--overwrite"
+    ):
         RunSettings.from_json({**FULL.to_json(), "colour": "red"})
 
 

@@ -103,6 +103,9 @@ def test_a_list_of_networks_that_was_tampered_with_is_refused(tmp_path: Path) ->
     listed.write_text(json.dumps(content | {"architectures": swapped}), encoding="utf-8")
     with pytest.raises(RunFolderError, match=f"{first} is not what its values say"):
         import_table(exported.csv, target="rpi4", **SMALL)
+    listed.write_text(json.dumps(content | {"schema": "networks-by-hand/v0"}), encoding="utf-8")
+    with pytest.raises(RunFolderError, match="this version reads .*\n  fix: export the networks again"):
+        import_table(exported.csv, target="rpi4", **SMALL)
     listed.write_text('{"schema": ', encoding="utf-8")
     with pytest.raises(RunFolderError, match="damaged at line 1, column"):
         import_table(exported.csv, target="rpi4", **SMALL)
