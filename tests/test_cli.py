@@ -38,6 +38,7 @@ RENAMED = {"budget": "budget_sec", "tune": "tune_sec"}
 CLI_ONLY, PYTHON_ONLY = {"json"}, {"on_progress", "on_listening"}
 POSITIONAL = {
     "run": ["source"],
+    "check": ["source"],
     "compile": ["model"],
     "bench": ["artifacts"],
     "report": ["run"],
@@ -170,7 +171,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         (
             "run",
             "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
-            "--budget 20m --image-size 48 --channels grey --runtime tvm "
+            "--budget 20m --image-size 48 --channels grey --fit pad --label-pattern {label}/* --group patient "
+            "--path-column p --label-column l --runtime tvm "
             "--precision int8 --searcher random --task regression --space micro --seed 7 --resume --overwrite "
             "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
@@ -186,6 +188,11 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "budget_sec": 1200.0,
                 "image_size": 48,
                 "channels": 1,
+                "fit": "pad",
+                "label_pattern": "{label}/*",
+                "group": "patient",
+                "path_column": "p",
+                "label_column": "l",
                 "runtime": "tvm",
                 "precision": "int8",
                 "searcher": "random",
@@ -352,6 +359,25 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
         ),
         ("boards", "--device b:1 --tracker t:2 --key k", {"device": "b:1", "tracker": "t:2", "key": "k"}),
         ("report", "r", {"run": Path("r")}),
+        (
+            "check",
+            "photos --task classification --image-size 48 --channels grey --fit pad --label-pattern {label}/* "
+            "--group patient --path-column p --label-column l --seed 7 --page out.html --strict",
+            {
+                "source": "photos",
+                "task": "classification",
+                "image_size": 48,
+                "channels": 1,
+                "fit": "pad",
+                "label_pattern": "{label}/*",
+                "group": "patient",
+                "path_column": "p",
+                "label_column": "l",
+                "seed": 7,
+                "page": Path("out.html"),
+                "strict": True,
+            },
+        ),
         (
             "verify",
             "b --no-latency --tolerance 9% --trusted ab",

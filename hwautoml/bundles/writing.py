@@ -21,6 +21,7 @@ from hwautoml.bundles.model_card import model_card
 from hwautoml.bundles.readme import readme_text
 from hwautoml.bundles.runner.run import OPENERS_FOLDER, seal_text
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.space import Architecture
 from hwautoml.core.storage import folder_beside, sync_tree
 from hwautoml.core.task import Card, Outcome, Task
@@ -78,6 +79,7 @@ def write_bundle(
     resolution: int,
     channels: int,
     image_size: int | None = None,
+    pixel_rule: PixelRule | None = None,
     accuracy: Mapping[str, Json],
     latency: Mapping[str, Json],
     conditions: Mapping[str, Json],
@@ -94,10 +96,11 @@ def write_bundle(
     The same arguments and versions give the same bytes.
 
     ``resolution`` is the side of the model's input; ``image_size`` that of the training images (default: the same),
-    which ``run.py`` resizes to first, as training did. ``accuracy``, ``latency``, ``conditions``, ``parity``, ``data``
-    (name, counts, fingerprint) and ``quantization`` (``reason``, figures) are to be kept, as JSON; names carry units.
-    ``num_threads`` is what ``run.py`` uses by default. ``outcome`` is what the ``task`` kept of the test images.
-    ``classes`` in the manifest are the names of the task's outputs.
+    which ``run.py`` resizes to first, as training did; ``pixel_rule`` is how training made them 8-bit squares.
+    ``accuracy``, ``latency``, ``conditions``, ``parity``, ``data`` (name, counts, fingerprint) and ``quantization``
+    (``reason``, figures) are to be kept, as JSON; names carry units. ``num_threads`` is what ``run.py`` uses by
+    default. ``outcome`` is what the ``task`` kept of the test images. ``classes`` in the manifest are the names of the
+    task's outputs.
 
     Raises:
         InvalidValueError: the arguments contradict each other, or hold what JSON cannot (NaN, objects).
@@ -125,7 +128,13 @@ def write_bundle(
         "num_threads": num_threads,
         "task": {"name": task.name, "answer": task.answer.to_json()},
         "classes": list(task.outputs),
-        "input": {"resolution": resolution, "channels": channels, "image_size": image_size, "layout": "NHWC uint8"},
+        "input": {
+            "resolution": resolution,
+            "channels": channels,
+            "image_size": image_size,
+            "layout": "NHWC uint8",
+            **(pixel_rule or PixelRule()).to_json(),
+        },
         "accuracy": dict(accuracy),
         "latency": dict(latency),
         "conditions": dict(conditions),

@@ -14,9 +14,9 @@ from hwautoml.cli import console
 from hwautoml.cli.options import app
 
 # In this order --help lists the commands.
-from hwautoml.cli import running, profiling, tables, latency, tuning, deploying, boards  # isort: skip
+from hwautoml.cli import running, checking_data, profiling, tables, latency, tuning, deploying, boards  # isort: skip
 
-__all__ = ["app", "boards", "deploying", "latency", "main", "profiling", "running", "tables", "tuning"]
+__all__ = ["app", "boards", "checking_data", "deploying", "latency", "main", "profiling", "running", "tables", "tuning"]
 
 
 @app.callback(invoke_without_command=True)

@@ -35,6 +35,12 @@ ImageSize = Annotated[
     int | None, typer.Option(help="Side of the images in pixels. \\[default: 32, or the published space's own]")
 ]
 Channels = Annotated[str | None, typer.Option(help="rgb or grey. \\[default: rgb]")]
+LabelPattern = Annotated[str | None, typer.Option(help="Classes from paths, e.g. '{label}_*.png' or '*/{label}/**'.")]
+Group = Annotated[
+    str | None, typer.Option(help="What must not lie in two splits: a column, or a pattern such as '**/{group}_*'.")
+]
+PathColumn = Annotated[str | None, typer.Option(help="Column of paths in a table of labels.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of labels in a table of labels.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="\\[default: the target's]")]
 Batch = Annotated[int, typer.Option(min=1, help="Images per inference; latencies are of the whole batch.")]
 TableRuntime = Annotated[

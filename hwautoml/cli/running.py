@@ -11,10 +11,14 @@ import typer
 from hwautoml.cli import console, summaries
 from hwautoml.cli.options import (
     Device,
+    Group,
     Json,
     Key,
+    LabelColumn,
+    LabelPattern,
     Limits,
     Objectives,
+    PathColumn,
     ProfilesDir,
     Runtime,
     TargetsDir,
@@ -29,7 +33,8 @@ from hwautoml.core.duration import parse_duration
 @app.command(epilog="Example: hwautoml run photos/ --target cpu --image-size 32 --latency-ms 1 --budget 20m")
 def run(
     source: Annotated[
-        str | None, typer.Argument(help="digits, a folder of class folders, a .zip of one, or an .npz.")
+        str | None,
+        typer.Argument(help="digits, a folder of class folders, a .zip of one, a .csv of labels, or an .npz."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="A target's name; see: hwautoml targets. \\[default: cpu]")] = None,
     latency_ms: Annotated[
@@ -40,7 +45,14 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder. \\[default: runs/NAME]")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time for everything, e.g. 90s, 20m, 2h.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to, 8 to 224.")] = None,
-    channels: Annotated[str | None, typer.Option(help="rgb or grey; needed where the files are mixed.")] = None,
+    channels: Annotated[str | None, typer.Option(help="rgb or grey. \\[default: colour if any file has it]")] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="How images become squares: auto, crop, pad or stretch. \\[default: auto]")
+    ] = None,
+    label_pattern: LabelPattern = None,
+    group: Group = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
     runtime: Annotated[str | None, typer.Option(help="Runtime of the latency table: auto, onnxruntime or tvm.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32 or int8: auto ships what measured best. \\[default: auto]")
@@ -81,6 +93,11 @@ def run(
             budget_sec=None if budget is None else parse_duration(budget, "--budget"),
             image_size=image_size,
             channels=channels_of(channels),
+            fit=fit,
+            label_pattern=label_pattern,
+            group=group,
+            path_column=path_column,
+            label_column=label_column,
             runtime=runtime,
             precision=precision,
             searcher=searcher,

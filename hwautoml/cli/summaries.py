@@ -11,6 +11,7 @@ from hwautoml.core.duration import format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hwautoml.core.data_check import DataCheck
     from hwautoml.core.run_result import ParityFigures, RunResult
     from hwautoml.pipeline.verbs.inspecting import Diagnosis
     from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
@@ -50,6 +51,21 @@ def _parity_text(parity: ParityFigures, decision: str) -> str:
     same = min(facts["top1_agreement"] for name, facts in parity.int8.items() if name != "between_runtimes")
     agreement = "" if between is None else f", its runtimes within {_exponent(between['max_abs'])} of each other"
     return f"fp32 {onnx}; int8 gives the same {decision} on {same:.1%} of {parity.num_images} images{agreement}"
+
+
+def check_summary(out: Console, result: DataCheck) -> None:
+    marks = {"refuse": "[red]refused[/red]", "warn": "[yellow]warning[/yellow]", "note": "[dim]note[/dim]   "}
+    if result.counts:
+        size = f"{result.image_size}x{result.image_size}, {'grey' if result.channels == 1 else 'colour'}"
+        out.print(f"{result.num_images:,} images of {len(result.counts)} classes, trained as {size}")
+    for finding in result.findings:
+        out.print(f"{marks[finding.severity]} {escape_markup(finding.message)}", soft_wrap=True)
+        if finding.fix and finding.severity != "note":
+            out.print(f"          {escape_markup(finding.fix)}", soft_wrap=True, style="dim")
+    if not result.findings:
+        out.print("nothing was found that should be known before training")
+    if result.page is not None:
+        out.print(f"pictures: {escape_markup(result.page)}", soft_wrap=True)
 
 
 def search_summary(out: Console, result: SearchResult) -> None:

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from hwautoml.datasets.dataset import ImageDataset, SkippedImage
     from hwautoml.datasets.loading import load_dataset, require_source
     from hwautoml.datasets.split import Split
+    from hwautoml.datasets.suspicious_labels import doubts
 
-__all__ = ["Augment", "ImageDataset", "SkippedImage", "Split", "default_augment", "load_dataset", "require_source"]
+__all__ = [
+    "Augment",
+    "ImageDataset",
+    "SkippedImage",
+    "Split",
+    "default_augment",
+    "doubts",
+    "load_dataset",
+    "require_source",
+]
 
 _MODULE_OF = {
     "Augment": "augment",
@@ -24,6 +34,7 @@ _MODULE_OF = {
     "load_dataset": "loading",
     "require_source": "loading",
     "Split": "split",
+    "doubts": "suspicious_labels",
 }
 
 

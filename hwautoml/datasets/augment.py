@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
+from hwautoml.datasets.dataset import ImageDataset
 from hwautoml.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from hwautoml.datasets.dataset import ImageDataset
 
 Fill = Literal["reflect", "edge"]
 

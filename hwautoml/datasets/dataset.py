@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from hwautoml.core.finding import Finding
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.core.shown import shown
 from hwautoml.core.task import Task
 from hwautoml.datasets.split import Split
@@ -28,6 +30,8 @@ class ImageDataset:
 
     ``mean`` and ``std`` are per channel in [0, 1] units, from the training images. ``fingerprint`` identifies
     the content (labels' names, file names, bytes): the same for a folder and a zip of it, on every machine.
+    ``pixel_rule`` made the images 8-bit and opaque; what ships has to apply it, too. ``findings``: what a person
+    should know of the images, the worst first. ``files``: names of the store's images, by index.
     """
 
     name: str
@@ -41,6 +45,9 @@ class ImageDataset:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_rule: PixelRule = field(default_factory=PixelRule)
+    findings: tuple[Finding, ...] = ()
+    files: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", shown(self.name))

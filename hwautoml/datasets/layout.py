@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from hwautoml.datasets.sources import ImageFile, Listing
+from hwautoml.core.finding import Finding
+from hwautoml.core.shown import shown
+from hwautoml.datasets.naming import first_of
+from hwautoml.datasets.sources import OTHER_SUFFIXES, ImageFile, Listing
 from hwautoml.errors import DatasetError
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -14,24 +17,27 @@ EXPECTED = "expected one sub-folder of images per class, at the top or inside tr
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """``split`` is train, val or test where the folders say so, else empty; ``label`` indexes the classes."""
+    """``split`` is train, val or test where the source says so, else empty; ``label`` indexes the classes. Files of
+    one ``group`` (a burst, a patient) belong into one split; an empty one is nobody's."""
 
     file: ImageFile
     split: str
     label: int
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """``classes`` are sorted by name; ``files`` by split, class, path. ``given_splits`` come from folders.
+    """``classes`` are sorted by name; ``files`` by split, class, path. ``given_splits`` come from the source.
 
-    ``loose``: paths of images beside class folders, which belong to no class.
+    ``loose``: paths of images without a class. ``findings``: what was decided, where it could have been otherwise.
     """
 
     classes: tuple[str, ...]
     files: tuple[LabelledFile, ...]
     given_splits: frozenset[str]
     loose: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass
@@ -58,10 +64,11 @@ def find_layout(listing: Listing, origin: str) -> Layout:
         if set(folder.folders) != set(classes):
             _raise_class_mismatch(folder, classes, origin)
         for label, name in enumerate(classes):
-            files.extend(LabelledFile(file, split, label) for file in _images_of(folder.folders[name], origin))
+            files.extend(LabelledFile(f, split, label) for f in _images_of(folder.folders[name], origin, listing))
     beside = {folder.path: folder.images for folder in (root, *split_folders.values())}
     loose = tuple(file.path for images in beside.values() for file in images)
-    return Layout(classes, tuple(files), frozenset(split_folders) - {""}, loose)
+    findings = _nested(next(iter(split_folders.values())))
+    return Layout(classes, tuple(files), frozenset(split_folders) - {""}, loose, findings)
 
 
 def _tree(listing: Listing) -> _Folder:
@@ -142,17 +149,42 @@ def _holds_images(folder: _Folder) -> bool:
     return bool(folder.images) or any(_holds_images(inner) for inner in folder.folders.values())
 
 
-def _images_of(folder: _Folder, origin: str) -> list[ImageFile]:
-    for inner in sorted(folder.folders.values(), key=lambda f: f.path):
+def _images_of(folder: _Folder, origin: str, listing: Listing) -> list[ImageFile]:
+    """Those of the folders below it, too; refuses a folder without any, naming what it holds instead."""
+    images = sorted(_all_images(folder), key=lambda file: file.path)
+    if not images:
+        others = [path for path in listing.others if path.startswith(f"{folder.path}/")]
+        reason = f", but {len(others)} that are not read: {OTHER_SUFFIXES[_suffix(others[0])]}" if others else ""
         raise DatasetError(
-            f"class folder {_at(origin, folder.path)} holds a folder, {inner.path.rpartition('/')[2]!r}; {EXPECTED}",
-            fix="move its images into the class folder, or pass the folder one level further down",
+            f"class folder {_at(origin, folder.path)} holds no images{reason}",
+            fix="add images to it, or remove the folder",
         )
-    if not folder.images:
-        raise DatasetError(
-            f"class folder {_at(origin, folder.path)} holds no images", fix="add images to it, or remove the folder"
-        )
-    return folder.images
+    return images
+
+
+def _all_images(folder: _Folder) -> Iterator[ImageFile]:
+    yield from folder.images
+    for inner in folder.folders.values():
+        yield from _all_images(inner)
+
+
+def _suffix(path: str) -> str:
+    return path[path.rfind(".") :].lower()
+
+
+def _nested(top: _Folder) -> tuple[Finding, ...]:
+    """That folders lie in class folders; a doubt where they are named alike, as classes would be."""
+    inner = {name: sorted(folder.folders) for name, folder in top.folders.items() if folder.folders}
+    if not inner:
+        return ()
+    example = next(f"{name}/{below[0]}" for name, below in inner.items())
+    text = f"{len(inner)} of {len(top.folders)} class folders hold folders, such as {shown(example)}; "
+    shared = set.intersection(*(set(folder.folders) for folder in top.folders.values()))
+    if len(shared) >= 2:
+        text += f"the class is the outer folder ({first_of(sorted(top.folders), 3)}), not the inner one"
+        fix = f"if {first_of(sorted(shared), 3)} are the classes: --label-pattern '*/{{label}}/**'"
+        return (Finding("warn", "nested-classes", text, fix, len(inner)),)
+    return (Finding("note", "nested-folders", f"{text}the outer one is the class", count=len(inner)),)
 
 
 def _raise_class_mismatch(folder: _Folder, classes: tuple[str, ...], origin: str) -> None:
@@ -165,4 +197,4 @@ def _raise_class_mismatch(folder: _Folder, classes: tuple[str, ...], origin: str
 
 
 def _at(origin: str, path: str) -> str:
-    return f"{origin}/{path}" if path else origin
+    return shown(f"{origin}/{path}" if path else origin)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hwautoml.core.pixel_rule import PixelRule
 from hwautoml.datasets.decoding import CHUNK, NUM_WORKERS, read_image
 from hwautoml.datasets.sources import FileSource
 from hwautoml.errors import DatasetError
@@ -58,10 +59,13 @@ class StreamedPixels(PixelStore):
         DatasetError: a file that was readable when the set was loaded no longer is.
     """
 
-    def __init__(self, source: FileSource, paths: tuple[str, ...], image_size: int, channels: int) -> None:
+    def __init__(
+        self, source: FileSource, paths: tuple[str, ...], image_size: int, channels: int, rule: PixelRule
+    ) -> None:
         self.shape = (len(paths), image_size, image_size, channels)
         self._source = source
         self._paths = paths
+        self._rule = rule
 
     def stream(self, index_batches: Iterable[torch.Tensor], device: torch.device) -> Iterator[torch.Tensor]:
         waiting: deque[tuple[NDArray[np.uint8], list[Future[None]]]] = deque()
@@ -85,7 +89,7 @@ class StreamedPixels(PixelStore):
     def _decode(self, batch: NDArray[np.uint8], part: range, indices: list[int]) -> None:
         for position in part:
             path = self._paths[indices[position]]
-            image, _ = read_image(self._source, path, self.shape[1], self.shape[3])
+            image, _ = read_image(self._source, path, self.shape[1], self.shape[3], self._rule)
             if isinstance(image, str):
                 raise DatasetError(
                     f"{self._source.name_of(path)} can no longer be read: {image}",

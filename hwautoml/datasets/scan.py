@@ -2,98 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwautoml.datasets.decoding import (
-    Progress,
-    UnusableImageError,
-    bombs_are_errors,
-    image_header,
-    map_chunks,
-    read_image,
-)
+from hwautoml.datasets.decoding import PictureFacts, Progress, map_chunks, quiet_decoding, read_image
 from hwautoml.datasets.layout import LabelledFile
-from hwautoml.datasets.safety import READ_ERRORS
+from hwautoml.datasets.looks import Looks, looks_of
+from hwautoml.datasets.probing import Probe
 from hwautoml.datasets.sources import FileSource
 from hwautoml.errors import DatasetError
 
-NUM_PROBED = 512
 MAX_SKIPPED_FRACTION = 0.1
-CHANNELS_FIX = "convert the files, or choose with channels=3 or channels=1 (--channels rgb or --channels grey)"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
     """What the pass found; ``pixels`` (num_files, S, S, C) uint8 is None when the set is to be streamed.
 
-    ``reasons`` says by file index why a file is unusable. ``sums`` (num_files, 2, C) int64 holds every image's
-    sum and sum of squares per channel. ``checksums`` (num_files,) are CRC-32 of the files.
+    ``reasons`` says by file index why a file is unusable, whose ``facts`` are None. ``sums`` (num_files, 2, C) int64
+    holds every image's sum and sum of squares per channel. ``checksums`` (num_files,) are CRC-32 of the files.
     """
 
-    image_size: int
-    channels: int
+    probe: Probe
     pixels: NDArray[np.uint8] | None
     sums: NDArray[np.int64]
     checksums: NDArray[np.uint32]
+    looks: Looks
+    facts: tuple[PictureFacts | None, ...]
     reasons: Mapping[int, str]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Size and channels to decode to, from the headers of a sample."""
-
-    image_size: int
-    channels: int
-
-
-def probe_files(
-    source: FileSource, files: Sequence[LabelledFile], image_size: int | None, channels: int | None
-) -> Probe:
-    """Fill in what was not asked for, from up to 512 evenly spaced files.
-
-    Size: the native one when all are square, equal and at most 64; else 32 when the median short side is
-    below 64, else 64.
-
-    Raises:
-        DatasetError: grey and colour files are mixed.
-    """
-    if image_size is not None and channels is not None:
-        return Probe(image_size, channels)
-    positions = np.unique(np.linspace(0, len(files) - 1, min(NUM_PROBED, len(files))).astype(int))
-    sizes: list[tuple[int, int]] = []
-    first_of: dict[int, str] = {}
-    for position in positions:
-        path = files[position].file.path
-        try:
-            with bombs_are_errors():
-                size, native_channels = image_header(source.read(path))
-        except (UnusableImageError, *READ_ERRORS):
-            continue  # the full pass counts and names it
-        except DatasetError as error:
-            raise DatasetError(f"{source.name_of(path)}: {error.message}", fix=error.fix) from error
-        sizes.append(size)
-        first_of.setdefault(native_channels, path)
-    if channels is None:
-        _check_not_mixed(source, first_of)
-        channels = next(iter(first_of), 3)
-    return Probe(image_size or default_image_size(sizes), channels)
-
-
-def default_image_size(sizes: Sequence[tuple[int, int]]) -> int:
-    """``sizes`` are (width, height) in pixels."""
-    if not sizes:
-        return 32
-    (width, height) = sizes[0]
-    if width == height <= 64 and len(set(sizes)) == 1:
-        return width
-    return 32 if float(np.median([min(size) for size in sizes])) < 64 else 64
 
 
 def scan_files(
@@ -102,40 +41,34 @@ def scan_files(
     probe: Probe,
     *,
     keep_pixels: bool,
-    allow_mixed: bool,
     on_progress: Progress | None = None,
 ) -> Scan:
-    """Decode every file once.
-
-    Raises:
-        DatasetError: a decompression bomb, or grey and colour files mixed while ``allow_mixed`` is false.
-    """
-    size, channels = probe.image_size, probe.channels
-    pixels = np.zeros((len(files), size, size, channels), dtype=np.uint8) if keep_pixels else None
-    sums = np.zeros((len(files), 2, channels), dtype=np.int64)
-    checksums = np.zeros(len(files), dtype=np.uint32)
-    native = np.zeros(len(files), dtype=np.int8)
+    """Decode every file once."""
+    size, channels, number = probe.image_size, probe.channels, len(files)
+    pixels = np.zeros((number, size, size, channels), dtype=np.uint8) if keep_pixels else None
+    sums = np.zeros((number, 2, channels), dtype=np.int64)
+    checksums = np.zeros(number, dtype=np.uint32)
+    looks = Looks.empty(number)
+    facts: list[PictureFacts | None] = [None] * number
     reasons: dict[int, str] = {}
 
     def work(chunk: range) -> None:
         decoded = np.zeros((len(chunk), size, size, channels), dtype=np.uint8)
         for row, index in enumerate(chunk):
-            image, checksums[index] = read_image(source, files[index].file.path, size, channels)
+            image, checksums[index] = read_image(source, files[index].file.path, size, channels, probe.rule)
             if isinstance(image, str):
                 reasons[index] = image
             else:
                 decoded[row] = image.pixels
-                native[index] = image.native_channels
+                facts[index] = image.facts
         sums[chunk.start : chunk.stop] = channel_sums(decoded)
+        looks.put(chunk.start, looks_of(decoded))
         if pixels is not None:
             pixels[chunk.start : chunk.stop] = decoded
 
-    with bombs_are_errors():
-        map_chunks(work, len(files), on_progress)
-    if not allow_mixed:
-        first = {kind: int(np.argmax(native == kind)) for kind in (1, 3) if (native == kind).any()}
-        _check_not_mixed(source, {kind: files[index].file.path for kind, index in first.items()})
-    return Scan(size, channels, pixels, sums, checksums, dict(sorted(reasons.items())))
+    with quiet_decoding():
+        map_chunks(work, number, on_progress)
+    return Scan(probe, pixels, sums, checksums, looks, tuple(facts), dict(sorted(reasons.items())))
 
 
 def channel_sums(images: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -171,14 +104,4 @@ def check_usable(
                 f"class {classes[file.label]!r}{where} has no readable image left; unreadable: {shown}",
                 fix="replace the images, or remove the class",
             )
-    _log.warning("%s: skipped %d of %d images that cannot be read: %s", source.origin, count, len(files), shown)
     return kept
-
-
-def _check_not_mixed(source: FileSource, first_of: Mapping[int, str]) -> None:
-    if len(first_of) > 1:
-        raise DatasetError(
-            f"grey and colour images are mixed: {source.name_of(first_of[1])} is grey, "
-            f"{source.name_of(first_of[3])} is colour",
-            fix=CHANNELS_FIX,
-        )

@@ -9,16 +9,32 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwautoml.core.shown import shown
 from hwautoml.datasets.safety import MAX_FILE_BYTES, READ_ERRORS, read_regular
 from hwautoml.errors import DatasetError
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
-#: Pictures that are not read here: listed, so that they are counted and named, not passed over in silence.
-OTHER_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
-# wrapper / split / class / file: anything deeper is not a dataset, and walking it could take for ever.
-MAX_DEPTH = 4
+_HEIC = "HEIC is not read; convert it to JPEG, with heif-convert of libheif or Pillow with pillow-heif"
+_DICOM = "DICOM is not read; save its pixels as 16-bit PNG, with dcmj2pnm of DCMTK or pydicom"
+_RAW = "a camera's raw file is not read; develop it to JPEG or 16-bit TIFF, with darktable-cli or rawpy"
+#: Pictures that are not read here, and what reads them: counted and named, not passed over in silence.
+OTHER_SUFFIXES = {
+    ".heic": _HEIC,
+    ".heif": _HEIC,
+    ".dcm": _DICOM,
+    ".dicom": _DICOM,
+    ".avif": "AVIF is not read; convert it to PNG, with avifdec of libavif or Pillow 11.3 or later",
+    ".jxl": "JPEG XL is not read; convert it to PNG, with djxl of libjxl",
+    ".jp2": "JPEG 2000 is not read; convert it to PNG, with opj_decompress of OpenJPEG or Pillow",
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw"), _RAW),
+}
+#: What may say which picture shows what.
+DOCUMENT_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".txt", ".xml", ".parquet"})
+# wrapper / split / class / folders below it / file: anything deeper is not a dataset, and walking it could take for
+# ever.
+MAX_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -34,12 +50,13 @@ class ImageFile:
 class Listing:
     """Every image file and every folder (also empty ones) of a source, both sorted by path.
 
-    ``others``: paths of pictures in formats that are not read.
+    ``others``: paths of pictures in formats that are not read; ``documents``: of DOCUMENT_SUFFIXES.
     """
 
     files: tuple[ImageFile, ...]
     folders: tuple[str, ...]
     others: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()
 
 
 class FileSource(ABC):
@@ -56,11 +73,16 @@ class FileSource(ABC):
 
     def name_of(self, path: str) -> str:
         """How a message names the file ``path``."""
-        return f"{self.origin}/{path}"
+        return shown(f"{self.origin}/{path}")
+
+    def find(self, path: str) -> ImageFile | None:
+        """A file that the listing lacks, for its name or for where it lies; None where there is none."""
+        return None
 
 
 class FolderSource(FileSource):
-    """A folder on disk; symbolic links to folders are followed."""
+    """A folder on disk. Symbolic links are followed, out of the folder, too; a folder that was seen is not entered
+    again, so that links that lead in circles end."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,10 +93,15 @@ class FolderSource(FileSource):
         files: list[ImageFile] = []
         folders: list[str] = []
         others: list[str] = []
-        pending = [""]
+        documents: list[str] = []
+        pending, entered = [""], set()
         while pending:
             folder = pending.pop()
             try:
+                status = (self.root / folder).stat()
+                if (status.st_dev, status.st_ino) in entered:
+                    continue
+                entered.add((status.st_dev, status.st_ino))
                 with os.scandir(self.root / folder) as entries:
                     for entry in entries:
                         path = f"{folder}/{entry.name}" if folder else entry.name
@@ -88,14 +115,27 @@ class FolderSource(FileSource):
                             files.append(_image_file(entry, path))
                         elif _suffix(entry.name) in OTHER_SUFFIXES:
                             others.append(path)
+                        elif _suffix(entry.name) in DOCUMENT_SUFFIXES:
+                            documents.append(path)
             except OSError as error:
                 raise DatasetError(
                     f"cannot read folder {self.root / folder}: {error.strerror}", fix="check its permissions"
                 ) from error
-        return Listing(tuple(sorted(files, key=lambda f: f.path)), tuple(sorted(folders)), tuple(sorted(others)))
+        files.sort(key=lambda file: file.path)
+        return Listing(tuple(files), *(tuple(sorted(paths)) for paths in (folders, others, documents)))
 
     def read(self, path: str) -> bytes:
         return read_regular(self.root / path)
+
+    def name_of(self, path: str) -> str:
+        return shown(str(self.root / path))  # which is the path itself where that is absolute
+
+    def find(self, path: str) -> ImageFile | None:
+        file = self.root / path
+        if not file.is_file():
+            return None
+        status = file.stat()
+        return ImageFile(path, status.st_size, status.st_mtime_ns)
 
 
 class ZipSource(FileSource):
@@ -116,6 +156,7 @@ class ZipSource(FileSource):
                 f"cannot open {path} as a zip: {error}", fix="the download may be incomplete; check with: unzip -t FILE"
             ) from error
         self._members: dict[str, zipfile.ZipInfo] = {}
+        self._documents: dict[str, zipfile.ZipInfo] = {}
 
     def listing(self) -> Listing:
         folders: set[str] = set()
@@ -136,11 +177,14 @@ class ZipSource(FileSource):
                 self._members[path] = member
             elif not name.endswith("/") and _suffix(parts[-1]) in OTHER_SUFFIXES:
                 others.append(path)
+            elif not name.endswith("/") and _suffix(parts[-1]) in DOCUMENT_SUFFIXES:
+                self._check_readable(member)
+                self._documents[path] = member
         files = [ImageFile(path, m.file_size, m.CRC) for path, m in sorted(self._members.items())]
-        return Listing(tuple(files), tuple(sorted(folders)), tuple(sorted(others)))
+        return Listing(tuple(files), *(tuple(sorted(paths)) for paths in (folders, others, self._documents)))
 
     def read(self, path: str) -> bytes:
-        return self._archive.read(self._members[path])
+        return self._archive.read(self._members.get(path) or self._documents[path])
 
     def _check_safe(self, member: zipfile.ZipInfo, name: str) -> None:
         if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
@@ -177,6 +221,12 @@ def _suffix(name: str) -> str:
     return name[max(name.rfind("."), 0) :].lower()  # for every member of large archives: no Path
 
 
+ACCEPTED = (
+    "a folder with one sub-folder of images per class, a folder with images and a labels.csv (path, label), "
+    "a .zip of one of these, the .csv, .tsv or .jsonl itself, an .npz (x, y), or the word digits"
+)
+
+
 def open_source(path: Path) -> FileSource:
     """A folder, or a file that is a zip by its name.
 
@@ -187,7 +237,4 @@ def open_source(path: Path) -> FileSource:
         return FolderSource(path)
     if path.suffix.lower() == ".zip":
         return ZipSource(path)
-    raise DatasetError(
-        f"{path} is neither a folder, a .zip nor an .npz",
-        fix="pass a folder with one sub-folder of images per class, a .zip of one, an .npz, or the word digits",
-    )
+    raise DatasetError(f"{shown(str(path))} is no source of labelled images that is known", fix=f"pass {ACCEPTED}")

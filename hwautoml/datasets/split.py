@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +13,8 @@ from torch.nn import functional
 from hwautoml.datasets.pixels import PixelStore
 from hwautoml.errors import InvalidValueError
 
-if TYPE_CHECKING:
-    from hwautoml.datasets.augment import Augment
+#: Images (N, C, H, W) and a generator on the CPU, to a changed float32 copy.
+Augmentation = Callable[[torch.Tensor, torch.Generator | None], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class Split:
         *,
         shuffle: bool = False,
         generator: torch.Generator | None = None,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
         device: torch.device | str = "cpu",
         resolution: int | None = None,
         drop_last: bool = False,
@@ -60,7 +59,7 @@ class Split:
         self,
         chunks: list[torch.Tensor],
         generator: torch.Generator | None,
-        augment: Augment | None,
+        augment: Augmentation | None,
         device: torch.device,
         resolution: int | None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwautoml.pipeline.verbs.benching import bench
+    from hwautoml.pipeline.verbs.checking_data import check
     from hwautoml.pipeline.verbs.compiling import compile
     from hwautoml.pipeline.verbs.inspecting import doctor, targets
     from hwautoml.pipeline.verbs.lending import agent, boards
@@ -28,6 +29,7 @@ __all__ = [
     "bench",
     "boards",
     "build",
+    "check",
     "compare_tables",
     "compile",
     "doctor",
@@ -53,6 +55,7 @@ _MODULE_OF = {
     "bench": "benching",
     "boards": "lending",
     "build": "runner_building",
+    "check": "checking_data",
     "compare_tables": "tables",
     "compile": "compiling",
     "doctor": "inspecting",

@@ -31,10 +31,18 @@ SHIM = """
 #include "image.h"
 #include "sha256.h"
 extern "C" void prepare(const unsigned char* pixels, int width, int height, int channels, int image_size,
-                        int resolution, int wanted, unsigned char* out) {
+                        int resolution, int wanted, int background, const char* fit, unsigned char* out) {
   hwautoml::Image image(width, height, channels);
   std::memcpy(image.pixels.data(), pixels, image.pixels.size());
-  hwautoml::Image result = hwautoml::prepare(image, image_size, resolution, wanted);
+  hwautoml::PixelRule rule;
+  rule.background = background;
+  rule.fit = fit;
+  hwautoml::Image result = hwautoml::prepare(image, rule, image_size, resolution, wanted);
+  std::memcpy(out, result.pixels.data(), result.pixels.size());
+}
+extern "C" void prepare_file(const char* path, double low, double high, int size, unsigned char* out) {
+  hwautoml::PixelRule rule{true, low, high, 255, "crop"};
+  hwautoml::Image result = hwautoml::prepare(hwautoml::read_image(path), rule, size, size, 1);
   std::memcpy(out, result.pixels.data(), result.pixels.size());
 }
 extern "C" void sha256(const char* data, size_t size, size_t first, char* out) {
@@ -71,11 +79,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @given(
     st.integers(1, 260),
     st.integers(1, 260),
-    st.sampled_from([1, 3]),
+    st.sampled_from([1, 2, 3, 4]),
     st.sampled_from([1, 3]),
     st.integers(1, 48),
     st.integers(1, 48),
     st.booleans(),
+    st.sampled_from(["crop", "pad", "stretch"]),
 )
 def test_images_are_prepared_as_by_run_py(
     runner: ModuleType,
@@ -88,12 +97,15 @@ def test_images_are_prepared_as_by_run_py(
     image_size: int,
     resolution: int,
     is_same: bool,
+    fit: str,
 ) -> None:
     resolution = image_size if is_same else resolution
     pixels = np.random.default_rng(width * height).integers(0, 256, (height, width, channels), dtype=np.uint8)
-    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(tmp_path / "x.ppm")
-    manifest = {"input": {"resolution": resolution, "image_size": image_size, "channels": wanted}}
-    expected = runner.read_image(tmp_path / "x.ppm", manifest)[0]
+    Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(tmp_path / "x.png")
+    background = width % 256
+    shape = {"resolution": resolution, "image_size": image_size, "channels": wanted, "background": background}
+    shape["fit"] = fit
+    expected = runner.read_image(tmp_path / "x.png", {"input": shape})[0]
     found = np.zeros_like(expected)
     library.prepare(
         pixels.ctypes.data_as(ctypes.c_void_p),
@@ -103,10 +115,12 @@ def test_images_are_prepared_as_by_run_py(
         image_size,
         resolution,
         wanted,
+        background,
+        fit.encode(),
         found.ctypes.data_as(ctypes.c_void_p),
     )
     # Pillow before 13 resized tall images in another order, which differs by one level.
-    worst = 0 if height <= width else 1
+    worst = 0 if height <= width and fit == "crop" else 1
     assert np.abs(found.astype(int) - expected).max() <= worst
 
 
@@ -117,6 +131,32 @@ def test_hashes_are_sha256(library: ctypes.CDLL, data: bytes, first: int) -> Non
     found = ctypes.create_string_buffer(65)
     library.sha256(data, ctypes.c_size_t(len(data)), ctypes.c_size_t(min(first, len(data))), found)
     assert found.value.decode() == hashlib.sha256(data).hexdigest()
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 60), st.integers(1, 60), st.sampled_from([255, 100, 4095, 65535, "float"]), st.integers(1, 40))
+def test_deep_files_are_scaled_as_by_run_py(
+    runner: ModuleType, library: ctypes.CDLL, tmp_path: Path, width: int, height: int, largest: int | str, size: int
+) -> None:
+    rng = np.random.default_rng(width * height)
+    path = tmp_path / "x.pnm"
+    if largest == "float":
+        low, high = -1.5, 2.25
+        values = rng.normal(0, 3, (height, width)).astype(np.float32)
+        values[0, 0] = np.nan
+        Image.fromarray(values).save(path, format="PPM")
+    else:
+        low, high = 0.25 * 65535, 0.6 * 65535
+        values = rng.integers(0, int(largest) + 1, (height, width))
+        data = values.astype(">u2" if int(largest) > 255 else "u1").tobytes()
+        path.write_bytes(b"P5 %d %d %d\n" % (width, height, largest) + data)
+    shape = {"resolution": size, "image_size": size, "channels": 1, "levels": [low, high]}
+    expected = runner.read_image(path, {"input": shape})[0]
+    found = np.zeros_like(expected)
+    library.prepare_file.argtypes = [ctypes.c_char_p, ctypes.c_double, ctypes.c_double, ctypes.c_int, ctypes.c_void_p]
+    library.prepare_file(str(path).encode(), low, high, size, found.ctypes.data)
+    assert np.abs(found.astype(int) - expected).max() <= (0 if height <= width else 1)
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +333,7 @@ int main(int argc, char** argv) {
   hwautoml_model* model = hwautoml_load(argv[argc - 1], 1, error, sizeof(error));
   if (model == NULL) { printf("%s\\n", error); return 1; }
   if (hwautoml_classify(model, pixels, 12, 12, 3, probabilities, error, sizeof(error))) return 2;
-  if (hwautoml_classify(model, pixels, 12, 12, 2, probabilities, error, sizeof(error)) == 0) return 3;
+  if (hwautoml_classify(model, pixels, 12, 12, 5, probabilities, error, sizeof(error)) == 0) return 3;
   printf("%d %s %.6f\\n", hwautoml_num_classes(model), hwautoml_class_name(model, 1),
          probabilities[0] + probabilities[1] + probabilities[2]);
   hwautoml_free(model);

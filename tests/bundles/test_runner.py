@@ -22,6 +22,7 @@ from PIL import Image
 
 import hwautoml.bundles
 from hwautoml.bundles import BundleSample, PackedRuntime, read_bundle, write_bundle
+from hwautoml.core.pixel_rule import FITS, Fit, PixelRule
 from hwautoml.datasets.decoding import decode_image
 from hwautoml.errors import RunFolderError
 from tests.pictures import png_with_torn_exif
@@ -40,7 +41,10 @@ def run(folder: Path, *arguments: object, python: str = sys.executable, **env: s
 
 def picture(seed: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:
     rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).convert(mode)
+    made = Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).convert(mode)
+    if mode in ("LA", "RGBA"):
+        made.putalpha(Image.fromarray(rng.integers(0, 256, size[::-1], dtype=np.uint8)))
+    return made
 
 
 @pytest.fixture
@@ -203,6 +207,7 @@ def runner() -> ModuleType:
     st.sampled_from([1, 3]),
     st.integers(1, 40),
     st.integers(0, 8),
+    st.sampled_from(FITS),
 )
 def test_images_are_prepared_as_for_training(
     runner: ModuleType,
@@ -214,6 +219,7 @@ def test_images_are_prepared_as_for_training(
     channels: int,
     size: int,
     orientation: int,
+    fit: Fit,
 ) -> None:
     if file_format == "JPEG" and mode not in ("RGB", "L", "CMYK"):
         mode = "RGB"
@@ -225,16 +231,34 @@ def test_images_are_prepared_as_for_training(
     picture(width * height, (width, height), mode).save(buffer, file_format, exif=exif)
     path = tmp_path_factory.getbasetemp() / "image"
     path.write_bytes(buffer.getvalue())
-    manifest = {"input": {"resolution": size, "image_size": size, "channels": channels}}
+    ground = orientation * 31
+    manifest = {"input": {"resolution": size, "image_size": size, "channels": channels, "background": ground}}
+    manifest["input"]["fit"] = fit
     found = runner.read_image(path, manifest)
-    assert np.array_equal(found[0], decode_image(buffer.getvalue(), size, channels).pixels)
+    assert np.array_equal(
+        found[0], decode_image(buffer.getvalue(), size, channels, PixelRule(background=ground, fit=fit)).pixels
+    )
 
 
-def test_sixteen_bit_images_too(runner: ModuleType, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 2**16, (20, 30), dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "x.png")
-    found = runner.read_image(tmp_path / "x.png", {"input": {"resolution": 8, "image_size": 8, "channels": 1}})
-    assert np.array_equal(found[0], decode_image((tmp_path / "x.png").read_bytes(), 8, 1).pixels)
+@pytest.mark.parametrize("kind", ["16 bit", "12 in 16 bit", "32 bit", "float", "big-endian"])
+def test_deep_images_are_scaled_as_for_training(runner: ModuleType, tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    low, high = {"12 in 16 bit": (0.0, 4095.0), "float": (-0.5, 0.75)}.get(kind, (29_978.0, 30_183.0))
+    values = rng.uniform(low - 3, high + 3, (20, 30)).clip(0 if low >= 0 else None)
+    dtype = {"32 bit": "i4", "float": "f4", "big-endian": ">u2"}.get(kind, "u2")
+    path = tmp_path / "x.tif"
+    Image.fromarray(values.astype(dtype)).save(path)
+    shape = {"resolution": 8, "image_size": 8, "channels": 1, "levels": [low, high]}
+    found = runner.read_image(path, {"input": shape})
+    assert np.array_equal(found[0], decode_image(path.read_bytes(), 8, 1, PixelRule((low, high))).pixels)
+    assert np.ptp(found) > 60  # and not a few levels, as by a shift of eight bits
+
+
+def test_deep_images_without_levels_are_refused(runner: ModuleType, tmp_path: Path) -> None:
+    Image.fromarray(np.full((9, 9), 30_000, np.uint16)).save(tmp_path / "x.png")
+    with pytest.raises(runner.BundleError, match="the training images had not") as caught:
+        runner.read_image(tmp_path / "x.png", {"input": {"resolution": 8, "image_size": 8, "channels": 1}})
+    assert caught.value.exit_code == 3
 
 
 def test_lower_resolution_goes_through_the_size_of_training(runner: ModuleType, tmp_path: Path) -> None:
@@ -244,7 +268,7 @@ def test_lower_resolution_goes_through_the_size_of_training(runner: ModuleType, 
 
     picture(4, (90, 70)).save(tmp_path / "x.png")
     found = runner.read_image(tmp_path / "x.png", {"input": {"resolution": 24, "image_size": 32, "channels": 3}})
-    trained = decode_image((tmp_path / "x.png").read_bytes(), 32, 3).pixels
+    trained = decode_image((tmp_path / "x.png").read_bytes(), 32, 3, PixelRule()).pixels
     wanted = resize_uint8(torch.from_numpy(trained.copy())[None].permute(0, 3, 1, 2), 24).permute(0, 2, 3, 1).numpy()
     assert np.abs(found.astype(int) - wanted).max() <= 1
 

@@ -69,7 +69,7 @@ def test_npz_with_texts_and_grey_images(tmp_path: Path) -> None:
     [
         ({"x": COLOUR}, r"lacks y; it has \['x'\]"),
         ({"images": COLOUR, "labels": LABELS}, "lacks x and y"),
-        ({"x": COLOUR / 255, "y": LABELS}, "x in .* is float64, not uint8"),
+        ({"x": COLOUR.astype(str), "y": LABELS}, "x in .* is <U3; expected numbers"),
         ({"x": COLOUR.reshape(20, -1), "y": LABELS}, r"has shape \(20, 768\); expected \(N, H, W\)"),
         ({"x": COLOUR.transpose(0, 3, 1, 2), "y": LABELS}, r"transpose\(0, 2, 3, 1\)"),
         ({"x": COLOUR[..., :2], "y": LABELS}, r"has shape \(20, 16, 16, 2\)"),
@@ -85,6 +85,24 @@ def test_npz_with_texts_and_grey_images(tmp_path: Path) -> None:
 def test_bad_npz(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         load_dataset(save(tmp_path / "set.npz", **arrays))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "uint16"])
+def test_known_ranges_are_kept(tmp_path: Path, dtype: str) -> None:
+    """Fractions and bytes in a wider type mean what they mean in files."""
+    wanted = load_dataset(save(tmp_path / "a.npz", x=COLOUR, y=LABELS))
+    images = (COLOUR / 255 if dtype.startswith("float") else COLOUR).astype(dtype)
+    dataset = load_dataset(save(tmp_path / "b.npz", x=images, y=LABELS))
+    assert dataset.pixel_rule.levels == ((0, 1) if dtype.startswith("float") else (0, 255))
+    assert np.array_equal(dataset.train.images_uint8(), wanted.train.images_uint8())
+
+
+def test_other_ranges_are_scaled(tmp_path: Path) -> None:
+    images = 30_000 + COLOUR[..., 0].astype(np.uint16) // 2
+    images[0, 0, 0] = 65_535  # a dead pixel
+    dataset = load_dataset(save(tmp_path / "set.npz", x=images, y=LABELS))
+    assert dataset.pixel_rule.levels == pytest.approx((30_000, 30_127), abs=2)
+    assert dataset.train.images_uint8().std() > 60
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 cut short", b"\x93NUMPY"])

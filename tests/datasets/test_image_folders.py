@@ -11,6 +11,7 @@ from PIL import Image
 
 from hwautoml.datasets import load_dataset
 from hwautoml.errors import DatasetError, InvalidValueError
+from tests.datasets.shared import finding
 from tests.pictures import png_with_torn_exif
 
 MakeFolder = Callable[..., Path]
@@ -115,13 +116,6 @@ def test_modes(make_folder: MakeFolder, mode: str, suffix: str, channels: int) -
     assert load_dataset(make_folder({"a": 3, "b": 3}, mode=mode, suffix=suffix)).channels == channels
 
 
-def test_sixteen_bit_grey_keeps_its_range(make_folder: MakeFolder) -> None:
-    root = make_folder({"a": 3, "b": 3}, mode="L")
-    for path in root.rglob("*.png"):
-        Image.fromarray(np.full((32, 32), 0x80FF, dtype=np.uint16)).save(path)
-    assert (load_dataset(root).train.images_uint8() == 0x80).all()
-
-
 def test_photographs_are_turned_upright(make_folder: MakeFolder) -> None:
     root = make_folder({"a": 3, "b": 3}, suffix=".jpg", size=(32, 32))
     pixels = np.zeros((32, 32, 3), dtype=np.uint8)
@@ -130,7 +124,7 @@ def test_photographs_are_turned_upright(make_folder: MakeFolder) -> None:
     exif[0x0112] = 3  # upside down
     for path in root.rglob("*.jpg"):
         Image.fromarray(pixels).save(path, exif=exif)
-    image = load_dataset(root).train.images_uint8()[0]
+    image = load_dataset(root, is_tolerant=True).train.images_uint8()[0]
     assert image[:14].max() < 20
     assert image[-14:].min() > 230
 
@@ -141,7 +135,7 @@ def test_centre_is_cropped(make_folder: MakeFolder) -> None:
     pixels[:, 16:32] = 200
     for path in root.rglob("*.png"):
         Image.fromarray(pixels).save(path)
-    assert (load_dataset(root, image_size=16).train.images_uint8() == 200).all()
+    assert (load_dataset(root, image_size=16, fit="crop", is_tolerant=True).train.images_uint8() == 200).all()
 
 
 def test_channels_convert(make_folder: MakeFolder) -> None:
@@ -152,23 +146,26 @@ def test_channels_convert(make_folder: MakeFolder) -> None:
     assert np.ptp(colour.train.images_uint8(), axis=-1).max() == 0
 
 
-def test_mixed_channels_are_named_and_channels_answers(make_folder: MakeFolder, picture: Picture) -> None:
+def test_grey_among_colour_is_taken_as_colour_and_said(make_folder: MakeFolder, picture: Picture) -> None:
     root = make_folder({"a": 3, "b": 3})
     picture(7, mode="L").save(root / "b" / "001.png")
-    with pytest.raises(DatasetError, match=r"b/001\.png is grey, .*a/000\.png is colour[\s\S]*--channels rgb"):
-        load_dataset(root)
-    assert load_dataset(root, channels=3).channels == 3
+    dataset = load_dataset(root)
+    assert dataset.channels == 3
+    found = finding(dataset, "grey-among-colour")
+    assert (found.severity, found.count, found.examples) == ("note", 1, (("b/001.png",),))
     assert load_dataset(root, channels=1).channels == 1
 
 
+@pytest.mark.parametrize("odd", ["L", "RGB"])
 def test_mixed_channels_outside_the_probed_sample(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, picture: Picture
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, picture: Picture, odd: str
 ) -> None:
-    monkeypatch.setattr("hwautoml.datasets.scan.NUM_PROBED", 2)
-    root = make_folder({"a": 5, "b": 5})
-    picture(7, mode="L").save(root / "b" / "001.png")
-    with pytest.raises(DatasetError, match=r"b/001\.png is grey"):
-        load_dataset(root)
+    monkeypatch.setattr("hwautoml.datasets.probing.NUM_PROBED", 2)
+    root = make_folder({"a": 5, "b": 5}, mode="RGB" if odd == "L" else "L")
+    picture(7, mode=odd).save(root / "b" / "001.png")
+    dataset = load_dataset(root)
+    assert dataset.channels == 3
+    assert finding(dataset, "grey-among-colour")
 
 
 def test_mean_and_std_are_those_of_the_training_images(make_folder: MakeFolder) -> None:
@@ -182,7 +179,9 @@ def test_constant_images_have_a_positive_std(make_folder: MakeFolder) -> None:
     root = make_folder({"a": 3, "b": 3})
     for path in root.rglob("*.png"):
         Image.new("RGB", (32, 32), (9, 9, 9)).save(path)
-    assert load_dataset(root).std == (1 / 255,) * 3
+    with pytest.raises(DatasetError, match="6 of 6 images are one flat colour.*nothing to learn from|copies"):
+        load_dataset(root)
+    assert load_dataset(root, is_tolerant=True).std == (1 / 255,) * 3
 
 
 def test_progress_ends_at_the_total(make_folder: MakeFolder) -> None:
@@ -224,22 +223,21 @@ def test_a_class_without_readable_image_is_an_error(make_folder: MakeFolder) -> 
         load_dataset(root)
 
 
-def test_float_pixels_are_unusable(make_folder: MakeFolder) -> None:
-    root = make_folder({"a": 10, "b": 10})
-    Image.fromarray(np.zeros((32, 32), dtype=np.float32)).save(root / "a" / "000.tif")
-    assert "pixel mode F" in load_dataset(root).skipped[0].reason
-
-
-@pytest.mark.parametrize("factor", [1.5, 3])
-def test_decompression_bomb(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, factor: float, picture: Picture
+@pytest.mark.parametrize("arguments", [{}, {"image_size": 32, "channels": 3}, {"in_memory_limit_bytes": 0}])
+def test_pictures_that_are_far_too_large_are_skipped_and_named(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, picture: Picture, arguments: dict[str, int]
 ) -> None:
-    root = make_folder({"a": 5, "b": 5})
+    """Up to twice Pillow's limit they are used, beyond it not; neither ends anything."""
+    root = make_folder({"a": 15, "b": 15})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 32)
-    picture(1, size=(int(32 * factor), 32)).save(root / "b" / "002.png")
-    for arguments in ({}, {"image_size": 32, "channels": 3}):
-        with pytest.raises(DatasetError, match=r"b/002\.png: decompression bomb"):
-            load_dataset(root, **arguments)
+    monkeypatch.setattr("hwautoml.datasets.decoding.LARGE_PIXELS", 32 * 32)
+    picture(1, size=(48, 32)).save(root / "a" / "002.png")
+    picture(1, size=(96, 32)).save(root / "b" / "002.png")
+    dataset = load_dataset(root, **arguments)
+    (skipped,) = dataset.skipped
+    assert skipped.path == "b/002.png" and "far larger than a photo" in skipped.reason
+    assert "skipped 1 of 30 images" in finding(dataset, "broken-files").message
+    assert sum(len(images) for images, _ in dataset.train.batches(8)) == dataset.train.num_images
 
 
 # What is not an image folder.
@@ -256,7 +254,7 @@ def test_no_such_path(tmp_path: Path) -> None:
 
 def test_neither_folder_nor_archive(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"x")
-    expect(tmp_path / "a.tar", r"a\.tar is neither a folder")
+    expect(tmp_path / "a.tar", r"a\.tar is no source of labelled images[\s\S]*pass a folder")
 
 
 def test_empty_folder(tmp_path: Path) -> None:
@@ -285,12 +283,35 @@ def test_empty_class(make_folder: MakeFolder) -> None:
     expect(make_folder({"train/cat": 5, "train/dog": 5, "test/cat": 5, "test/dog": 0}, name="s"), "test/dog holds no")
 
 
+def test_kinds_that_are_not_read_are_named(make_folder: MakeFolder) -> None:
+    root = make_folder({"cat": 5, "dog": 0})
+    (root / "dog" / "1.HEIC").write_bytes(b"x")
+    expect(root, r"dog holds no images, but 1 that are not read: HEIC is not read; convert it to JPEG")
+    scans = make_folder({"ill": 0, "well": 0}, name="scans")
+    (scans / "ill" / "1.dcm").write_bytes(b"x")
+    expect(scans, r"hold no images[\s\S]*1 pictures of other kinds: DICOM is not read; save its pixels as 16-bit PNG")
+
+
 def test_class_too_small_to_split(make_folder: MakeFolder) -> None:
     expect(make_folder({"cat": 5, "dog": 2}), "class 'dog' of .* has 2 usable")
 
 
-def test_nested_class(make_folder: MakeFolder) -> None:
-    expect(make_folder({"cat/young": 5, "cat/old": 5, "dog": 5}), "class folder .*cat holds a folder, 'old'")
+def test_folders_below_a_class_belong_to_it(make_folder: MakeFolder) -> None:
+    dataset = load_dataset(make_folder({"cat/young": 5, "cat/old/grey": 5, "dog": 5}))
+    assert dataset.classes == ("cat", "dog")
+    assert np.bincount(np.concatenate([s.labels for s in (dataset.train, dataset.val, dataset.test)])).tolist() == [
+        10,
+        5,
+    ]
+    found = finding(dataset, "nested-folders")
+    assert found.severity == "note" and "cat/old" in found.message
+
+
+def test_inner_folders_that_look_like_classes_are_warned_of(make_folder: MakeFolder) -> None:
+    root = make_folder({f"{light}/{name}": 4 for light in ("day", "night") for name in ("cat", "dog")})
+    found = finding(load_dataset(root), "nested-classes")
+    assert found.severity == "warn" and "--label-pattern '*/{label}/**'" in found.fix
+    assert load_dataset(root, label_pattern="*/{label}/**").classes == ("cat", "dog")
 
 
 def test_splits_with_other_classes(make_folder: MakeFolder) -> None:
@@ -370,4 +391,5 @@ def test_pictures_that_are_left_out_are_counted_and_named(make_folder: MakeFolde
     (root / "b" / "torn.png").write_bytes(png_with_torn_exif())
     skipped = {s.path: s.reason for s in load_dataset(root).skipped}
     assert skipped.keys() == {"a/phone.heic", "loose.png", "b/torn.png"}
-    assert ".heic files are not read" in skipped["a/phone.heic"] and "in no class folder" in skipped["loose.png"]
+    assert "HEIC is not read; convert it to JPEG, with heif-convert" in skipped["a/phone.heic"]
+    assert "belongs to no class" in skipped["loose.png"]

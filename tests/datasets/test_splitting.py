@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwautoml.datasets.splitting import SPLITS, assign_splits, check_fractions
+from hwautoml.datasets.splitting import SPLITS, Labelling, assign_splits, check_fractions
 from hwautoml.errors import DatasetError, InvalidValueError
 
 counts_per_class = st.lists(st.integers(3, 40), min_size=2, max_size=6)
@@ -14,7 +14,8 @@ counts_per_class = st.lists(st.integers(3, 40), min_size=2, max_size=6)
 def split(labels: np.ndarray, given_splits: list[str] | None = None, seed: int = 0, **fractions: float) -> dict:
     names = [f"class 'c{i}'" for i in range(int(labels.max()) + 1)]
     fractions = {"val_fraction": 0.15, "test_fraction": 0.2, **fractions}
-    return assign_splits(labels, given_splits or [""] * len(labels), names, seed=seed, origin="x", **fractions)
+    labelling = Labelling(labels, given_splits or [""] * len(labels), names, np.arange(len(labels)), "x")
+    return assign_splits(labelling, seed=seed, **fractions)
 
 
 @given(counts_per_class, st.integers(0, 5), st.floats(0.01, 0.45), st.floats(0.01, 0.45))

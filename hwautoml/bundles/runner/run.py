@@ -50,6 +50,8 @@ MAX_MANIFEST_BYTES = 64 << 20
 FIELDS = {"default_runtime": str, "num_threads": int, "classes": list, "input": dict, "samples": list, "files": dict}
 # The formats, and the steps in `read_image`, are those the training images went through.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits
+PART_PIXELS, PADDING = 1 << 20, 128
 # What Pillow's decoders, and its reader of EXIF, report damage by.
 DECODING_ERRORS = (
     OSError,
@@ -417,7 +419,7 @@ def read_image(path: Path, manifest: dict[str, Any]) -> Any:
 
 
 def decode_image(data: bytes, name: str, manifest: dict[str, Any], max_pixels: int | None = None) -> Any:
-    """uint8 (1, resolution, resolution, channels): upright, centre square, first to the training images' size.
+    """uint8 (1, resolution, resolution, channels): upright, square, first of the training images' size.
 
     ``data`` is an image file's content; ``name`` is for messages; ``max_pixels`` by default what Pillow takes.
     """
@@ -431,7 +433,9 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any], max_pixels: i
                 size = f"{image.width} x {image.height} pixels, at most {limit} are taken"
                 raise BundleError(f"{name} is far too large: {size}", EXIT_BAD_IMAGE)
             image.draft(None, (2 * image_size, 2 * image_size))
-            pixels = _square(operations.exif_transpose(image), image_size, channels)
+            plain = _eight_bits(operations.exif_transpose(image), manifest["input"])
+            plain = plain.convert("L" if channels == 1 else "RGB")
+            pixels = _square(plain, image_size, manifest["input"].get("fit", "crop"))
     except (image_module.DecompressionBombError, image_module.DecompressionBombWarning) as error:
         raise BundleError(f"{name} is far too large: {error}", EXIT_BAD_IMAGE) from error
     except image_module.UnidentifiedImageError as error:
@@ -443,21 +447,57 @@ def decode_image(data: bytes, name: str, manifest: dict[str, Any], max_pixels: i
     return numpy.asarray(pixels, dtype=numpy.uint8).reshape(1, resolution, resolution, channels)
 
 
-def _square(image: Any, size: int, channels: int) -> Any:
-    """8-bit grey or RGB, the centre square, ``size`` pixels wide."""
+def _eight_bits(image: Any, rule: dict[str, Any]) -> Any:
+    """Deep pictures scaled by the training images' levels, transparent ones composed on their background."""
     numpy, image_module = need("numpy"), need("PIL.Image")
-    if image.mode.startswith("I;16"):
-        image = image_module.fromarray((numpy.asarray(image) >> 8).astype(numpy.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixel mode {image.mode} has no known range; save it as an 8-bit image")
-    image = image.convert("L" if channels == 1 else "RGB")
+    if image.mode in DEEP_MODES:
+        if rule.get("levels") is None:
+            raise ValueError(
+                f"{image.mode} pixels have more than 8 bits, and the training images had not: their range is not "
+                "known; save it as an 8-bit image"
+            )
+        return image_module.fromarray(_scaled(numpy.asarray(image), *rule["levels"]))
+    if not image.has_transparency_data:
+        return image
+    layered = image.convert("LA" if image.mode in ("1", "L", "LA", "La") else "RGBA")
+    *colours, alpha = layered.split()
+    opaque = colours[0] if len(colours) == 1 else image_module.merge("RGB", colours)
+    level = rule.get("background", 255)
+    ground = image_module.new(opaque.mode, opaque.size, level if len(colours) == 1 else (level,) * 3)
+    ground.paste(opaque, mask=alpha)
+    return ground
+
+
+def _scaled(values: Any, low: float, high: float) -> Any:
+    """(H, W) uint8: linearly from ``low``..``high`` to 0..255, in parts that need little memory; NaN becomes 0."""
+    numpy = need("numpy")
+    scale = 255.0 / (high - low)
+    result = numpy.empty(values.shape, dtype=numpy.uint8)
+    rows = max(1, PART_PIXELS // values.shape[1])
+    for start in range(0, len(values), rows):
+        part = (values[start : start + rows].astype(numpy.float64) - low) * scale
+        result[start : start + rows] = numpy.nan_to_num(numpy.clip(numpy.floor(part + 0.5), 0, 255))
+    return result
+
+
+def _square(image: Any, size: int, fit: str) -> Any:
+    """``size`` x ``size`` pixels: the centre of ``image``, or all of it, squeezed or between stripes of grey."""
+    image_module = need("PIL.Image")
+    bilinear = image_module.Resampling.BILINEAR
     width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
     if (width, height) == (size, size):
         return image
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), image_module.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+    if fit == "pad":
+        longest = max(width, height)
+        target = max(1, round(size * width / longest)), max(1, round(size * height / longest))
+        canvas = image_module.new(image.mode, (size, size), PADDING if image.mode == "L" else (PADDING,) * 3)
+        whole = image.resize(target, bilinear, reducing_gap=2.0)
+        canvas.paste(whole, ((size - target[0]) // 2, (size - target[1]) // 2))
+        return canvas
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (0, 0, width, height) if fit == "stretch" else (left, top, left + side, top + side)
+    return image.resize((size, size), bilinear, box=box, reducing_gap=2.0)
 
 
 def classify_files(options: argparse.Namespace, manifest: dict[str, Any], runtime: str, classify: Classify) -> int:

@@ -20,6 +20,7 @@ class RunSettings:
     """``None`` means: decided from the data, and written down once decided.
 
     ``objectives`` are names of those beyond accuracy and latency, ``limits`` texts such as ``parameters<=20000``.
+    ``fit`` to ``label_column`` say how the images are read: see ``load_dataset``.
     """
 
     source: str
@@ -36,6 +37,11 @@ class RunSettings:
     space: str = "mobile"
     objectives: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
+    fit: str = "auto"
+    label_pattern: str | None = None
+    group: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.latency_ms < float("inf"):

@@ -76,6 +76,7 @@ def bundle_stage(run: RunContext, finished: Finished, result: RunResult) -> Path
         resolution=run.space.resolution(winner.architecture),
         channels=run.dataset.channels,
         image_size=run.dataset.image_size,
+        pixel_rule=run.dataset.pixel_rule,
         accuracy=shown["accuracy"],
         latency=shown["latency_ms"],
         conditions=shown["conditions"],

@@ -55,6 +55,11 @@ def run(
     budget_sec: float | None = None,
     image_size: int | None = None,
     channels: int | None = None,
+    fit: str | None = None,
+    label_pattern: str | None = None,
+    group: str | None = None,
+    path_column: str | None = None,
+    label_column: str | None = None,
     runtime: str | None = None,
     precision: str | None = None,
     searcher: str | None = None,
@@ -72,9 +77,10 @@ def run(
 ) -> RunResult:
     """Search, train, export, compile, measure and bundle the best network for a target and a limit.
 
-    ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, or an ``.npz``. ``latency_ms`` is
-    for one image on the target, and is met by measurement. ``objective``: names of further ones to trade it and the
-    accuracy against while searching; ``limit``: limits of any that is known before training (``parameters<=20000``),
+    ``source``: ``digits``, a folder of class folders, a ``.zip`` of one, a table of labels, or an ``.npz``;
+    ``image_size`` to ``label_column`` say how it is read (``load_dataset``). ``latency_ms`` is for one image on the
+    target, and is met by measurement. ``objective``: names of further ones to trade it and the accuracy against
+    while searching; ``limit``: limits of any that is known before training (``parameters<=20000``),
     or of the latency. ``budget_sec`` is wall-clock time for everything;
     by default it grows with the data. ``precision``: ``auto`` (the default) ships int8 where it was measured to be
     faster and at most half a point less accurate, ``fp32`` does not try it, ``int8`` ships nothing else.
@@ -100,6 +106,11 @@ def run(
         "budget_sec": budget_sec,
         "image_size": image_size,
         "channels": channels,
+        "fit": fit,
+        "label_pattern": label_pattern,
+        "group": group,
+        "path_column": path_column,
+        "label_column": label_column,
         "runtime": runtime,
         "precision": precision,
         "searcher": searcher,

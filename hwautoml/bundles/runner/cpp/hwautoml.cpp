@@ -91,6 +91,26 @@ Object read_manifest(const std::string& bundle) {
   return *manifest;
 }
 
+// Bundles from before there were rules lack the keys.
+hwautoml::PixelRule pixel_rule(const Object& shape) {
+  hwautoml::PixelRule rule;
+  auto levels = shape.find(ffi::String("levels"));
+  if (levels != shape.end() && (*levels).second != nullptr) {
+    auto both = as<ffi::Array<ffi::Any>>((*levels).second, "levels");
+    if (both.size() != 2) throw std::runtime_error("manifest.json: levels are no two numbers");
+    rule.has_levels = true;
+    rule.low = as<double>(both[0], "levels");
+    rule.high = as<double>(both[1], "levels");
+  }
+  auto background = shape.find(ffi::String("background"));
+  if (background != shape.end()) rule.background = int(as<int64_t>((*background).second, "background") & 255);
+  auto fit = shape.find(ffi::String("fit"));
+  if (fit != shape.end()) rule.fit = as<ffi::String>((*fit).second, "fit").c_str();
+  if (rule.fit != "crop" && rule.fit != "pad" && rule.fit != "stretch")
+    throw std::runtime_error("manifest.json asks for a fit that is not known here: " + rule.fit);
+  return rule;
+}
+
 // A flipped bit in a library gives other probabilities, not errors.
 void check_library(const Object& manifest, const std::string& path) {
   Object files = as<Object>(field(manifest, "files"), "files");
@@ -121,6 +141,7 @@ struct hwautoml_model {
   std::string answer = "ranking", unit;  // of bundles without a task
   std::vector<float> thresholds;
   int image_size = 0, resolution = 0, channels = 0;
+  hwautoml::PixelRule rule;
   ffi::Optional<ffi::Module> library, machine;
   ffi::Optional<ffi::Function> run;
   ffi::Tensor input;
@@ -136,6 +157,7 @@ struct hwautoml_model {
     image_size = number(shape, "image_size");
     resolution = number(shape, "resolution");
     channels = number(shape, "channels");
+    rule = pixel_rule(shape);
     int threads = num_threads > 0 ? num_threads : number(manifest, "num_threads");
     setenv("TVM_NUM_THREADS", std::to_string(threads).c_str(), 1);
     library = ffi::Module::LoadFromFile(path.find('/') == std::string::npos ? "./" + path : path);
@@ -161,7 +183,7 @@ struct hwautoml_model {
   }
 
   void classify(const hwautoml::Image& image, float* probabilities) {
-    hwautoml::Image prepared = hwautoml::prepare(image, image_size, resolution, channels);
+    hwautoml::Image prepared = hwautoml::prepare(image, rule, image_size, resolution, channels);
     std::memcpy(input.data_ptr(), prepared.pixels.data(), prepared.pixels.size());
     ffi::Tensor output = (*run)(input).cast<ffi::Tensor>();
     if (output.numel() != int64_t(classes.size()))
@@ -199,10 +221,24 @@ const char* hwautoml_unit(const hwautoml_model* model) { return model->unit.c_st
 int hwautoml_classify(hwautoml_model* model, const uint8_t* pixels, int width, int height, int channels,
                       float* probabilities, char* error, size_t error_size) {
   try {
-    if (width < 1 || height < 1 || (channels != 1 && channels != 3))
-      throw std::runtime_error("an image needs at least one pixel, and 1 or 3 channels");
+    if (width < 1 || height < 1 || channels < 1 || channels > 4)
+      throw std::runtime_error("an image needs at least one pixel, and 1 to 4 channels");
     hwautoml::Image image(width, height, channels);
     std::memcpy(image.pixels.data(), pixels, image.pixels.size());
+    model->classify(image, probabilities);
+    return 0;
+  } catch (const std::exception& problem) {
+    write_error(problem.what(), error, error_size);
+    return 1;
+  }
+}
+
+int hwautoml_classify_deep(hwautoml_model* model, const float* pixels, int width, int height, float* probabilities,
+                           char* error, size_t error_size) {
+  try {
+    if (width < 1 || height < 1) throw std::runtime_error("an image needs at least one pixel");
+    hwautoml::Image image(width, height, 1);
+    image.deep.assign(pixels, pixels + image.pixels.size());
     model->classify(image, probabilities);
     return 0;
   } catch (const std::exception& problem) {

@@ -35,10 +35,15 @@ const char *hwautoml_unit(const hwautoml_model *model);
 /* UTF-8, owned by the model; NULL where there is no such class. */
 const char *hwautoml_class_name(const hwautoml_model *model, int index);
 
-/* `pixels`: height x width x channels bytes, rows first, channels 1 (grey) or 3 (RGB), any size: cropped to the
- * centre square and resized as in training. Writes hwautoml_num_classes numbers; 0 when done, else not 0. */
+/* `pixels`: height x width x channels bytes, rows first, channels 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA), any
+ * size: composed, made square and resized as in training. Writes hwautoml_num_classes numbers;
+ * 0 when done, else not 0. */
 int hwautoml_classify(hwautoml_model *model, const uint8_t *pixels, int width, int height, int channels,
                       float *probabilities, char *error, size_t error_size);
+
+/* The same for grey pictures of more than 8 bits, scaled as in training: height x width values, as the file has them. */
+int hwautoml_classify_deep(hwautoml_model *model, const float *pixels, int width, int height, float *probabilities,
+                           char *error, size_t error_size);
 
 /* NULL is fine. */
 void hwautoml_free(hwautoml_model *model);

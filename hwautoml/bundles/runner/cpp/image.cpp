@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
@@ -48,17 +49,83 @@ int pnm_number(const std::string& data, size_t& at, const std::string& path) {
   return int(number);
 }
 
+// Rounded half to even, as Python does: to 8 bits, or to 16 for deep pictures, from what the header calls the largest.
 Image read_pnm(const std::string& data, const std::string& path) {
   size_t at = 2;
   int width = pnm_number(data, at, path), height = pnm_number(data, at, path), largest = pnm_number(data, at, path);
-  if (largest != 255) throw std::runtime_error(path + " has a largest value of " + std::to_string(largest) + ", not 255");
+  if (largest > 65535) throw std::runtime_error(path + " has a largest value of " + std::to_string(largest));
   if (size_t(width) * height > kMaxPixels) throw std::runtime_error(path + " is far too large");
-  int channels = data[1] == '6' ? 3 : 1;
-  size_t expected = size_t(width) * height * channels;
-  if (++at > data.size() || data.size() - at < expected) throw std::runtime_error(path + " is truncated");
+  int channels = data[1] == '6' ? 3 : 1, bytes = largest > 255 ? 2 : 1;
+  size_t number = size_t(width) * height * channels;
+  if (++at > data.size() || data.size() - at < number * bytes) throw std::runtime_error(path + " is truncated");
+  bool is_deep = bytes == 2 && channels == 1;
   Image image(width, height, channels);
-  std::copy_n(data.begin() + at, expected, image.pixels.begin());
+  if (is_deep) image.deep.resize(number);
+  double target = is_deep ? 65535 : 255;
+  for (size_t i = 0; i < number; ++i) {
+    const char* p = &data[at + i * bytes];
+    int value = bytes == 2 ? uint8_t(p[0]) << 8 | uint8_t(p[1]) : uint8_t(p[0]);
+    double scaled = largest == target ? value : std::min(target, std::nearbyint(double(value) / largest * target));
+    if (is_deep) {
+      image.deep[i] = float(scaled);
+    } else {
+      image.pixels[i] = uint8_t(scaled);
+    }
+  }
   return image;
+}
+
+// Floats, the lowest row first; a negative scale says that they are little-endian.
+Image read_pfm(const std::string& data, const std::string& path) {
+  size_t at = 2;
+  int width = pnm_number(data, at, path), height = pnm_number(data, at, path);
+  size_t end = data.find('\n', at + 1);
+  if (end == std::string::npos) throw std::runtime_error(path + " has a damaged header");
+  bool little = data.substr(at, end - at).find('-') != std::string::npos;
+  size_t number = size_t(width) * height;
+  if (number > kMaxPixels) throw std::runtime_error(path + " is far too large");
+  if (data.size() - end - 1 < 4 * number) throw std::runtime_error(path + " is truncated");
+  Image image(width, height, 1);
+  image.deep.resize(number);
+  for (size_t i = 0; i < number; ++i) {
+    uint32_t bits = 0;
+    for (int k = 0; k < 4; ++k) bits |= uint32_t(uint8_t(data[end + 1 + 4 * i + k])) << 8 * (little ? k : 3 - k);
+    size_t row = height - 1 - i / width;
+    std::memcpy(&image.deep[row * width + i % width], &bits, 4);
+  }
+  return image;
+}
+
+// Linearly from the rule's levels to 0..255, rounded half up; what is no number becomes 0.
+Image scaled(const Image& image, const PixelRule& rule) {
+  if (!rule.has_levels)
+    throw std::runtime_error("it has more than 8 bits, and the training images had not: save it as an 8-bit image");
+  Image result(image.width, image.height, 1);
+  double scale = 255.0 / (rule.high - rule.low);
+  for (size_t i = 0; i < image.deep.size(); ++i) {
+    double level = std::floor((double(image.deep[i]) - rule.low) * scale + 0.5);
+    result.pixels[i] = level > 0 ? uint8_t(std::min(level, 255.0)) : 0;
+  }
+  return result;
+}
+
+// On the rule's background, as Pillow's Image.paste with a mask.
+Image composed(const Image& image, const PixelRule& rule) {
+  Image result(image.width, image.height, image.channels - 1);
+  for (size_t i = 0, n = size_t(image.width) * image.height; i < n; ++i) {
+    const uint8_t* from = &image.pixels[i * image.channels];
+    uint32_t alpha = from[result.channels];
+    for (int c = 0; c < result.channels; ++c) {
+      uint32_t sum = rule.background * (255 - alpha) + from[c] * alpha + 128;
+      result.pixels[i * result.channels + c] = uint8_t(((sum >> 8) + sum) >> 8);
+    }
+  }
+  return result;
+}
+
+Image eight_bits(const Image& image, const PixelRule& rule) {
+  if (!image.deep.empty()) return scaled(image, rule);
+  return image.channels % 2 == 0 ? composed(image, rule) : image;
 }
 
 Image with_channels(const Image& image, int channels) {
@@ -148,35 +215,59 @@ Image resample(const Image& image, const Weights& weights, bool horizontal) {
 
 // Pillow 13 takes the rows first where that is less work; older ones always the columns, a difference of one level at
 // most, for tall images only.
-bool rows_first(const Image& image, int size) {
-  return image.height > size && image.height + size > 2 * image.width;
+bool rows_first(const Image& image, int height) {
+  return image.height > height && image.height + height > 2 * image.width;
 }
 
-Image resized(const Image& image, int size, Box box) {
-  bool columns = size != image.width || box.left != 0 || box.right != float(size);
-  bool rows = size != image.height || box.top != 0 || box.bottom != float(size);
-  Weights across = weights_of(box.left, box.right, image.width, size);
-  Weights down = weights_of(box.top, box.bottom, image.height, size);
-  if (columns && rows && rows_first(image, size)) return resample(resample(image, down, false), across, true);
+Image resized(const Image& image, int width, int height, Box box) {
+  bool columns = width != image.width || box.left != 0 || box.right != float(width);
+  bool rows = height != image.height || box.top != 0 || box.bottom != float(height);
+  Weights across = weights_of(box.left, box.right, image.width, width);
+  Weights down = weights_of(box.top, box.bottom, image.height, height);
+  if (columns && rows && rows_first(image, height)) return resample(resample(image, down, false), across, true);
   Image result = columns ? resample(image, across, true) : image;
   return rows ? resample(result, down, false) : result;
 }
 
-// As Pillow with reducing_gap = 2: large images are first averaged in whole blocks.
-Image resized_square(const Image& image, int size) {
+// As Pillow with reducing_gap = 2: large images are first averaged in whole blocks. The box has whole numbers.
+Image resized_in_two_steps(const Image& image, int width, int height, Box box) {
+  double box_width = box.right - box.left, box_height = box.bottom - box.top;
+  int factor_x = std::max(1, int(box_width / width / 2.0)), factor_y = std::max(1, int(box_height / height / 2.0));
+  if (factor_x == 1 && factor_y == 1) return resized(image, width, height, box);
+  double support_x = 0.5 * box_width / width, support_y = 0.5 * box_height / height;
+  int left = std::max(0, int(box.left - support_x)), top = std::max(0, int(box.top - support_y));
+  int right = std::min(image.width, int(std::ceil(box.right + support_x)));
+  int bottom = std::min(image.height, int(std::ceil(box.bottom + support_y)));
+  Image small = reduced(image, factor_x, factor_y, left, top, right, bottom);
+  return resized(small, width, height,
+                 Box{float((double(box.left) - left) / factor_x), float((double(box.top) - top) / factor_y),
+                     float((double(box.right) - left) / factor_x), float((double(box.bottom) - top) / factor_y)});
+}
+
+// All of the image between stripes of mid-grey.
+Image padded_square(const Image& image, int size) {
+  int longest = std::max(image.width, image.height);
+  int width = std::max(1, int(std::nearbyint(double(size) * image.width / longest)));
+  int height = std::max(1, int(std::nearbyint(double(size) * image.height / longest)));
+  Box all{0, 0, float(image.width), float(image.height)};
+  Image whole = resized_in_two_steps(image, width, height, all);
+  Image canvas(size, size, image.channels);
+  std::fill(canvas.pixels.begin(), canvas.pixels.end(), uint8_t(128));
+  size_t row_bytes = size_t(width) * image.channels;
+  for (int y = 0; y < height; ++y)
+    std::copy_n(&whole.pixels[y * row_bytes], row_bytes,
+                &canvas.pixels[(size_t(y + (size - height) / 2) * size + (size - width) / 2) * image.channels]);
+  return canvas;
+}
+
+Image squared(const Image& image, int size, const std::string& fit) {
   if (image.width == size && image.height == size) return image;
+  if (fit == "pad") return padded_square(image, size);
+  if (fit == "stretch")
+    return resized_in_two_steps(image, size, size, Box{0, 0, float(image.width), float(image.height)});
   int side = std::min(image.width, image.height), left = (image.width - side) / 2, top = (image.height - side) / 2;
-  Box box{float(left), float(top), float(left + side), float(top + side)};
-  int factor = std::max(1, int(double(side) / size / 2.0));
-  if (factor == 1) return resized(image, size, box);
-  double support = 0.5 * side / size;
-  int safe_left = std::max(0, int(left - support)), safe_top = std::max(0, int(top - support));
-  int safe_right = std::min(image.width, int(std::ceil(left + side + support)));
-  int safe_bottom = std::min(image.height, int(std::ceil(top + side + support)));
-  Image small = reduced(image, factor, factor, safe_left, safe_top, safe_right, safe_bottom);
-  double f = factor;
-  return resized(small, size, Box{float((left - safe_left) / f), float((top - safe_top) / f),
-                                  float((left + side - safe_left) / f), float((top + side - safe_top) / f)});
+  return resized_in_two_steps(image, size, size,
+                              Box{float(left), float(top), float(left + side), float(top + side)});
 }
 
 #ifdef HWAUTOML_WITH_STB
@@ -233,21 +324,29 @@ Image upright(const Image& image, int orientation) {
 Image read_image(const std::string& path) {
   std::string data = read_file(path);
   if (data.size() > 2 && data[0] == 'P' && (data[1] == '5' || data[1] == '6')) return read_pnm(data, path);
+  if (data.size() > 2 && data[0] == 'P' && data[1] == 'f') return read_pfm(data, path);
 #ifdef HWAUTOML_WITH_STB
   int width, height, channels;
   auto bytes = reinterpret_cast<const stbi_uc*>(data.data());
   if (!stbi_info_from_memory(bytes, int(data.size()), &width, &height, &channels) ||
       size_t(width) * height > kMaxPixels)
     throw std::runtime_error(path + " is not an image in a known format, or far too large");
-  int wanted = channels <= 2 ? 1 : 3;
-  stbi_uc* decoded = stbi_load_from_memory(bytes, int(data.size()), &width, &height, &channels, wanted);
+  if (channels == 1 && stbi_is_16_bit_from_memory(bytes, int(data.size()))) {
+    stbi_us* deep = stbi_load_16_from_memory(bytes, int(data.size()), &width, &height, &channels, 1);
+    if (deep == nullptr) throw std::runtime_error("cannot read " + path + ": " + stbi_failure_reason());
+    Image image(width, height, 1);
+    image.deep.assign(deep, deep + image.pixels.size());
+    stbi_image_free(deep);
+    return image;
+  }
+  stbi_uc* decoded = stbi_load_from_memory(bytes, int(data.size()), &width, &height, &channels, 0);
   if (decoded == nullptr) throw std::runtime_error("cannot read " + path + ": " + stbi_failure_reason());
-  Image image(width, height, wanted);
+  Image image(width, height, channels);
   std::copy_n(decoded, image.pixels.size(), image.pixels.begin());
   stbi_image_free(decoded);
   return upright(image, exif_orientation(data));
 #else
-  throw std::runtime_error(path + " is no binary PPM or PGM file (others need a build with stb_image, or --raw)");
+  throw std::runtime_error(path + " is no binary PPM, PGM or PFM file (others need a build with stb_image, or --raw)");
 #endif
 }
 
@@ -261,9 +360,10 @@ Image read_raw(const std::string& path, int width, int height, int channels) {
   return image;
 }
 
-Image prepare(const Image& image, int image_size, int resolution, int channels) {
-  Image square = resized_square(with_channels(image, channels), image_size);
-  return resolution == image_size ? square : resized(square, resolution, Box{0, 0, float(image_size), float(image_size)});
+Image prepare(const Image& image, const PixelRule& rule, int image_size, int resolution, int channels) {
+  Image square = squared(with_channels(eight_bits(image, rule), channels), image_size, rule.fit);
+  if (resolution == image_size) return square;
+  return resized(square, resolution, resolution, Box{0, 0, float(image_size), float(image_size)});
 }
 
 }  // namespace hwautoml

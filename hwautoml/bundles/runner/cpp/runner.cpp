@@ -30,7 +30,7 @@ struct Options {
 const char kHelp[] =
     "usage: hwautoml_runner BUNDLE IMAGE... [--top K] [--threads N] [--json] [--raw WIDTHxHEIGHTxCHANNELS]\n"
     "\n"
-    "Classifies binary PPM and PGM files (PNG and JPEG too when built with stb_image) with the model in the folder\n"
+    "Classifies binary PPM, PGM and PFM files (PNG and JPEG too when built with stb_image) with the model in the folder\n"
     "BUNDLE. --raw reads bytes without a header instead, rows first, channels last.\n";
 
 int positive(const char* text, const char* option) {
@@ -151,8 +151,11 @@ int classify_files(const Options& options, hwautoml_model* model) {
       failed = true;
       continue;
     }
-    if (hwautoml_classify(model, image.pixels.data(), image.width, image.height, image.channels, probabilities.data(),
-                          error, sizeof(error)) != 0) {
+    int code = image.deep.empty() ? hwautoml_classify(model, image.pixels.data(), image.width, image.height,
+                                                      image.channels, probabilities.data(), error, sizeof(error))
+                                  : hwautoml_classify_deep(model, image.deep.data(), image.width, image.height,
+                                                           probabilities.data(), error, sizeof(error));
+    if (code != 0) {
       std::fprintf(stderr, "hwautoml_runner: %s: %s\n", shown(path).c_str(), shown(error).c_str());
       return kBadModel;
     }
