@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hwautoml.core.finding import worst_first
 from hwautoml.core.pixel_rule import FITS, Fit
+from hwautoml.core.shown import shown
 from hwautoml.core.task import Labels, Task
 from hwautoml.datasets.arrays import LabelledArray, fit_images, load_digits_array, load_npz, native_sizes
 from hwautoml.datasets.cache import cache_file, load_scan, save_scan
@@ -232,7 +233,7 @@ def _from_layout(
     texts = np.array([layout.classes[file.label] for file in layout.files])
     task, labels = request.task.from_labels(texts, f"what labels the images of {source.origin}")
     strata, strata_names = task.strata(labels)
-    names = [entry.file.path for entry in layout.files]
+    names = [shown(entry.file.path) for entry in layout.files]
     given = [layout.files[i].split for i in usable]
     splits, findings = split_honestly(
         scan.looks.at(usable),

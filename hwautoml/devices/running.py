@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import resource
-import signal
-import sys
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from pathlib import Path
@@ -16,23 +13,12 @@ from typing import TextIO
 
 import numpy as np
 
-_PR_SET_PDEATHSIG = 1
-
 
 def claim_stdout() -> TextIO:
     """The protocol's own copy of standard output; whatever else prints goes to standard error from here on."""
     protocol = os.dup(1)
     os.dup2(2, 1)
     return os.fdopen(protocol, "w", encoding="utf-8")
-
-
-def die_with_parent(parent: int) -> None:
-    """Not even a hung native call may outlive a parent that was killed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent ended before the worker started")
 
 
 def sample(call: Callable[[], None], num_inner: int) -> tuple[int, bool]:

@@ -260,12 +260,11 @@ def runtime_names() -> list[str]:
 
 def _open_packed(opener: Path, path: Path, num_threads: int) -> Classify:
     """By the ``open_model(path, num_threads)`` of a runtime's own stand-alone program."""
-    spec = importlib.util.spec_from_file_location("packed_runtime", opener)
-    if spec is None or spec.loader is None:
-        raise BundleError(f"{opener} is no Python program", EXIT_BAD_BUNDLE)
-    module = importlib.util.module_from_spec(spec)
+    module: Any = ModuleType("packed_runtime")
+    module.__file__ = str(opener)
     try:
-        spec.loader.exec_module(module)
+        # The very bytes that were checked, and never a __pycache__ that lies there; none is left, either.
+        exec(compile(opener.read_bytes(), opener, "exec"), vars(module))
         return module.open_model(path, num_threads)
     except ImportError as error:
         text = f"{error}; run: {Path(sys.executable).name} -m pip install -r requirements.txt"

@@ -107,3 +107,11 @@ def test_the_command(photos: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 3 and "no source of labelled images" in refused.stdout
     grouped = invoke("check", photos, "--group", "**/{group}_*")
     assert grouped.exit_code == 3 and "no image matches the pattern of groups" in grouped.stdout
+
+
+def test_names_that_are_no_text_reach_json_and_page_escaped(photos: Path, tmp_path: Path) -> None:
+    copy = (photos / "dog" / "1.png").read_bytes()
+    (photos / "dog" / "\udcff\x1b[2J.png").write_bytes(copy)
+    found = check(photos, page=tmp_path / "p.html")
+    assert r"dog/\xff\x1b[2J.png" in json.dumps(found.to_json()).replace("\\\\", "\\")
+    assert r"dog/\xff\x1b[2J.png" in (tmp_path / "p.html").read_text(encoding="utf-8")
