@@ -174,8 +174,8 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
             "photos --target gpu --latency-ms 0.5 --objective macs --limit parameters<=9 --out x "
             "--budget 20m --image-size 48 --channels grey --fit pad --label-pattern {label}/* --group patient "
             "--path-column p --label-column l --runtime tvm "
-            "--precision int8 --searcher random --task regression --space micro --seed 7 --resume --overwrite "
-            "--targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
+            "--precision int8 --searcher random --task regression --space micro --start scratch --seed 7 --resume "
+            "--overwrite --targets-dir t --profiles-dir p --device b:1 --tracker t:2 --key k",
             {
                 "device": "b:1",
                 "tracker": "t:2",
@@ -199,6 +199,7 @@ def called_with(monkeypatch: pytest.MonkeyPatch, verb: str, *words: str) -> dict
                 "searcher": "random",
                 "task": "regression",
                 "space": "micro",
+                "start": "scratch",
                 "seed": 7,
                 "resume": True,
                 "overwrite": True,

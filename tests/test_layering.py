@@ -34,6 +34,7 @@ ROOMS = (
     "schedules",
     "searchers",
     "spaces",
+    "starts",
     "store",
     "supernets",
     "tasks",

@@ -51,7 +51,7 @@ def targets_new(
     _show_targets(name, targets_dir or before.get("targets_dir"), json or bool(before.get("json")), like)
 
 
-@app.command(epilog="Example: hwautoml run photos/ --latency-ms 10 --start efficientnet-lite0")
+@app.command(epilog="Example: hwautoml starts --json")
 def starts(json: Json = False) -> None:
     """Where weights can come from: pretrained networks, what they were trained on, whether they are at hand."""
     with console.session(json) as show:

@@ -112,7 +112,7 @@ def _differences(found: Mapping[str, Mapping[str, Tensor]], space: ElasticSpace)
         with torch.device("meta"):
             wanted = space.layer_module(layer).state_dict()
         have = found.get(position, {})
-        for name in wanted.keys() | have.keys():
+        for name in sorted(wanted.keys() | have.keys()):
             shapes = [None if name not in state else tuple(state[name].shape) for state in (have, wanted)]
             if shapes[0] != shapes[1]:
                 yield f"{position}.{name} is {shapes[0]}, needed {shapes[1]}"

@@ -51,9 +51,9 @@ def test_members_are_probed_without_training(stripes: ImageDataset) -> None:
     load_shared(supernet, load_start("efficientnet-lite0").weights(space))
     members = PretrainedMembers(supernet, stripes, device="cpu")
     narrow = {name: 3 if name.endswith("expansion") else value for name, value in space.largest().as_dict.items()}
-    for architecture in (space.largest(), space.architecture(narrow)):
+    for architecture, at_least in ((space.largest(), 0.9), (space.architecture(narrow), 0.6)):
         outcome = members(architecture)
         assert outcome.sum() == stripes.train.num_images + stripes.val.num_images
-        assert stripes.task.score(outcome) > 0.9
+        assert stripes.task.score(outcome) > at_least, "a third would be guessing"
     network = members.recalibrated(space.largest())
     assert not network.training and head_of(network).weight.abs().sum() > 0
