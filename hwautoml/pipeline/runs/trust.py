@@ -12,11 +12,13 @@ from hwautoml.core.space import Architecture, SearchSpace
 from hwautoml.pipeline.runs.context import RunContext
 from hwautoml.pipeline.runs.outcomes import Trained
 
+PROBES = 0.9  # of equally good members the larger one has more to gain from its own training
+
 
 def trust_of(run: RunContext) -> float:
     """0..1: how far the supernet's scores may choose between small and large members; 0 while it is not trained."""
     trained = run.journal.outcome(Trained) or Trained()
-    return 1.0 if trained.is_pretrained else trust_in_ranking(trained.epochs)
+    return PROBES if trained.is_pretrained else trust_in_ranking(trained.epochs)
 
 
 def promise(
