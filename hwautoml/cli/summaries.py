@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hwautoml.pipeline.verbs.inspecting import Diagnosis, KnownStarts
     from hwautoml.pipeline.verbs.reopening import ExportResult, ReportResult, SearchResult
     from hwautoml.pipeline.verbs.runner_building import BuildResult
+    from hwautoml.pipeline.verbs.verifying import VerifyResult
 
 
 def run_summary(out: Console, result: RunResult) -> None:
@@ -193,11 +194,11 @@ def _print_comparison(out: Console, against: Mapping[str, Any]) -> None:
         out.print(f"not in the baseline: {escape_markup(name)}")
 
 
-def verify_summary(out: Console, result: Mapping[str, Any]) -> None:
+def verify_summary(out: Console, result: VerifyResult) -> None:
     colors = {"passed": "green", "failed": "red", "skipped": "yellow"}
-    for check in result["checks"]:
-        mark = f"[{colors[check['status']]}]{check['status']:<8}[/{colors[check['status']]}]"
-        out.print(f"  {mark} {check['name']}: {escape_markup(check['detail'])}", soft_wrap=True)
+    for check in result.checks:
+        mark = f"[{colors[check.status]}]{check.status:<8}[/{colors[check.status]}]"
+        out.print(f"  {mark} {check.name}: {escape_markup(check.detail)}", soft_wrap=True)
 
 
 def report_summary(out: Console, result: ReportResult) -> None:

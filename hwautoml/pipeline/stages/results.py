@@ -136,7 +136,7 @@ def write_run_report(run: RunContext, finished: Finished, result: RunResult) -> 
             "precision": winner.precision,
             "quantization": result.quantization.reason,
             "bundle": "bundle",
-            "layers": _layer_rows(run, finished),
+            "layers": [json_form.to_json(layer) for layer in _layer_times(run, finished)],
             "costs": {
                 "parameters": cost.parameters,
                 "macs": cost.macs,
@@ -152,13 +152,19 @@ def write_run_report(run: RunContext, finished: Finished, result: RunResult) -> 
     return write_report(data, run.folder).html
 
 
-def _layer_rows(run: RunContext, finished: Finished) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class _LayerTime:
+    key: str
+    latency_ms: float | None
+
+
+def _layer_times(run: RunContext, finished: Finished) -> list[_LayerTime]:
     """Each layer with its time by the table of the winner's form; another form's times would mislead."""
     layers = run.space.layers(finished.winner.architecture)
     table = finished.tables.get(finished.winner.form.name)
     entries = [None if table is None else table.entries.get(table.key(layer)) for layer in layers]
     return [
-        {"key": layer.key, "latency_ms": None if entry is None else entry.mean_ms}
+        _LayerTime(layer.key, None if entry is None else entry.mean_ms)
         for layer, entry in zip(layers, entries, strict=True)
     ]
 
@@ -265,6 +271,6 @@ def _dataset(run: RunContext) -> DatasetFacts:
     )
 
 
-def _conditions(measurement: Measurement) -> dict[str, object]:
+def _conditions(measurement: Measurement) -> Mapping[str, object]:
     versions = {name: importlib.metadata.version(name) for name in VERSIONS_OF}
     return {**measurement.conditions, "versions": {"hwautoml": __version__, **versions}}

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hwautoml.bundles.bundle import FIX, MANIFEST, unknown_files
 from hwautoml.bundles.tvm_runtime import library_architecture
 from hwautoml.compilers import load_backend, reference_runtime
 from hwautoml.core.artifact import sha256_file
+from hwautoml.core.json_result import JsonResult
 from hwautoml.core.measurement import Measurement
 from hwautoml.core.progress import OnProgress, Progress, silent
 from hwautoml.core.temporary import temporary_folder
@@ -39,6 +40,42 @@ _NUM_NAMED = 5
 MEASURING_SEC = 10.0
 
 
+@dataclass(frozen=True)
+class BundleCheck:
+    """``status`` is passed, failed or skipped; ``figures`` by name, with their units."""
+
+    name: str
+    status: str
+    detail: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "status": self.status, "detail": self.detail, **self.figures}
+
+
+@dataclass(frozen=True)
+class VerifyResult(JsonResult):
+    """``manifest_sha256`` is what a maker tells by another way, for ``trusted``."""
+
+    bundle: str
+    architecture: str | None
+    manifest_sha256: str
+    checks: tuple[BundleCheck, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.status != FAILED for check in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "bundle": self.bundle,
+            "architecture": self.architecture,
+            "manifest_sha256": self.manifest_sha256,
+            "passed": self.passed,
+            "checks": [check.to_json() for check in self.checks],
+        }
+
+
 def verify(
     bundle: str | Path,
     *,
@@ -46,7 +83,7 @@ def verify(
     tolerance: str | float = "25%",
     trusted: str | None = None,
     on_progress: OnProgress = silent,
-) -> dict[str, Any]:
+) -> VerifyResult:
     """Check the files' hashes, the packed samples on every runtime, and the latency against its promise.
 
     The hashes are the bundle's own, and its libraries are native code: what comes from strangers is only run
@@ -72,24 +109,19 @@ def verify(
     on_progress(Progress("verify", 0.7, "latency"))
     checks.append(_latency(found, allowed, skip=no_latency))
     on_progress(Progress("verify", 1.0))
-    return {
-        "bundle": str(found.path),
-        "architecture": found.manifest["architecture"].get("id"),
-        "manifest_sha256": sha256_file(found.path / MANIFEST),
-        "passed": all(check["status"] != FAILED for check in checks),
-        "checks": checks,
-    }
+    architecture, digest = found.manifest["architecture"].get("id"), sha256_file(found.path / MANIFEST)
+    return VerifyResult(str(found.path), architecture, digest, tuple(checks))
 
 
-def require_verified(result: Mapping[str, Any]) -> None:
+def require_verified(result: VerifyResult) -> None:
     """Raises ParityError when samples failed, else RegressionError when the latency did."""
-    failed = [check for check in result["checks"] if check["status"] == FAILED]
-    for check in sorted(failed, key=lambda c: c["name"] == "latency"):
-        kind = RegressionError if check["name"] == "latency" else ParityError
-        raise kind(f"{result['bundle']}: {check['name']}: {check['detail']}")
+    failed = [check for check in result.checks if check.status == FAILED]
+    for check in sorted(failed, key=lambda check: check.name == "latency"):
+        kind = RegressionError if check.name == "latency" else ParityError
+        raise kind(f"{result.bundle}: {check.name}: {check.detail}")
 
 
-def _files(bundle: Bundle, trusted: str | None) -> dict[str, Any]:
+def _files(bundle: Bundle, trusted: str | None) -> BundleCheck:
     """All that is in the folder, and nothing else; ``read_bundle`` has compared the hashes."""
     digest = sha256_file(bundle.path / MANIFEST)
     if trusted is not None and trusted.strip().lower() != digest:
@@ -107,7 +139,7 @@ def _files(bundle: Bundle, trusted: str | None) -> dict[str, Any]:
     return _check("files", PASSED, f"{len(bundle.manifest['files'])} files are as they were written, {by}")
 
 
-def _classes(bundle: Bundle) -> dict[str, Any]:
+def _classes(bundle: Bundle) -> BundleCheck:
     """The names of the manifest, which the runners print, against those that the model was exported with."""
     import onnx
     from google.protobuf.message import DecodeError
@@ -124,11 +156,11 @@ def _classes(bundle: Bundle) -> dict[str, Any]:
     return _check("classes", PASSED if is_same else FAILED, f"{what} those of the manifest")
 
 
-def _check(name: str, status: str, detail: str, **figures: Any) -> dict[str, Any]:
-    return {"name": name, "status": status, "detail": detail, **figures}
+def _check(name: str, status: str, detail: str, **figures: Any) -> BundleCheck:
+    return BundleCheck(name, status, detail, figures)
 
 
-def _parity(bundle: Bundle, runtime: str, path: Path) -> dict[str, Any]:
+def _parity(bundle: Bundle, runtime: str, path: Path) -> BundleCheck:
     """The packed samples through one runtime, prepared by this version's own runner."""
     from hwautoml.bundles.runner import run
 
@@ -163,7 +195,7 @@ def _foreign_library(path: Path) -> str | None:
     return f"the library is for {found}, this machine is {platform.machine()}"
 
 
-def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> dict[str, Any]:
+def _latency(bundle: Bundle, tolerance: float, *, skip: bool) -> BundleCheck:
     promise, runtime = bundle.manifest["latency"].get("measured_median"), bundle.default_runtime
     interval = bundle.manifest["latency"].get("measured_interval")
     if skip:

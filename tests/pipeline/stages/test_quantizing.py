@@ -181,4 +181,4 @@ def test_sensitive_layers_stay_in_fp32_until_the_accuracy_is_there(
     import onnx
 
     facts = {p.key: p.value for p in onnx.load(form.finalist.files["onnxruntime"]).metadata_props}
-    assert facts.precision == "int8 and fp32" and facts["fp32_layers"].split() == sorted(form.fp32_layers)
+    assert facts["precision"] == "int8 and fp32" and facts["fp32_layers"].split() == sorted(form.fp32_layers)
