@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwautoml.cli.console import escape_markup
 from hwautoml.core.duration import format_duration
+from hwautoml.core.interval import wilson_interval
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +30,7 @@ def run_summary(out: Console, result: RunResult) -> None:
     by_stage = ", ".join(f"{name} {format_duration(s)}" for name, s in seconds.items() if name != "total" and s >= 0.5)
     rows += [
         ("", f"{predicted} on {_form(latency.predicted_runtime, latency.predicted_precision)}"),
-        (
-            result.task.metric.replace("_", " "),
-            f"{result.accuracy.test:.2%} test, {result.accuracy.val:.2%} validation",
-        ),
+        *_accuracy_rows(result),
         *([] if result.start is None else [("start", f"{result.start.name}: {result.start.reason}")]),
         ("network", f"{result.architecture.id}, one of {len(result.front)} on the front"),
         ("parity", _parity_text(result.parity, result.task.decision)),
@@ -42,6 +40,22 @@ def run_summary(out: Console, result: RunResult) -> None:
         ("report", result.report),
     ]
     _print_pairs(out, rows)
+
+
+def _accuracy_rows(result: RunResult) -> list[tuple[str, str]]:
+    """The primary metric; of an accuracy with its interval, and with what it hides of rare classes."""
+    name, test = result.task.metric, result.task.metrics.get("test", {})
+    figures, num_images = f"{result.accuracy.test:.2%} test", result.dataset.counts.get("test", 0)
+    if name == "accuracy" and num_images:
+        low, high = wilson_interval(result.accuracy.test, num_images)
+        figures += f" (95 % interval {low:.1%} to {high:.1%}, {num_images:,} images)"
+    rows = [(name.replace("_", " "), f"{figures}, {result.accuracy.val:.2%} validation")]
+    if "balanced_accuracy" in test:
+        worst = [key.partition(":")[2] for key, value in test.items() if key.startswith("recall:")]
+        worst = [of for of in worst if test[f"recall:{of}"] == test["worst_recall"]][:1]
+        of = f" ({escape_markup(worst[0])})" if worst else ""
+        rows.append(("", f"{test['balanced_accuracy']:.2%} balanced, worst recall {test['worst_recall']:.2%}{of}"))
+    return rows
 
 
 def _parity_text(parity: ParityFigures, decision: str) -> str:
