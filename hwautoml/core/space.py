@@ -77,7 +77,8 @@ class SearchSpace(ABC):
     square input in pixels, ``channels`` 1 or 3, ``num_outputs`` the number of classes (or of other outputs).
 
     ``identity`` is the name that it is found by and the version of what its choices mean, such as ``mobile/v1``.
-    ``published`` lists the sizes (image_size, channels, num_outputs) of a space that exists for these only.
+    ``published`` lists the sizes (image_size, channels, num_outputs) that a space, or its weights, were published for;
+    the first are its default.
     """
 
     identity: ClassVar[str]

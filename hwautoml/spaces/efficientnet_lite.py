@@ -143,6 +143,7 @@ class EfficientNetLiteSpace(ElasticSpace):
 @dataclass(frozen=True)
 class EfficientNetLite0(EfficientNetLiteSpace):
     identity = "efficientnet-lite0/v1"
+    published = ((224, 3, 1000),)
     stages = (
         Stage(16, 1, 3, 1, expansion=1),
         Stage(24, 2, 3, 2),
@@ -157,6 +158,7 @@ class EfficientNetLite0(EfficientNetLiteSpace):
 @dataclass(frozen=True)
 class EfficientNetLite1(EfficientNetLiteSpace):
     identity = "efficientnet-lite1/v1"
+    published = ((256, 3, 1000),)
     stages = (
         Stage(16, 1, 3, 1, expansion=1),
         Stage(24, 3, 3, 2),
@@ -171,6 +173,7 @@ class EfficientNetLite1(EfficientNetLiteSpace):
 @dataclass(frozen=True)
 class EfficientNetLite2(EfficientNetLiteSpace):
     identity = "efficientnet-lite2/v1"
+    published = ((256, 3, 1000),)
     stages = (
         Stage(16, 1, 3, 1, expansion=1),
         Stage(24, 3, 3, 2),

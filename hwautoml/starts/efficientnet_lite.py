@@ -135,5 +135,6 @@ def _lite(number: int, native_resolution: int, megabytes: int, extra: str | None
 
 
 LITE0 = _lite(0, 224, 18, None)
-LITE1 = _lite(1, 240, 21, "starts")
-LITE2 = _lite(2, 260, 24, "starts")
+# Published at 240 and 260 pixels; maps are halved five times.
+LITE1 = _lite(1, 256, 21, "starts")
+LITE2 = _lite(2, 256, 24, "starts")

@@ -14,6 +14,7 @@ from hwautoml.cli import console
 from hwautoml.cli.summaries import bench_summary, targets_summary, verify_summary
 from hwautoml.core.progress import Progress
 from hwautoml.errors import DatasetError
+from hwautoml.pipeline.verbs.verifying import BundleCheck, VerifyResult
 
 HOSTILE = "a\x1b[31m[/x][bold]\u202eb\udcff"
 SAFE = "a\\x1b[31m[/x][bold]\\u202eb\\xff"
@@ -45,7 +46,7 @@ def test_warnings_are_shown_as_they_are() -> None:
 
 def test_summaries_take_any_text() -> None:
     out = Console(file=(seen := io.StringIO()), width=300, highlight=False)
-    verify_summary(out, {"checks": [{"name": "files", "status": "failed", "detail": HOSTILE}]})
+    verify_summary(out, VerifyResult("b", "a", "0", (BundleCheck("files", "failed", HOSTILE),)))
     row = {
         "name": HOSTILE,
         "kind": "cpu",
