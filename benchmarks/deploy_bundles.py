@@ -122,7 +122,13 @@ def files(_: Finished, arguments: argparse.Namespace) -> list[Row]:
             name, path = source.parent.name, Path(folder) / f"{source.parent.name}.onnx"
             before = accuracy_of(source)
             after, fp32_layers = quantize_until_accurate(
-                source, path, calibration, accuracy_of, before - MAX_LOSS, task=data.task
+                source,
+                path,
+                calibration,
+                accuracy_of,
+                before - MAX_LOSS,
+                task=data.task,
+                conditions=device.conditions(),
             )
             expected, found = device.run_model(source, images).argmax(1), device.run_model(path, images).argmax(1)
             bench = [sys.executable, "-m", "hwautoml.cli", "bench", str(source), str(path), "--json"]

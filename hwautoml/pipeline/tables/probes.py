@@ -137,11 +137,17 @@ class _Probe:
 
     def in_half(self, precision: str) -> _Probe:
         """A network between float32, as it would ship; a layer of sixteen bits, as it is between two others."""
-        from hwautoml.exporters import half_deployable, half_module
+        from hwautoml.exporters import Deployable, half_deployable, half_module
         from hwautoml.exporters.half_precision import DTYPES
 
         if self.is_network:
-            return replace(self, make=lambda: half_deployable(self.make(), precision))
+
+            def make() -> nn.Module:
+                network = self.make()
+                assert isinstance(network, Deployable), "networks are measured as they ship"
+                return half_deployable(network, precision)
+
+            return replace(self, make=make)
         return replace(self, make=lambda: half_module(self.make(), precision), dtype=DTYPES[precision])
 
     def write_onnx(self, path: Path) -> Path:

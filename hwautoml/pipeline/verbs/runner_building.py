@@ -35,7 +35,7 @@ class BuildResult:
     path: str
     target: str
     architecture: str
-    compiler: str
+    compiler: str | None
     size_mb: float
     files: tuple[str, ...]
 
