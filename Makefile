@@ -1,6 +1,6 @@
 # Everything below makes its own virtual environment first; nothing needs to be activated.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-312 lint clean
+.PHONY: help demo test test-faults test-lowest test-312 lint clean
 
 PYTHON ?= python3
 PYTHON312 ?= python3.12
@@ -33,6 +33,10 @@ lint: $(READY)
 
 test: lint
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# All trials of damaged files and wild requests, of which the fast tests have a few: half an hour and more.
+test-faults: $(READY)
+	@$(BIN)/python -m pytest -q -m faults tests/faults
 
 # The fast tests in environments of their own.
 test-lowest: .venv-lowest/.ready

@@ -62,8 +62,8 @@ def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerC
     """``measured``, where an entry far from what the other layers of its kind suggest says so by its deviation.
 
     Nearly zero, or many times too high: something may have gone wrong, or the layer is peculiar. Its deviation
-    grows to cover both, so that whole networks decide, and are chosen to. Kinds with fewer than 8 measured layers are
-    compared with all kinds, at four times the spread.
+    grows to cover both, and how unsure the suggestion is, so that whole networks decide, and are chosen to. Kinds with
+    fewer than 8 measured layers are compared with all kinds, at four times the spread.
     """
     if len(measured) < MIN_LAYERS:
         return dict(measured)
@@ -81,7 +81,8 @@ def doubt_wild_entries(measured: Mapping[str, Entry], costs: Mapping[str, LayerC
                     entry.mean_ms,
                     suggested_ms,
                 )
-                deviation_ms = math.hypot(entry.deviation_ms, suggested_ms - entry.mean_ms)
+                unsure_ms = suggested_ms * math.expm1(min(limit / _WILD, 1.0))  # of the suggestion itself
+                deviation_ms = math.hypot(entry.deviation_ms, suggested_ms - entry.mean_ms, unsure_ms)
                 doubted[key] = replace(entry, deviation_ms=deviation_ms)
     return doubted
 

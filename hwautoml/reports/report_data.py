@@ -263,7 +263,7 @@ def _special(data: Mapping[str, Any], where: str) -> SpecialisedRow:
 def _figure(data: Mapping[str, Any], where: str) -> Figure:
     try:
         return Figure.from_json(data)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidValueError(f"{where} is no figure of a task: {error!r}") from error
 
 

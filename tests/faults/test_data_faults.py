@@ -251,7 +251,8 @@ def test_damaged_zip_files(tmp_path: Path, photos: Path, number: int) -> None:
 @pytest.mark.faults
 def test_damaged_images(tmp_path: Path) -> None:
     """5,000 of seven formats, through the very function that decodes a data set's."""
-    from hwautoml.datasets.decoding import FORMATS, bombs_are_errors, read_image
+    from hwautoml.core.pixel_rule import PixelRule
+    from hwautoml.datasets.decoding import FORMATS, quiet_decoding, read_image
 
     rng = np.random.default_rng(2)
     wholes = []
@@ -270,10 +271,10 @@ def test_damaged_images(tmp_path: Path) -> None:
             return path
 
     source = Source()
-    with bombs_are_errors():
+    with quiet_decoding():
         for index in range(5000):
             try:
-                found, _ = read_image(source, str(index), 8, 3)  # type: ignore[arg-type]
+                found, _ = read_image(source, str(index), 8, 3, PixelRule())  # type: ignore[arg-type]
             except (DatasetError, UnusableImageError):
                 continue
             assert isinstance(found, str) or found.pixels.shape == (8, 8, 3)
