@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from hwautoml import __version__
 from hwautoml.compilers import reference_runtime
 from hwautoml.core import json_form
+from hwautoml.core.duration import format_duration
 from hwautoml.core.form import Form
 from hwautoml.core.latency_predictor import fastest_forms
 from hwautoml.core.latency_table import LatencyTable
@@ -52,7 +54,10 @@ STAGES = (
     "check",
     "ship",
 )
+LITTLE_TRAINING = 0.5  # of the time planned
 VERSIONS_OF = ("torch", "onnx", "onnxruntime", "apache-tvm", "numpy")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,19 @@ def summarise(run: RunContext, finished: Finished) -> RunResult:
         start=run.journal.start_choice or StartChoice(run.start.name, "as was asked for"),
         task=_task_facts(run, finished.checked),
     )
+
+
+def warn_of_little_training(run: RunContext, plan: Plan, winner: Finalist) -> None:
+    """Where interruptions took the time that the winner's training was to have: what ships is hardly trained."""
+    done = run.journal.fine_tuning(winner.architecture, run.dataset.train.num_images)
+    if done.seconds < LITTLE_TRAINING * plan.specialise and done.epochs < 1 and not run.start.is_pretrained:
+        _log.warning(
+            "the network that ships was trained for %s of the %s planned, %.2g epochs: the time went into interrupted "
+            "sessions; start anew with a longer --budget",
+            format_duration(done.seconds),
+            format_duration(plan.specialise),
+            done.epochs,
+        )
 
 
 def seconds_of(run: RunContext) -> dict[str, float]:

@@ -41,7 +41,7 @@ from hwautoml.pipeline.stages.building import compile_stage, compiling_runtimes,
 from hwautoml.pipeline.stages.checking import check_stage
 from hwautoml.pipeline.stages.profiling import kept_tables, profile_stage
 from hwautoml.pipeline.stages.quantizing import choose_form, quantize_stage, reserve_sec
-from hwautoml.pipeline.stages.results import Finished
+from hwautoml.pipeline.stages.results import Finished, warn_of_little_training
 from hwautoml.pipeline.stages.searching import require_feasible, search_stage
 from hwautoml.pipeline.stages.shipping import read_result, ship_stage
 from hwautoml.pipeline.stages.specialising import specialise_stage
@@ -186,6 +186,7 @@ def _run_stages(run: RunContext) -> RunResult:
     finalists = measured_finalists(run)
     forms = quantize_stage(run, plan, finalists)
     winner, quantization = choose_form(run, plan, finalists, forms)
+    warn_of_little_training(run, plan, winner)
     checked = check_stage(run, winner)
     int8 = [form.finalist for form in forms]
     tables = kept_tables(run)  # improved by what was measured on the way
