@@ -21,6 +21,7 @@ from hwautoml.spaces import load_space
 from hwautoml.spaces.fbnet import FBNetSpace
 from hwautoml.spaces.nasbench201 import NasBench201Space
 from hwautoml.spaces.ofa import OFASpace
+from hwautoml.tasks.classification import Classification
 
 SPACES = [
     NasBench201Space(),
@@ -142,7 +143,7 @@ def test_a_whole_network_goes_through_the_full_export(space: SearchSpace, tmp_pa
             channels=3,
             mean=[0.5] * 3,
             std=[0.25] * 3,
-            classes=[str(i) for i in range(space.num_outputs)],
+            task=Classification(tuple(str(i) for i in range(space.num_outputs))),
             architecture=architecture,
         )
     images = np.zeros((1, side, side, 3), dtype=np.uint8)
