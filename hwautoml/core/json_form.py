@@ -1,11 +1,12 @@
-"""Nouns as JSON: a frozen dataclass to plain values and back, checked against its annotations."""
+"""Nouns as JSON: a frozen dataclass to plain values and back, checked against its annotations.
+
+msgspec is imported when it is needed: boards, which only measure, do without it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
-
-import msgspec
 
 from hwautoml.errors import InvalidValueError
 
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 def to_json(noun: Any) -> dict[str, Any]:
     """Its fields by name; nested nouns, tuples, mappings and numpy's numbers as JSON has them, NaN as null."""
+    import msgspec
+
     return dict(msgspec.json.decode(msgspec.json.encode(noun, enc_hook=_plain)))
 
 
@@ -27,6 +30,8 @@ def from_json(kind: type[T], data: object, where: str) -> T:
     """
     if not isinstance(data, Mapping):
         raise InvalidValueError(f"{where}: expected an object with the fields of {kind.__name__}, got {data!r:.60}")
+    import msgspec
+
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
