@@ -216,7 +216,7 @@ def test_times_never_enter_a_table(
         "--json",
         exit_code=MeasurementError.exit_code,
     )
-    assert "the device is emulated (qemu-aarch64" in error and "profile --estimate" in error
+    assert "the device is emulated (qemu-aarch64" in error and "tables estimate" in error
     assert not list(profiles.rglob("*.json"))
 
 
