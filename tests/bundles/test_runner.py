@@ -244,7 +244,7 @@ def test_images_are_prepared_as_for_training(
 def test_deep_images_are_scaled_as_for_training(runner: ModuleType, tmp_path: Path, kind: str) -> None:
     rng = np.random.default_rng(0)
     low, high = {"12 in 16 bit": (0.0, 4095.0), "float": (-0.5, 0.75)}.get(kind, (29_978.0, 30_183.0))
-    values = rng.uniform(low - 3, high + 3, (20, 30)).clip(0 if low >= 0 else None)
+    values = rng.uniform(low - 3, high + 3, (20, 30)).clip(0 if low >= 0 else -np.inf)
     dtype = {"32 bit": "i4", "float": "f4", "big-endian": ">u2"}.get(kind, "u2")
     path = tmp_path / "x.tif"
     Image.fromarray(values.astype(dtype)).save(path)

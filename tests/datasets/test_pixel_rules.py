@@ -84,7 +84,10 @@ MODES = {
 def test_pixels_are_those_of_the_reference(file_format: str, mode: str) -> None:
     image, wanted = make(mode)
     options: dict[str, object] = {"lossless": True, "exact": True} if file_format == "WEBP" else {}
-    data = file_of(image, file_format, **options)
+    try:
+        data = file_of(image, file_format, **options)
+    except OSError as error:
+        pytest.skip(f"this Pillow writes no such file: {error}")
     found = decode_image(data, SIDE, 3, PixelRule(LEVELS, background=BLACK)).pixels
     assert np.abs(found - wanted).max() <= 1.0
 

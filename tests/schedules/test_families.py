@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from hwautoml.schedules import winograd
@@ -16,6 +17,8 @@ from hwautoml.schedules.vector_unit import vector_unit
 from tests.compilers.graphs import GraphBuilder
 from tests.schedules.single import HOST, assert_candidates_agree
 
+# Rows of one number are normalised to nothing; what we compare with did not always take them.
+REFUSES_ROWS_OF_ONE = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23)
 CANDIDATE = st.integers(0, 400)
 CHANNELS = st.sampled_from([1, 3, 4, 7, 8, 10, 12, 16, 24, 37, 40, 56, 96])
 SIDE = st.integers(1, 15)
@@ -178,6 +181,7 @@ def test_products_with_constants_and_of_activations(
 @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=2), columns=st.sampled_from([1, 5, 8, 16, 48, 77]))
 def test_rows(tmp_path: Path, shape: list[int], columns: int) -> None:
     """Softmax and layer normalisation of any rank, of rows that vectors do and do not make up."""
+    assume(columns > 1 or not REFUSES_ROWS_OF_ONE)
     graph = GraphBuilder((*shape, columns))
     scale, shift = graph.random(columns), graph.random(columns)
     normal = graph.node("LayerNormalization", "images", scale, shift, axis=-1, epsilon=1e-5)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,14 @@ from hwautoml.testing.searchers import SyntheticOutcome, SyntheticRun
 RECORDED = json.loads(Path(__file__).with_name("recorded_searches.json").read_text())
 
 
+PYMOO = re.search(r"^pymoo==(.+)$", (Path(__file__).parents[2] / "constraints.txt").read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("key", RECORDED)
 def test_two_objectives_are_searched_as_before(key: str) -> None:
     name, seed, limit = key.split("/")
+    if name == "nsga2" and (PYMOO is None or version("pymoo") != PYMOO[1]):
+        pytest.skip(f"recorded with another pymoo than {version('pymoo')}, which draws otherwise")
     run = SyntheticRun(int(seed))
 
     def tied(architecture: Architecture) -> SyntheticOutcome:
