@@ -32,7 +32,7 @@ def run_summary(out: Console, result: RunResult) -> None:
         ("", f"{predicted} on {_form(latency.predicted_runtime, latency.predicted_precision)}"),
         *_accuracy_rows(result),
         *([] if result.start is None else [("start", f"{result.start.name}: {result.start.reason}")]),
-        ("network", f"{result.architecture.id}, one of {len(result.front)} on the front"),
+        ("network", _network_text(result)),
         ("parity", _parity_text(result.parity, result.task.decision)),
         ("precision", result.quantization.reason),
         ("time", f"{format_duration(seconds['total'])} of {format_duration(result.budget_sec)}: {by_stage}"),
@@ -40,6 +40,15 @@ def run_summary(out: Console, result: RunResult) -> None:
         ("report", result.report),
     ]
     _print_pairs(out, rows)
+
+
+def _network_text(result: RunResult) -> str:
+    """Finalists are also taken from beside the front: the supernet's scores, which make it, are not exact."""
+    front, network = len(result.front), result.architecture.id
+    if any(row.architecture_id == network for row in result.front):
+        return f"{network}, one of {front} on the front"
+    trained = len(result.finalists)
+    return f"{network}, the best of {trained} trained further; not among the {front} on the predicted front"
 
 
 def _accuracy_rows(result: RunResult) -> list[tuple[str, str]]:
@@ -73,7 +82,7 @@ def check_summary(out: Console, result: DataCheck) -> None:
     marks = {"refuse": "[red]refused[/red]", "warn": "[yellow]warning[/yellow]", "note": "[dim]note[/dim]   "}
     if result.counts:
         size = f"{result.image_size}x{result.image_size}, {'grey' if result.channels == 1 else 'colour'}"
-        out.print(f"{result.num_images:,} images of {len(result.counts)} classes, trained as {size}")
+        out.print(f"{result.num_images:,} images of {len(result.counts)} classes, looked at as {size}")
     for finding in result.findings:
         out.print(f"{marks[finding.severity]} {escape_markup(finding.message)}", soft_wrap=True)
         if finding.fix and finding.severity != "note":

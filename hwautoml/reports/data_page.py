@@ -42,7 +42,7 @@ def _header(check: DataCheck) -> str:
     if check.counts:
         kind = "grey" if check.channels == 1 else "colour"
         size = f"{check.image_size} × {check.image_size} pixels"
-        facts = f"{check.num_images:,} images of {len(check.counts)} classes; trained as {size} in {kind}."
+        facts = f"{check.num_images:,} images of {len(check.counts)} classes; looked at as {size} in {kind}."
     title = f"<h1><b>{_VERDICTS[check.verdict]}</b></h1>"
     return f"<p class='eyebrow'>{text(check.source)}</p>{title}<p class='lead'>{facts}</p>"
 
