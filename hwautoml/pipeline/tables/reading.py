@@ -22,6 +22,9 @@ def load_table(path: Path) -> LatencyTable:
     except RunFolderError as error:
         if not path.exists():
             raise RunFolderError(error.message, fix="hwautoml profile --target T") from error
+        if path.is_dir():
+            fix = f"name the file of one table; a run keeps its own in {path / 'tables'}"
+            raise RunFolderError(error.message, fix=fix) from error
         raise RunFolderError(error.message, fix=f"move {path} away, then: {_command_of(path)}") from error
 
 

@@ -67,3 +67,10 @@ def test_of_anything_else_only_the_verb_is_known(tmp_path: Path, content: bytes)
     path.write_bytes(content)
     with pytest.raises(RunFolderError, match=r"t\.json away, then: hwautoml profile --target T"):
         load_table(path)
+
+
+def test_a_folder_is_not_to_be_moved_away(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(RunFolderError, match="name the file of one table") as refusal:
+        load_table(tmp_path)
+    assert "away" not in str(refusal.value)
